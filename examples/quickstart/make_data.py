@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the quickstart's task as mp4 files and as verl's parquet: noisy SFT rows, clean RL and validation rows.
+
+    python examples/quickstart/make_data.py OUT --seed 0
+
+writes ``OUT/videos/*.mp4`` and ``OUT/{sft_train,sft_val,rl_train,rl_val}.parquet``. The folder appears only when it is
+whole, with its arguments in ``OUT/manifest.json``; a second run with the same arguments leaves it as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+import task  # noqa: E402
+
+DATA_SOURCE = "toy_motion"
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """Encode frames as H.264 in an mp4 file.
+
+    Args:
+        path: where to.
+        frames: Shape: (frames, height, width, 3), uint8, RGB.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=task.RATE)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "18", "preset": "veryfast"}
+        stream.codec_context.thread_count = 1  # one encoder's output everywhere
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def scenes(seed: int, level: task.Level, split: str, number: int) -> Iterator[tuple[random.Random, str, task.Scene]]:
+    """Draw the scenes of a split, none of them twice, with kinds of question in turn.
+
+    Yields:
+        A random source of the scene's own, the kind of question to ask first, and the scene.
+    """
+    seen: set[task.Scene] = set()
+    for i in range(number):
+        rng = random.Random(f"{seed}/{split}/{i}")
+        kind = task.KINDS[i % len(task.KINDS)]
+        while True:
+            scene = task.sample_scene(rng, level, split, rng.choice(task.families(kind)))
+            if scene not in seen:
+                break
+        seen.add(scene)
+        yield rng, kind, scene
+
+
+def media(path: Path) -> list[dict]:
+    """A row's ``videos`` column, with the size given so that nothing enlarges the frames."""
+    return [
+        {
+            "type": "video",
+            "video": str(path),
+            "fps": task.SAMPLED_FPS,
+            "resized_height": task.SIDE,
+            "resized_width": task.SIDE,
+        }
+    ]
+
+
+def user_turn(question: task.Question) -> dict:
+    """The user's turn about a clip."""
+    return {"role": "user", "content": f"<video>{question.text}\n{task.INSTRUCTION}"}
+
+
+def sft_rows(
+    rng: random.Random, level: task.Level, scene: task.Scene, kind: str, path: Path, number: int, noisy: bool
+) -> list[dict]:
+    """Rows for verl's SFT about one clip, over all kinds of question that can be asked of it."""
+    kinds = [kind, *(other for other in task.KINDS if other != kind and scene.family in task.families(other))]
+    values = task.true_values(scene)
+    rows = []
+    for i in range(number):
+        question = task.ask(rng, level, kinds[i % len(kinds)])
+        text = task.noisy_response(rng, level, question, values) if noisy else task.response(question, values)
+        rows.append(
+            {"messages": [user_turn(question), {"role": "assistant", "content": text}], "videos": media(path)}
+        )
+    return rows
+
+
+def rl_row(
+    rng: random.Random, level: task.Level, scene: task.Scene, kind: str, path: Path, split: str, index: int
+) -> dict:
+    """A row for verl's RL: the prompt, the true answer and the facts that the observation must state."""
+    question = task.ask(rng, level, kind)
+    values = task.true_values(scene)
+    answer = task.solve(question, values)[1]
+    return {
+        "data_source": f"{DATA_SOURCE}/{kind}",
+        "prompt": [user_turn(question)],
+        "videos": media(path),
+        "ability": "video",
+        "problem_type": question.problem_type,
+        "reward_model": {"style": "rule", "ground_truth": f"<answer>{answer}</answer>"},
+        "extra_info": {
+            "index": index,
+            "split": split,
+            "question": question.text,
+            "options": list(question.options),
+            "problem_type": question.problem_type,
+            "facts": task.facts(level, values),
+        },
+    }
+
+
+def write_split(folder: Path, final: Path, split: str, number: int, args: argparse.Namespace, tick) -> None:
+    """Write one split's clips and its parquet file.
+
+    Args:
+        folder: where to write.
+        final: where ``folder`` will be once it is whole; the rows name the clips there.
+        split: one of ``task.SPLITS``.
+        number: how many clips.
+        args: the command line.
+        tick: called after each clip.
+    """
+    level = task.HARD if args.hard else task.EASY
+    rows: list[dict] = []
+    for i, (rng, kind, scene) in enumerate(scenes(args.seed, level, split, number)):
+        name = f"videos/{split}_{i:05d}.mp4"
+        write_video(folder / name, task.render(scene))
+        if split.startswith("sft"):
+            noisy = split == "sft_train"
+            rows += sft_rows(rng, level, scene, kind, final / name, args.rows_per_video if noisy else 1, noisy)
+        else:
+            rows.append(rl_row(rng, level, scene, kind, final / name, split, i))
+        tick()
+    if split.startswith("sft"):
+        random.Random(f"{args.seed}/{split}/order").shuffle(rows)
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
+
+
+def manifest(args: argparse.Namespace) -> dict:
+    """What determines the data: the arguments, and the code that reads them."""
+    code = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in ("task.py", "make_data.py"))).hexdigest()
+    return {**{key: value for key, value in vars(args).items() if key != "out"}, "code": code}
+
+
+def make(args: argparse.Namespace) -> bool:
+    """Write the data unless it stands already.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        SystemExit: ``args.out`` holds something that this script did not write.
+    """
+    out, wanted = args.out.resolve(), manifest(args)
+    record = out / "manifest.json"
+    if record.is_file() and json.loads(record.read_text()) == wanted:
+        return False
+    if out.exists() and not record.is_file() and any(out.iterdir()):
+        raise SystemExit(f"{out} holds files but no manifest.json of make_data.py: name another folder or remove it")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "videos").mkdir(parents=True)
+    numbers = dict(zip(task.SPLITS, (args.sft_videos, args.sft_val, args.rl, args.val), strict=True))
+    columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        for split, number in numbers.items():
+            bar = progress.add_task(split, total=number)
+            write_split(partial, out, split, number, args, lambda bar=bar: progress.advance(bar))
+    (partial / "manifest.json").write_text(json.dumps(wanted, indent=1) + "\n")
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+    return True
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sft-videos", type=int, default=288, help="clips for SFT")
+    parser.add_argument("--rows-per-video", type=int, default=6, help="noisy SFT rows a clip")
+    parser.add_argument("--sft-val", type=int, default=32, help="clips, with one clean row each, for SFT's validation")
+    parser.add_argument("--rl", type=int, default=384, help="clips for RL")
+    parser.add_argument("--val", type=int, default=160, help="held-out clips for RL's validation")
+    parser.add_argument("--hard", action="store_true", help="more colours and shapes, permuted options, more noise")
+    args = parser.parse_args(argv)
+    for name in ("sft_videos", "rows_per_video", "sft_val", "rl", "val"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return args
+
+
+if __name__ == "__main__":
+    arguments = parse_args()
+    print(f"{'wrote' if make(arguments) else 'kept'} {arguments.out}")

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doors into verl: what `verl.plugins` loads in every process that imports verl.
+
+verl swallows an exception raised while it loads a plugin, and it loads plugins in processes that need none of this
+(vLLM workers, reward workers). So this module imports neither verl nor torch: it only says "when verl opens this
+module, run that one of ours", and each of ours registers with verl's own registry as an import side effect. An error
+in one of them then surfaces where verl imports the registry, loudly.
+
+| when verl imports                               | we register                                             |
+|-------------------------------------------------|---------------------------------------------------------|
+| `verl.trainer.ppo.core_algos`                   | the advantage estimator `pa_grpo`                       |
+| `verl.trainer.ppo.v1`                           | the trainers `p2r_sync`, `p2r_colocate_async`, `p2r_separate_async` |
+| `verl.experimental.reward_loop.reward_manager`  | the reward manager `p2r`                                |
+| `verl.plugin.platform` (`VERL_PLATFORM=cpu`)    | the platform `cpu`, and what it needs: `verl_p2r.plugin.cpu` |
+
+Datasets and the agent loop manager are named in the configs by their import path; they need no registration.
+"""
+
+import importlib
+import os
+
+from wrapt import register_post_import_hook
+
+REGISTRATIONS = {
+    "verl.trainer.ppo.core_algos": "verl_p2r.plugin.advantage",
+    "verl.trainer.ppo.v1": "verl_p2r.plugin.trainer",
+    "verl.experimental.reward_loop.reward_manager": "verl_p2r.plugin.reward_manager",
+}
+
+
+def _register(door: str, ours: str) -> None:
+    register_post_import_hook(lambda _module: importlib.import_module(ours), door)
+
+
+for _door, _ours in REGISTRATIONS.items():
+    _register(_door, _ours)
+
+if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    importlib.import_module("verl_p2r.plugin.cpu").install()

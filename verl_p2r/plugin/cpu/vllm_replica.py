@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A vLLM replica that can receive weights on a CPU. Can go when vLLM-CPU's `load_weights` works on a live model."""
+
+import ray
+from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
+
+
+class CPUvLLMHttpServer(vLLMHttpServer):
+    """verl's server with our worker extension (a name: vLLM imports it in its own process)."""
+
+    def _get_worker_extension_cls(self) -> str:
+        return "verl_p2r.plugin.cpu.vllm_worker.CPUWorkerExtension"
+
+
+class CPUvLLMReplica(vLLMReplica):
+    """verl's replica with our server class."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.server_class = ray.remote(CPUvLLMHttpServer)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reward manager `p2r`: one response in, two process rewards out."""
+
+import asyncio
+import math
+from typing import Any
+
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager import register
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+
+from verl_p2r.accuracy import answer_accuracy
+from verl_p2r.judge import JudgeRequest, get_judge
+from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
+from verl_p2r.rows import Row
+from verl_p2r.segments import perception_length
+from verl_p2r.settings import P2RSettings
+from verl_p2r.template import ParsedResponse, parse_response
+
+
+@register("p2r")
+class P2RRewardManager(RewardManagerBase):
+    """Rewards perception and reasoning of each response on its own (arXiv 2511.11113, Eq. 5).
+
+    The scalar that verl stores is the sum R_P + R_R; the parts travel beside it in `reward_extra_info`, under the same
+    keys for every response:
+
+    | key                                  | meaning                                                              |
+    |--------------------------------------|----------------------------------------------------------------------|
+    | `{process}_reward`                   | R_k, the sum of the three terms with their weights                   |
+    | `{process}_accuracy`                 | R_acc,k before weights; NaN when the judge is not asked              |
+    | `{process}_format`                   | R_form,k before weights                                              |
+    | `{process}_length_reward`            | R_len,k                                                              |
+    | `{process}_tokens`                   | length of the segment in tokens                                      |
+    | `perception_valid`                   | 0 when the judge gave no verdict, else 1                             |
+    | `both_rewards`                       | an integer that differs when either reward does, for `algorithm.filter_groups.metric` |
+    | `acc`                                | `reasoning_accuracy`, the name verl's validation looks for           |
+    """
+
+    def __init__(self, config, tokenizer, compute_score=None, **_kwargs):
+        super().__init__(config, tokenizer, compute_score)
+        self.settings = P2RSettings.from_mapping(config.algorithm.get("p2r", {}))
+        self.judge = get_judge(self.settings.judge.name, **self.settings.judge.kwargs)
+        # With R_P off (an ablation) a judge that costs nothing is still asked: its metric stays comparable. [ours]
+        self.ask_judge = self.settings.perception.enabled or getattr(self.judge, "free", False)
+
+    async def run_single(self, data: DataProto) -> dict[str, Any]:
+        """Score one response.
+
+        Args:
+            data: one row (of several outputs of a session, the last) with `responses`, `attention_mask` and the
+                dataset's columns.
+
+        Returns:
+            `{"reward_score": R_P + R_R, "reward_extra_info": {...}}`, see the class.
+
+        Raises:
+            ValueError: naming the row: unknown problem type, no ground truth, or facts missing for the judge `facts`.
+        """
+        item = data[-1]
+        ids = item.batch["responses"]
+        length = int(item.batch["attention_mask"][-ids.shape[-1] :].sum())
+        ids = ids[:length].tolist()
+        row = Row.from_columns(item.non_tensor_batch)
+        loop = asyncio.get_running_loop()
+        parsed, boundary, accuracy = await loop.run_in_executor(None, self._read, ids, row)
+        verdict = await self._verdict(parsed, row) if self.ask_judge else None
+        perception = perception_reward(parsed, boundary, verdict, self.settings)
+        reasoning = reasoning_reward(parsed, length - boundary, accuracy, self.settings)
+        extra = {
+            "perception_reward": perception.total,
+            "perception_accuracy": float(verdict is True) if self.ask_judge else math.nan,
+            "perception_format": float(parsed.perception_well_formed),
+            "perception_length_reward": perception.length,
+            "perception_tokens": boundary,
+            "perception_valid": int(verdict is not None or not self.ask_judge),
+            "reasoning_reward": reasoning.total,
+            "reasoning_accuracy": accuracy,
+            "reasoning_format": float(parsed.reasoning_well_formed),
+            "reasoning_length_reward": reasoning.length,
+            "reasoning_tokens": length - boundary,
+            "both_rewards": _both(perception.total, reasoning.total),
+            "acc": accuracy,
+        }
+        return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
+
+    def _read(self, ids: list[int], row: Row) -> tuple[ParsedResponse, int, float]:
+        """The CPU-bound part, off the event loop: parse, find the boundary, compare the answer."""
+        parsed = parse_response(self.tokenizer.decode(ids, skip_special_tokens=True))
+        accuracy = answer_accuracy(
+            row.problem_type,
+            parsed.answer or "",
+            row.solution,
+            strict=self.settings.strict,
+            options=row.options,
+        )
+        return parsed, perception_length(ids, self.tokenizer), accuracy
+
+    async def _verdict(self, parsed: ParsedResponse, row: Row) -> bool | None:
+        if not has_observation(parsed):
+            return False
+        request = JudgeRequest(
+            question=row.question,
+            solution=row.solution,
+            observation=parsed.observation or "",
+            problem_type=row.problem_type,
+            facts=row.facts,
+            row=row.name,
+        )
+        return (await self.judge.judge(request)).value
+
+
+def _both(perception: float, reasoning: float) -> int:
+    """One integer for two rewards: equal only where both are equal to four decimals.
+
+    The sum would not do: (1, 0) and (0, 1) have one sum, and verl drops a group whose metric is constant.
+    """
+    return round(perception * 10_000) * 1_000_000 + round(reasoning * 10_000)

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam: verl's three v1 trainers, taught to hand the process rewards to the estimator.
+
+The reward manager puts numbers per response into `reward_extra_info`, which reaches TransferQueue in `extra_fields`;
+verl's `_compute_advantage` does not fetch them. The mixin fetches them, leaves them where the estimator looks, and calls
+verl's own method. When verl passes `non_tensor_batch` to estimators (verl PR 7473), it goes.
+"""
+
+import logging
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import OmegaConf, open_dict
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import (
+    PPOTrainerColocateAsync,
+    PPOTrainerSeparateAsync,
+    PPOTrainerSync,
+    register_trainer,
+)
+
+from verl_p2r.judge import get_judge
+from verl_p2r.plugin.advantage import ProcessRewards, process_rewards
+from verl_p2r.plugin.metrics import process_metrics
+from verl_p2r.settings import P2RSettings
+
+logger = logging.getLogger(__name__)
+
+MANAGER = "p2r"
+_BASE_MODES = {"p2r_sync": "sync", "p2r_colocate_async": "colocate_async", "p2r_separate_async": "separate_async"}
+
+
+def check_config(config) -> P2RSettings:
+    """Refuse at start what could only go wrong, or go wrong silently, in the middle of a run.
+
+    Raises:
+        ValueError: with the reason and the remedy.
+    """
+    settings = P2RSettings.from_mapping(OmegaConf.to_container(config.algorithm.get("p2r") or {}, resolve=True))
+    get_judge(settings.judge.name, **settings.judge.kwargs)
+    manager = config.reward.reward_manager
+    if manager.source == "register" and manager.name != MANAGER:
+        raise ValueError(
+            f"reward.reward_manager.name is {manager.name!r}, but the p2r trainers read the two process rewards that "
+            f"the reward manager {MANAGER!r} writes: set reward.reward_manager.name={MANAGER}"
+        )
+    reward_model = config.reward.reward_model
+    if reward_model.enable and not reward_model.enable_resource_pool:
+        raise ValueError(
+            "reward.reward_model.enable=True without a resource pool of its own is a colocated reward model; verl then "
+            "scores after sampling and passes neither ground truth nor extra_info to the reward manager: set "
+            "reward.reward_model.enable_resource_pool=True (with n_gpus_per_node and nnodes), or judge over a URL"
+        )
+    filter_groups = config.algorithm.get("filter_groups") or {}
+    if filter_groups.get("enable") and filter_groups.get("metric") != "both_rewards":
+        raise ValueError(
+            f"algorithm.filter_groups.metric is {filter_groups.get('metric')!r}: verl drops a group whose metric is "
+            "constant, and only both_rewards is constant exactly when both process rewards are: set "
+            "algorithm.filter_groups.metric=both_rewards"
+        )
+    return settings
+
+
+class ProcessAware:
+    """Mixin over a verl v1 trainer; see the module."""
+
+    def __init__(self, config):
+        self.p2r = check_config(config)
+        # verl compares the mode's name and indexes trainer.v1 with it: it must see the name of its own mode.
+        mode = config.trainer.v1.trainer_mode
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = _BASE_MODES[mode]
+        super().__init__(config)
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        data = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields", "rm_scores"]
+        )
+        _refuse_several_outputs(batch.keys)
+        infos = reward_infos(data)
+        real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+        step = process_metrics([infos[i] for i in real], [batch.keys[i].rsplit("_", 2)[0] for i in real])
+        metrics.update(step)
+        self._check_verdicts(step)
+        rewards = ProcessRewards(
+            perception=torch.tensor([info["perception_reward"] for info in infos], dtype=torch.float32),
+            reasoning=torch.tensor([info["reasoning_reward"] for info in infos], dtype=torch.float32),
+            perception_length=torch.tensor([info["perception_tokens"] for info in infos]),
+            perception_valid=torch.tensor([bool(info["perception_valid"]) for info in infos]),
+            token_level_scores=data["rm_scores"].to_padded_tensor(0.0),
+        )
+        with process_rewards(rewards):
+            return super()._compute_advantage(batch, metrics)
+
+    def _check_verdicts(self, step: dict[str, float]) -> None:
+        limit = self.p2r.judge.max_no_verdict_share
+        share = step.get("p2r/no_verdict", 0.0)
+        if share > limit:
+            raise RuntimeError(
+                f"the judge {self.p2r.judge.name!r} gave no verdict on {share:.1%} of this step's responses, above "
+                f"algorithm.p2r.judge.max_no_verdict_share={limit:.1%}: check that the judge is up and answers in the "
+                "form its prompt asks for"
+            )
+
+    def _dump_generations(self, inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path):
+        """verl dumps a training rollout's text and its summed score; add the process rewards, tokens and advantages."""
+        if dump_path == self.config.trainer.get("rollout_data_dir", None):
+            reward_extra_infos_dict = {**reward_extra_infos_dict, **self._rollout_columns(reward_extra_infos_dict)}
+        super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
+
+    def _rollout_columns(self, dumped: dict[str, list]) -> dict[str, list]:
+        data = tq.kv_batch_get(
+            keys=dumped["uid"], partition_id="train", select_fields=["extra_fields", "responses", "advantages"]
+        )
+        infos = reward_infos(data)
+        columns: dict[str, list] = {key: [info[key] for info in infos] for key in infos[0]}
+        columns["tokens"] = [[self.tokenizer.decode([i]) for i in ids.tolist()] for ids in data["responses"].unbind()]
+        columns["advantages"] = [[round(a, 4) for a in row.tolist()] for row in data["advantages"].unbind()]
+        return columns
+
+
+def reward_infos(data: TensorDict) -> list[dict[str, Any]]:
+    """`reward_extra_info` of each row of a TransferQueue batch, in its order.
+
+    Raises:
+        RuntimeError: when a row has none of our keys.
+    """
+    infos = [getattr(fields, "data", fields).get("reward_extra_info") or {} for fields in list(data["extra_fields"])]
+    if any("perception_reward" not in info for info in infos):
+        raise RuntimeError(
+            "a response carries no process rewards: it was not scored by the reward manager p2r. An agent loop that "
+            "sets reward_score itself bypasses the manager: let it leave reward_score unset"
+        )
+    return infos
+
+
+def _refuse_several_outputs(keys: list[str]) -> None:
+    several = [key for key in keys if not key.rsplit("_", 2)[-1] == "0"]
+    if several:
+        raise ValueError(
+            f"session {several[0]} has several outputs; their rewards belong to the last one only, and PA-GRPO would "
+            "count each as a rollout of its own: use an agent loop that returns one output per session "
+            "(single_turn_agent, tool_agent)"
+        )
+
+
+@register_trainer("p2r_sync")
+class P2RTrainerSync(ProcessAware, PPOTrainerSync):
+    """verl's `sync` trainer with process rewards."""
+
+
+@register_trainer("p2r_colocate_async")
+class P2RTrainerColocateAsync(ProcessAware, PPOTrainerColocateAsync):
+    """verl's `colocate_async` trainer with process rewards."""
+
+
+@register_trainer("p2r_separate_async")
+class P2RTrainerSeparateAsync(ProcessAware, PPOTrainerSeparateAsync):
+    """verl's `separate_async` trainer with process rewards."""

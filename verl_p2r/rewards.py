@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reward of each process: accuracy + format + length, Eq. 5 of VideoP2R (arXiv 2511.11113)."""
+
+from dataclasses import dataclass
+
+from verl_p2r.settings import LengthBand, P2RSettings, ProcessSettings
+from verl_p2r.template import ParsedResponse
+
+
+@dataclass(frozen=True)
+class ProcessReward:
+    """The three terms of one process's reward for one response, their weights already applied.
+
+        R_k = R_acc,k + R_form,k + R_len,k                                      (arXiv 2511.11113, Eq. 5)
+
+    >>> round(ProcessReward(accuracy=1.0, format=1.0, length=0.2).total, 6)
+    2.2
+    """
+
+    accuracy: float
+    format: float
+    length: float
+
+    @property
+    def total(self) -> float:
+        """The sum of the three terms."""
+        return self.accuracy + self.format + self.length
+
+
+NO_REWARD = ProcessReward(0.0, 0.0, 0.0)
+"""What a process earns that is switched off."""
+
+
+def length_reward(tokens: int, band: LengthBand, *, accuracy: float, format: float) -> float:
+    """Reward a segment of the wanted length, once its content is right and its form is whole.
+
+        R_len,k = band.reward  if R_acc,k ≠ 0, R_form,k ≠ 0 and minimum ≤ tokens ≤ maximum, else 0
+
+    (arXiv 2511.11113, Eq. 5; both ends of the band belong to it.)
+
+    Args:
+        tokens: the segment's length in tokens.
+        band: the lengths that earn the reward, in tokens.
+        accuracy, format: the process's own, before weights [ours].
+
+    >>> band = LengthBand(128, 320, 0.2)
+    >>> [length_reward(n, band, accuracy=1.0, format=1.0) for n in (127, 128, 320, 321)]
+    [0.0, 0.2, 0.2, 0.0]
+    >>> length_reward(200, band, accuracy=0.0, format=1.0)
+    0.0
+    """
+    earned = accuracy != 0 and format != 0 and band.minimum <= tokens <= band.maximum
+    return band.reward if earned else 0.0
+
+
+def has_observation(parsed: ParsedResponse) -> bool:
+    """Tell whether there is a complete, non-blank observation: only then is the judge asked.
+
+    >>> from verl_p2r.template import parse_response
+    >>> has_observation(parse_response("<observation>a red ball</observation>")), has_observation(parse_response("hm"))
+    (True, False)
+    """
+    return bool(parsed.observation and parsed.observation.strip())
+
+
+def perception_reward(
+    parsed: ParsedResponse, tokens: int, verdict: bool | None, settings: P2RSettings
+) -> ProcessReward:
+    """Reward the perception process of one response: R_P of Eq. 5.
+
+    Args:
+        parsed: the response's parts.
+        tokens: the perception segment's length in tokens.
+        verdict: the judge's; None when it gave none: accuracy is then 0, and the caller marks the row invalid so that
+            it stays out of the group's statistics.
+        settings: weights, band and switches.
+
+    Returns:
+        The weighted terms; all 0 when `perception.enabled` is false.
+
+    Edge rules:
+        Without a complete, non-blank observation the accuracy is 0 whatever the verdict [ours].
+    """
+    accuracy = float(verdict is True and has_observation(parsed))
+    return _reward(accuracy, parsed.perception_well_formed, tokens, settings.perception, settings.length_reward)
+
+
+def reasoning_reward(parsed: ParsedResponse, tokens: int, accuracy: float, settings: P2RSettings) -> ProcessReward:
+    """Reward the reasoning process of one response: R_R of Eq. 5.
+
+    Args:
+        parsed: the response's parts.
+        tokens: the reasoning segment's length in tokens.
+        accuracy: `answer_accuracy` of the response's answer, in [0, 1].
+        settings: weights, band and switches.
+
+    Returns:
+        The weighted terms; all 0 when `reasoning.enabled` is false.
+
+    Edge rules:
+        Without an answer in the response the accuracy is 0 [ours].
+
+    Raises:
+        ValueError: the accuracy is not in [0, 1].
+    """
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy is {accuracy}: it must lie in [0, 1], as answer_accuracy's does")
+    accuracy = 0.0 if parsed.answer is None else float(accuracy)
+    return _reward(accuracy, parsed.reasoning_well_formed, tokens, settings.reasoning, settings.length_reward)
+
+
+def _reward(
+    accuracy: float, well_formed: bool, tokens: int, process: ProcessSettings, with_length: bool
+) -> ProcessReward:
+    if not process.enabled:
+        return NO_REWARD
+    form = float(well_formed)
+    length = length_reward(tokens, process.length, accuracy=accuracy, format=form) if with_length else 0.0
+    return ProcessReward(process.accuracy_weight * accuracy, process.format_weight * form, length)

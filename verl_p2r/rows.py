@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row of RL data as the method sees it, read from verl's parquet columns and checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.judge import Fact
+
+
+@dataclass(frozen=True)
+class Row:
+    """What rewarding a response needs to know of its prompt.
+
+    Args:
+        name: how messages call the row, for example `rl_train row 17`.
+        problem_type: one of `accuracy.PROBLEM_TYPES`.
+        solution: the ground truth, with or without its `<answer>` tags.
+        question: the question as text, options included.
+        options: the options of a multiple choice question, else empty.
+        facts: what the observation must state, for the judge `facts`; None when the data lists none.
+    """
+
+    name: str
+    problem_type: str
+    solution: str
+    question: str
+    options: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] | None = None
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any]) -> "Row":
+        """Read a row from verl's columns `reward_model`, `extra_info`, `problem_type` and `prompt` or `raw_prompt`.
+
+        Raises:
+            ValueError: naming row and field, when the problem type or the ground truth is missing or unknown.
+
+        >>> Row.from_columns({"problem_type": "numerical", "reward_model": {"ground_truth": "3"},
+        ...                   "extra_info": {"index": 7, "split": "train", "question": "How many?"}}).name
+        'train row 7'
+        """
+        extra = columns.get("extra_info") or {}
+        name = f"{extra.get('split') or columns.get('data_source') or 'data'} row {extra.get('index', '?')}"
+        problem_type = columns.get("problem_type") or extra.get("problem_type")
+        if problem_type not in PROBLEM_TYPES:
+            raise ValueError(
+                f"{name}: field problem_type is {problem_type!r}: give one of {', '.join(PROBLEM_TYPES)} in the column "
+                "problem_type or in extra_info.problem_type"
+            )
+        solution = (columns.get("reward_model") or {}).get("ground_truth")
+        if not isinstance(solution, str) or not solution.strip():
+            raise ValueError(
+                f"{name}: field reward_model.ground_truth is {solution!r}: give the correct answer as text, with or "
+                "without its <answer> tags, or drop the row"
+            )
+        try:
+            facts = Fact.parse_all(extra.get("facts"))
+        except ValueError as error:
+            raise ValueError(f"{name}: field extra_info.facts: {error}") from error
+        return cls(
+            name=name,
+            problem_type=problem_type,
+            solution=solution,
+            question=extra.get("question") or _text_of(columns.get("prompt"), columns.get("raw_prompt")),
+            options=tuple(_listed(extra.get("options"))),
+            facts=facts,
+        )
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    """A list from what parquet readers make of one: a list, a numpy array, or None."""
+    return [] if value is None else list(value)
+
+
+def _text_of(*conversations: Any) -> str:
+    """The text of the last user turn of the first conversation that there is, media left out."""
+    conversation = next((c for c in conversations if c is not None and len(c)), [])
+    users = [message for message in conversation if message.get("role") == "user"]
+    if not users:
+        return ""
+    content = users[-1]["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content if part.get("type") == "text")
