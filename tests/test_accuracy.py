@@ -248,3 +248,7 @@ def test_read_option_without_any():
     assert read_option("") is None
     assert read_option("!") is None
     assert read_option("E", {"A": "x"}) is None
+
+
+def test_a_bare_letter_is_a_label_before_it_is_a_text():
+    assert read_option("B", {"A": "B", "B": "C"}) == "B"

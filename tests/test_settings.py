@@ -106,6 +106,7 @@ def test_unknown_key_names_its_path_and_the_valid_ones(mapping, path, remedy):
         ({"perception": {"format_weight": -1}}, "perception.format_weight", "not negative"),
         ({"perception": {"length": [1, 2]}}, "perception.length", "give a mapping"),
         ({"perception": {"length": {"minimum": 1.5}}}, "perception.length.minimum", "give a whole number"),
+        ({"perception": {"length": {"minimum": True}}}, "perception.length.minimum", "give a whole number"),
         ({"perception": {"length": {"minimum": -1}}}, "perception.length.minimum", "not negative"),
         ({"perception": {"length": {"reward": -0.2}}}, "perception.length.reward", "not negative"),
         ({"perception": {"length": {"minimum": 400}}}, "perception.length.maximum", "length_reward: false"),

@@ -20,7 +20,7 @@ PROBLEM_TYPES = ("multiple choice", "numerical", "OCR", "free-form", "regression
 MAX_WORDS = 1024
 """OCR and free-form answers are compared on their first so many words."""
 MAX_WORD_LENGTH = 100
-"""Free-form words are compared on their first so many characters (the stemmer recurses over the word)."""
+"""Free-form words are compared on their first so many characters: older releases of the stemmer recurse over them."""
 MAX_NUMBER_LENGTH = 256
 """A longer text is not read as a number by the lenient comparison."""
 
@@ -66,7 +66,7 @@ def answer_accuracy(
     Edge rules:
         An empty prediction or solution, one that is not a string, and one that cannot be read score 0 [ours]; so does
         a number that is not finite, except that strict keeps Video-R1's infinity = infinity for numerical answers.
-        Strict regression scores NaN 0, where Video-R1's clipping would turn it into 1 [ours].
+        Strict regression too scores NaN and infinity 0, where Video-R1's clipping turns NaN into 1 [ours].
         Regression keeps Video-R1's formula also for a true value of 0: even a predicted 0 then scores 0.
         Longer texts than 1,024 words are compared on their first 1,024 [ours]. ROUGE sees the letters
         a-z and digits only.
@@ -136,15 +136,24 @@ def read_option(text: str, labels: dict[str, str] | None = None) -> str | None:
     """
     labels = labels or {}
     text = unicodedata.normalize("NFKC", text).strip()
-    own = [letter for letter, option in labels.items() if _plain(option) == _plain(text)]
     letter, rest = _split_label(text)
-    if letter is None or (labels and letter not in labels):
-        return own[0] if len(own) == 1 else None
-    if not rest or _plain(rest) == _plain(labels.get(letter, "")):
+    known = letter is not None and (not labels or letter in labels)
+    if known and not rest:
         return letter
-    other = _split_label(rest)[0]
-    named = {name for name, option in labels.items() if _plain(option) == _plain(rest)}
-    return None if other is not None or named else letter
+    own = _letters_of(text, labels)
+    if len(own) == 1:
+        return own[0]
+    if not known:
+        return None
+    meant = _letters_of(rest, labels)
+    if meant:
+        return letter if letter in meant else None
+    return letter if _split_label(rest)[0] is None else None
+
+
+def _letters_of(text: str, labels: dict[str, str]) -> list[str]:
+    plain = _plain(text)
+    return [letter for letter, option in labels.items() if _plain(option) == plain]
 
 
 def _split_label(text: str) -> tuple[str | None, str]:
@@ -162,8 +171,8 @@ def _option_labels(options: Sequence[str]) -> dict[str, str]:
     """Map letters to option texts: by the options' own labels when every one has its own, else by position."""
     texts = [unicodedata.normalize("NFKC", str(option)).strip() for option in options]
     split = [_split_label(text) for text in texts]
-    own = {letter: rest for letter, rest in split if letter is not None}
-    if len(own) == len(texts) and any(own.values()):
+    own = {letter: rest for letter, rest in split if letter is not None and rest}
+    if len(own) == len(texts):
         return own
     return dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", texts, strict=False))
 

@@ -50,6 +50,10 @@ def write_video(path: Path, frames: np.ndarray) -> None:
         container.mux(stream.encode())
 
 
+SFT_KINDS = ("direction", "count", "order", "direction", "count", "direction", "order", "count")
+"""Kinds of the SFT clips in turn: more of what is hard to see. Colours are stated about every clip."""
+
+
 def scenes(seed: int, level: task.Level, split: str, number: int) -> Iterator[tuple[random.Random, str, task.Scene]]:
     """Draw the scenes of a split, none of them twice, with kinds of question in turn.
 
@@ -59,7 +63,8 @@ def scenes(seed: int, level: task.Level, split: str, number: int) -> Iterator[tu
     seen: set[task.Scene] = set()
     for i in range(number):
         rng = random.Random(f"{seed}/{split}/{i}")
-        kind = task.KINDS[i % len(task.KINDS)]
+        kinds = SFT_KINDS if split == "sft_train" else task.KINDS
+        kind = kinds[i % len(kinds)]
         while True:
             scene = task.sample_scene(rng, level, split, rng.choice(task.families(kind)))
             if scene not in seen:
@@ -94,11 +99,9 @@ def sft_rows(
     values = task.true_values(scene)
     rows = []
     for i in range(number):
-        question = task.ask(rng, level, kinds[i % len(kinds)])
+        question = task.ask(rng, level, kinds[i % 3 % len(kinds)])
         text = task.noisy_response(rng, level, question, values) if noisy else task.response(question, values)
-        rows.append(
-            {"messages": [user_turn(question), {"role": "assistant", "content": text}], "videos": media(path)}
-        )
+        rows.append({"messages": [user_turn(question), {"role": "assistant", "content": text}], "videos": media(path)})
     return rows
 
 

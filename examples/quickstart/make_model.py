@@ -3,8 +3,9 @@
 
     python examples/quickstart/make_model.py OUT --seed 0
 
-Everything but the size is Qwen2.5-VL's own: architecture, processor, special tokens, chat template. One model serves the
-easy and the hard task. The folder appears only when it is whole; a second run with the same arguments leaves it as it is.
+Everything but the size is Qwen2.5-VL's own: architecture, processor, special tokens, chat template. One model serves
+the easy and the hard task. The folder appears only when it is whole; a second run with the same arguments leaves it as
+it is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import task  # noqa: E402
+
+from verl_p2r.plugin.cpu import torchvision_ops  # noqa: E402
+
+torchvision_ops.install()  # before transformers imports torchvision; does nothing where torchvision is whole
 
 PAD, START, END, VISION_START, VISION_END, IMAGE, VIDEO = (
     "<|endoftext|>",
@@ -81,9 +86,6 @@ def build_tokenizer():
 
 def build_processor():
     """Make the processor, with pixel limits at the task's frame size so that no frame is ever resized."""
-    from verl_p2r.plugin.cpu import torchvision_ops
-
-    torchvision_ops.install()  # before transformers imports torchvision; does nothing where torchvision is whole
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     tokenizer = build_tokenizer()
@@ -105,8 +107,8 @@ def build_processor():
 def build_config(tokenizer):
     """Configure a Qwen2.5-VL for a tokenizer.
 
-    The vocabulary is exactly the tokenizer's: rollout engines mask ids beyond it, trainers do not, and padding rows would
-    set the two's probabilities apart.
+    The vocabulary is exactly the tokenizer's: rollout engines mask ids beyond it, trainers do not, and padding rows
+    would set the two's probabilities apart.
     """
     from transformers import Qwen2_5_VLConfig
 

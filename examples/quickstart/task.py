@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quickstart's toy task as pure functions: scene → frames, facts, question, options, response, and SFT noise.
 
-A clip shows coloured shapes that move. A question needs one or two facts of the clip (perception), and its answer follows
-from them by a small step (reasoning): a colour's letter, the side opposite to a motion, which colour came last, how many
-corners some shapes have together. So each process can fail while the other is right.
+A clip shows coloured shapes that move. The observation states the clip's facts (perception), and the answer follows
+from one of them by a small step (reasoning): a colour's letter, the side opposite to a motion, which colour came last,
+how many corners some shapes have together. So each process can fail while the other is right.
 """
 
 from __future__ import annotations
@@ -51,19 +51,21 @@ class Level:
         colours: colours that occur, which are also the options of a colour question.
         shapes: shapes that occur.
         permute: whether the options' order is drawn anew for each question.
-        fact_noise: how often an SFT response states a fact wrong; the rest of the response follows from it.
+        colour_noise: how often an SFT response states a colour wrong; the rest of the response follows from it.
+        fact_noise: the same of any other fact; lower, as number and motion are harder to see.
         answer_noise: share of SFT responses whose answer does not follow from the observation.
     """
 
     colours: tuple[str, ...]
     shapes: tuple[str, ...]
     permute: bool
+    colour_noise: float
     fact_noise: float
     answer_noise: float
 
 
-EASY = Level(("red", "green", "blue", "yellow"), ("square",), False, 0.30, 0.30)
-HARD = Level(tuple(RGB), tuple(CORNERS), True, 0.40, 0.40)
+EASY = Level(("red", "green", "blue", "yellow"), ("square",), False, 0.30, 0.20, 0.30)
+HARD = Level(tuple(RGB), tuple(CORNERS), True, 0.40, 0.30, 0.40)
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Question:
             "colour": "What colour is shown?",
             "direction": "Which side does it come from?",
             "count": "How many corners do the shapes have together?",
-            "order": f"Which colour comes {self.variant}?",
+            "order": "Which colour does it end with?" if self.variant == "last" else "What was it like at first?",
         }[self.kind]
         return "\n".join([stem, *(f"{chr(65 + i)}. {option}" for i, option in enumerate(self.options))])
 
@@ -142,7 +144,7 @@ def sample_scene(rng: random.Random, level: Level, split: str, family: str) -> S
     """
     group = family == "group"
     span = SIDE // 2 if group else SIDE
-    size = rng.randrange(22, 29) if group else rng.randrange(26, 41)
+    size = rng.randrange(30, 39) if group else rng.randrange(38, 51)
     room = span - size - 2 * MARGIN
     travel = rng.randrange(room // 2 if group else room * 7 // 8, room + 1)
     lanes = [lane for lane in range(room + 1) if lane % len(SPLITS) == SPLITS.index(split)]
@@ -158,7 +160,7 @@ def sample_scene(rng: random.Random, level: Level, split: str, family: str) -> S
         lane=rng.choice(lanes),
         start=rng.randrange(room - travel + 1),
         travel=travel,
-        ground=(rng.randrange(64), rng.randrange(64), rng.randrange(64)),
+        ground=(rng.randrange(8, 40), rng.randrange(8, 40), rng.randrange(8, 40)),
     )
 
 
@@ -316,7 +318,8 @@ def noisy_response(rng: random.Random, level: Level, question: Question, values:
     stated = dict(values)
     for fact in values:
         others = [other for other in pool(level, fact) if other not in (values[fact], stated.get("first"))]
-        if others and rng.random() < level.fact_noise:
+        noise = level.fact_noise if fact in ("shape", "direction", "number") else level.colour_noise
+        if others and rng.random() < noise:
             stated[fact] = rng.choice(others)
     answer = solve(question, stated)[1]
     if rng.random() < level.answer_noise:

@@ -12,6 +12,11 @@ from verl_p2r.plugin.mrope import qwen2_position_ids
 class P2RAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
     """verl's worker, whose stock positions put every temporal grid of Qwen2.5-VL one second apart."""
 
+    # Ray sends inherited methods of a class that is itself an actor by value, and a by-value copy of verl's `__init__`
+    # carries a copy of its class for `super()`. A method of ours is sent by reference.
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
     def _compute_position_ids(
         self, input_ids: Tensor, attention_mask: Tensor, multi_modal_inputs, mm_processor_kwargs=None
     ) -> Tensor:

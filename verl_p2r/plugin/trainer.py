@@ -2,8 +2,8 @@
 """The seam: verl's three v1 trainers, taught to hand the process rewards to the estimator.
 
 The reward manager puts numbers per response into `reward_extra_info`, which reaches TransferQueue in `extra_fields`;
-verl's `_compute_advantage` does not fetch them. The mixin fetches them, leaves them where the estimator looks, and calls
-verl's own method. When verl passes `non_tensor_batch` to estimators (verl PR 7473), it goes.
+verl's `_compute_advantage` does not fetch them. The mixin fetches them, leaves them where the estimator looks, and
+calls verl's own method. When verl passes `non_tensor_batch` to estimators (verl PR 7473), it goes.
 """
 
 import logging
@@ -24,6 +24,7 @@ from verl.trainer.ppo.v1 import (
 from verl_p2r.judge import get_judge
 from verl_p2r.plugin.advantage import ProcessRewards, process_rewards
 from verl_p2r.plugin.metrics import process_metrics
+from verl_p2r.plugin.watchdog import Watchdog
 from verl_p2r.settings import P2RSettings
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,31 @@ class ProcessAware:
         mode = config.trainer.v1.trainer_mode
         with open_dict(config):
             config.trainer.v1.trainer_mode = _BASE_MODES[mode]
+        self.watchdog = Watchdog(config.trainer.get("p2r", {}).get("stall_timeout_s", None))
         super().__init__(config)
+
+    def _init_dataloader(self):
+        super()._init_dataloader()
+        if self.p2r.judge.name == "facts" and self.p2r.perception.enabled:
+            for dataset in (self.train_dataset, self.val_dataset):
+                if hasattr(dataset, "require_facts"):  # a dataset of the user's own checks its rows itself
+                    dataset.require_facts()
+
+    def on_init_end(self):
+        with self.watchdog.phase("first weight sync"):
+            super().on_init_end()
+
+    def on_step_end(self):
+        with self.watchdog.phase("weight sync"):
+            super().on_step_end()
+
+    def step(self, metrics, timing_raw):
+        with self.watchdog.phase("training step"):
+            return super().step(metrics, timing_raw)
+
+    def _validate(self):
+        with self.watchdog.phase("validation"):
+            return super()._validate()
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         data = tq.kv_batch_get(
@@ -137,7 +162,7 @@ def reward_infos(data: TensorDict) -> list[dict[str, Any]]:
 
 
 def _refuse_several_outputs(keys: list[str]) -> None:
-    several = [key for key in keys if not key.rsplit("_", 2)[-1] == "0"]
+    several = [key for key in keys if key.rsplit("_", 2)[-1] != "0"]
     if several:
         raise ValueError(
             f"session {several[0]} has several outputs; their rewards belong to the last one only, and PA-GRPO would "

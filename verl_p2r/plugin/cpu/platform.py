@@ -11,16 +11,7 @@ import psutil
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
-# What vLLM's CPU build needs in the processes verl starts for it.
-ROLLOUT_ENV = {
-    "VERL_PLATFORM": "cpu",
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer shares the cores
-    "TORCHDYNAMO_DISABLE": "1",  # vLLM's sampler helpers would otherwise compile through g++ at first use
-    # A sitting vLLM writes to the same log for every request; the rest is verl's to log.
-    "VLLM_LOGGING_LEVEL": "WARNING",
-}
-
+from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
 
 def _peak_memory(*_args: Any) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the quickstart's processes need on a CPU; sourced by the scripts beside it.
+export VERL_PLATFORM=cpu
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(($(nproc) < 4 ? $(nproc) : 4))}"
+export RAY_USAGE_STATS_ENABLED=0 RAY_DEDUP_LOGS=0
+unset CUDA_VISIBLE_DEVICES # Ray checks the logical GPU of the CPU platform against it
+
+# verl's file logger starts its file anew: keep what an interrupted run wrote, for the report to merge.
+keep_metrics() {
+  local k=1
+  [ -s "$1/metrics.jsonl" ] || return 0
+  while [ -e "$1/metrics.$k.jsonl" ]; do k=$((k + 1)); done
+  mv "$1/metrics.jsonl" "$1/metrics.$k.jsonl"
+}

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quickstart, all stages: data, model, SFT, PA-GRPO, evaluation, report. Usually started by `make quickstart`.
+
+Each stage that has finished stands in `OUT/timings.json` and is not run again; an interrupted SFT or RL stage resumes
+from its last checkpoint. Each stage's output is in `OUT/logs/`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+HERE = Path(__file__).resolve().parent
+console = Console()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the quickstart.
+
+    Args:
+        name: as shown, and as in `timings.json`.
+        command: what to run.
+        env: added to the environment.
+        steps: training steps, for the progress bar; 0 when the command shows no steps.
+        metrics: where verl's file logger writes those steps.
+        model: (from, to): the checkpoint folder to keep under a stable name when the stage is done.
+    """
+
+    name: str
+    command: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    steps: int = 0
+    metrics: Path | None = None
+    model: tuple[Path, Path] | None = None
+
+
+def stages(out: Path, seed: int, sft_steps: int, rl_steps: int) -> list[Stage]:
+    """The quickstart's stages in order."""
+    data, model, sft, rl = (out / name for name in ("data", "model", "sft", "rl"))
+    python = sys.executable
+    common = {"DATA": str(data), "SEED": str(seed)}
+    sft_model = sft / "checkpoints" / f"global_step_{sft_steps}" / "huggingface"
+    rl_model = rl / "checkpoints" / f"global_step_{rl_steps}" / "actor" / "huggingface"
+    evaluate = [python, str(HERE / "evaluate.py"), "--data", str(data / "rl_val.parquet"), "--out", str(out / "eval")]
+    return [
+        Stage("data", [python, str(HERE / "make_data.py"), str(data), "--seed", str(seed)]),
+        Stage("model", [python, str(HERE / "make_model.py"), str(model), "--seed", str(seed)]),
+        Stage(
+            "SFT",
+            ["bash", str(HERE / "sft.sh"), f"trainer.seed={seed}"],
+            {**common, "MODEL": str(model), "OUT": str(sft), "STEPS": str(sft_steps)},
+            sft_steps,
+            sft / "metrics.jsonl",
+            (sft_model, sft / "model"),
+        ),
+        Stage(
+            "PA-GRPO",
+            ["bash", str(HERE / "rl.sh")],
+            {**common, "MODEL": str(sft / "model"), "OUT": str(rl), "STEPS": str(rl_steps)},
+            rl_steps,
+            rl / "metrics.jsonl",
+            (rl_model, rl / "model"),
+        ),
+        Stage("evaluation before", [*evaluate, str(sft / "model"), "--name", "sft"]),
+        Stage("evaluation after", [*evaluate, str(rl / "model"), "--name", "rl"]),
+    ]
+
+
+def last_step(metrics: Path | None) -> int:
+    """The last step in a metrics file of verl's file logger; 0 while there is none."""
+    if metrics is None or not metrics.exists():
+        return 0
+    lines = metrics.read_bytes().splitlines()
+    return next((json.loads(line)["step"] for line in reversed(lines) if line.endswith(b"}")), 0)
+
+
+def run(stage: Stage, log: Path, progress: Progress) -> None:
+    """Run one stage, its output in `log`, its steps on the progress bar.
+
+    Raises:
+        typer.Exit: with the stage's exit code, after the end of its log is shown.
+    """
+    task = progress.add_task(stage.name, total=stage.steps or 1)
+    with log.open("ab") as stream:
+        process = subprocess.Popen(stage.command, stdout=stream, stderr=stream, env={**os.environ, **stage.env})
+        try:
+            while process.poll() is None:
+                time.sleep(0.5)
+                progress.update(task, completed=last_step(stage.metrics))
+        except BaseException:
+            process.terminate()
+            process.wait(timeout=60)
+            raise
+    if process.returncode:
+        progress.stop()
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
+        console.print(tail, markup=False, highlight=False)
+        console.print(f"[red]{stage.name} failed[/] with exit code {process.returncode}; the whole output: {log}")
+        raise typer.Exit(process.returncode if process.returncode > 0 else 1)
+    if stage.model:
+        source, target = stage.model
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+    progress.update(task, completed=stage.steps or 1)
+
+
+def main(
+    out: Path = Path("outputs/quickstart"),
+    seed: int = 1,
+    sft_steps: int = 200,
+    rl_steps: int = 15,
+) -> None:
+    """Run what has not been run yet, then show the report."""
+    os.environ.setdefault("VERL_PLATFORM", "cpu")
+    out = out.resolve()
+    logs, timings = out / "logs", out / "timings.json"
+    logs.mkdir(parents=True, exist_ok=True)
+    arguments = out / "arguments.json"
+    wanted = {"seed": seed, "sft_steps": sft_steps, "rl_steps": rl_steps}
+    if arguments.exists() and json.loads(arguments.read_text()) != wanted:
+        console.print(f"[red]{out} holds a run with other arguments: {arguments.read_text()}[/]; choose another --out")
+        raise typer.Exit(2)
+    arguments.write_text(json.dumps(wanted))
+    seconds: dict[str, float] = json.loads(timings.read_text()) if timings.exists() else {}
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        for stage in stages(out, seed, sft_steps, rl_steps):
+            if stage.name in seconds:
+                progress.console.print(f"  {stage.name}: done before ({seconds[stage.name]:.0f} s)")
+                continue
+            start = time.monotonic()
+            run(stage, logs / f"{stage.name.replace(' ', '_').lower()}.log", progress)
+            seconds[stage.name] = round(time.monotonic() - start, 1)
+            timings.write_text(json.dumps(seconds))
+    subprocess.run([sys.executable, str(HERE / "report.py"), str(out)], check=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

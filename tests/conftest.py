@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What many tests share: the CPU platform chosen before verl is imported, a tiny Qwen2.5-VL folder, small clips."""
+
+import os
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+os.environ.update(
+    VERL_PLATFORM="cpu",
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    RAY_USAGE_STATS_ENABLED="0",
+    VLLM_NO_USAGE_STATS="1",
+    TORCHDYNAMO_DISABLE="1",
+    OMP_NUM_THREADS="2",
+)
+os.environ.pop("FORCE_QWENVL_VIDEO_READER", None)  # the tests say themselves when a reader is forced
+QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
+sys.path.insert(0, str(QUICKSTART))
+
+import av  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+def write_clip(path: Path, frames: int, rate: Fraction | int, *, side: int = 112, start: int = 0) -> Path:
+    """Write an mp4 whose frame i is an even grey of about 16 + 5 · (start + i): a frame tells its index."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        for i in range(frames):
+            picture = np.full((side, side, 3), 16 + 5 * (start + i), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_clip(tmp_path_factory) -> Callable[..., Path]:
+    """`make_clip(frames, rate, side=112, start=0)`: a clip of one's own in a session folder."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def make(frames: int, rate: Fraction | int, **kwargs) -> Path:
+        return write_clip(folder / f"{len(list(folder.iterdir()))}.mp4", frames, rate, **kwargs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> dict[str, Path]:
+    """Clips of 112 × 112 pixels by name: their frame rates and lengths differ."""
+    folder = tmp_path_factory.mktemp("videos")
+    shapes = {"slow": (8, 2), "quick": (8, 4), "film": (24, Fraction(24000, 1001)), "odd": (15, 5)}
+    return {name: write_clip(folder / f"{name}.mp4", frames, rate) for name, (frames, rate) in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """The quickstart's tiny Qwen2.5-VL with random weights, as a Hugging Face folder."""
+    import make_model
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    make_model.save(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def processor(tiny_model):
+    """The tiny model's processor, as verl's trainers make it: with the model's config bound to it."""
+    from verl.utils import hf_processor
+
+    return hf_processor(str(tiny_model))

