@@ -175,7 +175,9 @@ def test_with_perception_off_it_is_verls_grpo(verl_grpo, norm_by_std):
         rewards = torch.rand(rows, generator=generator)
         length = torch.randint(0, 8, (rows,), generator=generator)
         mask = (torch.rand(rows, 7, generator=generator) < 0.8).long()
-        ids = np.array([f"uid-{int(group)}" for group in torch.randint(0, 6, (rows,), generator=generator)], dtype=object)
+        ids = np.array(
+            [f"uid-{int(group)}" for group in torch.randint(0, 6, (rows,), generator=generator)], dtype=object
+        )
         theirs = verl_grpo(rewards, mask, ids, norm_by_std)
 
         def ours(separate, rewards=rewards, length=length, mask=mask, ids=ids):
@@ -227,6 +229,15 @@ def test_equal_rewards_give_exactly_zero(reward, size, norm_by_std):
             rewards, rewards, torch.full((size,), 2), mask, [0] * size, norm_by_std=norm_by_std, separate=separate
         )
         assert not advantages.any()
+
+
+@pytest.mark.parametrize("without_verdict", [-1e6, -3.3, 0.037, 0.05, 1e6])
+def test_equal_rewards_give_exactly_zero_beside_a_row_without_a_verdict(without_verdict):
+    rewards = torch.full((8,), 0.1)
+    rewards[3] = without_verdict
+    valid = torch.arange(8) != 3
+    length, mask = torch.full((8,), 4), torch.ones(8, 4)
+    assert not pa_grpo_advantages(rewards, rewards, length, mask, [0] * 8, perception_valid=valid).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

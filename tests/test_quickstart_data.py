@@ -107,7 +107,8 @@ def test_solve_by_hand(kind, variant, values, answer):
     assert task.solve(question, values)[1] == answer
     observation, thought, given = RESPONSE.fullmatch(task.response(question, values)).groups()
     assert given == answer
-    assert observation and thought
+    assert task.observe(values) == observation
+    assert thought
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -251,7 +252,7 @@ def test_rl_rows_are_clean_and_balanced(data, split):
         extra, values = row["extra_info"], task.true_values(scene)
         (turn,) = row["prompt"]
         assert turn["content"].startswith("<video>" + extra["question"])
-        assert extra["index"] == i and extra["split"] == split
+        assert (extra["index"], extra["split"]) == (i, split)
         assert extra["facts"] == task.facts(task.EASY, values)
         assert row["problem_type"] == extra["problem_type"] == ("numerical" if kind == "count" else "multiple choice")
         assert bool(extra["options"]) == (kind != "count")
@@ -342,9 +343,9 @@ def test_words_are_single_tokens_and_prompts_are_short(model_folder):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    words = [*task.RGB, *task.STEPS, *task.SIDES, *task.NUMBERS, "square", "squares", "triangle", "triangles"]
-    for word in words:
-        assert len(tokenizer.encode(" " + word, add_special_tokens=False)) == 1, word
+    shapes = ("square", "squares", "triangle", "triangles")
+    for word in (*task.NUMBERS, *(" " + word for word in (*task.RGB, *task.STEPS, *task.SIDES, *shapes))):
+        assert len(tokenizer.encode(word, add_special_tokens=False)) == 1, word
     for level in LEVELS.values():
         for rng, kind, scene in draws(level, 80):
             question, values = task.ask(rng, level, kind), task.true_values(scene)

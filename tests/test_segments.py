@@ -40,7 +40,10 @@ def byte_level_bpe():
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIALS])
     tokenizer.add_tokens([AddedToken("<tool>", special=False)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", clean_up_tokenization_spaces=True, extra_special_tokens=SPECIALS
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        clean_up_tokenization_spaces=True,
+        extra_special_tokens=SPECIALS,
     )
 
 
@@ -197,6 +200,8 @@ RED, BALL = "é".encode(), "🔴".encode()
         ([b"", b"<answer>"], 0),
         # P ends before <think>, in an "é" cut in two: both halves are P's.
         ([RED[:1], RED[1:], b"<think>"], 2),
+        # Special tokens between the halves do not close the character.
+        ([RED[:1], b"", b"", b"", b"", RED[1:], b"<think>"], 6),
         ([b"a", BALL[:2], BALL[2:] + b"<th", b"ink>"], 3),
         # A multi-byte character cut right after P's end changes nothing.
         ([b"<observation>a</observation>", BALL[:1], BALL[1:3], BALL[3:], b"<think>"], 1),
@@ -213,6 +218,16 @@ RED, BALL = "é".encode(), "🔴".encode()
 )
 def test_boundary(pieces, expected):
     assert perception_length(range(len(pieces)), Pieces(pieces)) == expected
+
+
+def test_a_tag_spelt_in_byte_tokens_amid_characters_spelt_so():
+    """Byte-fallback decoding spoils a whole run of byte tokens when the run is cut inside its last character."""
+    reader = Reader(sentencepiece_unigram(), metaspace=True)
+    for tail in range(40):
+        text = "<observation>" + "球🔴" * 9 + "</observation>" + "球" * tail
+        ids = reader.tokenizer.convert_tokens_to_ids([f"<0x{byte:02X}>" for byte in text.encode()])
+        assert reader.tokenizer.decode(ids) == text
+        assert perception_length(ids, reader.tokenizer) == reader.slow_length(ids) == 13 + 9 * 7 + 14
 
 
 def test_ids_may_come_as_a_tensor(reader):

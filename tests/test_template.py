@@ -12,7 +12,20 @@ import pytest
 from verl_p2r.template import parse_response, perception_end
 
 CASES = json.loads((Path(__file__).parent / "cases" / "template.json").read_text(encoding="utf-8"))
-PIECES = ["<observation>", "</observation>", "<think>", "</think>", "<answer>", "</answer>", " ", "\n", "a", "<", "</", "é"]
+PIECES = [
+    "<observation>",
+    "</observation>",
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    " ",
+    "\n",
+    "a",
+    "<",
+    "</",
+    "é",
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
@@ -66,9 +79,11 @@ def test_well_formedness_is_what_a_hand_written_reader_says():
 HOSTILE = """
 from verl_p2r.template import parse_response
 n = 1_000_000
-blocks = ["<observation>", "</observation>", "<think>", "</think>", "<answer>", "</answer>", "<", "</", " ", "\\n<", "a"]
+floods = ["<observation>", "</observation>", "<think>", "</think>", "<answer>", "</answer>"]
+floods += ["<", "</", " ", "\\n<", "a"]
+floods += ["<think>a</think> ", "</think>" + " " * 1000 + "<answer>", "<answer>b</answer> ", "<observation> <"]
 good = "<observation>a</observation><think>b</think>"
-for flood in blocks + ["<think>a</think> ", "</think>" + " " * 1000 + "<answer>", "<answer>b</answer> ", "<observation> <"]:
+for flood in floods:
     flood = flood * (n // len(flood))
     for text in (flood, "<observation>" + flood, "<observation>a</observation>" + flood, good + flood, flood + good,
                  good + "<answer>" + flood, good + "<answer>c</answer>" + flood + "x"):

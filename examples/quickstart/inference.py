@@ -13,7 +13,6 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import verl_p2r.plugin  # noqa: E402
 
 if os.environ["VERL_PLATFORM"] == "cpu":
     from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
@@ -21,11 +20,11 @@ if os.environ["VERL_PLATFORM"] == "cpu":
     for name, value in ROLLOUT_ENV.items():
         os.environ.setdefault(name, value)
 
-from qwen_vl_utils import process_vision_info  # noqa: E402
-from transformers import AutoProcessor  # noqa: E402
-from vllm import LLM, SamplingParams  # noqa: E402
+from qwen_vl_utils import process_vision_info
+from transformers import AutoProcessor
+from vllm import LLM, SamplingParams
 
-from verl_p2r.media import install_reader  # noqa: E402
+from verl_p2r.media import install_reader
 
 install_reader()
 

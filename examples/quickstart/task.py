@@ -317,7 +317,7 @@ def noisy_response(rng: random.Random, level: Level, question: Question, values:
     """
     stated = dict(values)
     for fact in values:
-        others = [other for other in pool(level, fact) if other not in (values[fact], stated.get("first"))]
+        others = [other for other in pool(level, fact) if other not in stated.values()]
         noise = level.fact_noise if fact in ("shape", "direction", "number") else level.colour_noise
         if others and rng.random() < noise:
             stated[fact] = rng.choice(others)

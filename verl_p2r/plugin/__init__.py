@@ -6,12 +6,12 @@ verl swallows an exception raised while it loads a plugin, and it loads plugins 
 module, run that one of ours", and each of ours registers with verl's own registry as an import side effect. An error
 in one of them then surfaces where verl imports the registry, loudly.
 
-| when verl imports                               | we register                                             |
-|-------------------------------------------------|---------------------------------------------------------|
-| `verl.trainer.ppo.core_algos`                   | the advantage estimator `pa_grpo`                       |
-| `verl.trainer.ppo.v1`                           | the trainers `p2r_sync`, `p2r_colocate_async`, `p2r_separate_async` |
-| `verl.experimental.reward_loop.reward_manager`  | the reward manager `p2r`                                |
-| `verl.plugin.platform` (`VERL_PLATFORM=cpu`)    | the platform `cpu`, and what it needs: `verl_p2r.plugin.cpu` |
+| when verl imports                              | we register                                               |
+|------------------------------------------------|-----------------------------------------------------------|
+| `verl.trainer.ppo.core_algos`                  | the advantage estimator `pa_grpo`                         |
+| `verl.trainer.ppo.v1`                          | the trainers `p2r_{sync,colocate_async,separate_async}` |
+| `verl.experimental.reward_loop.reward_manager` | the reward manager `p2r`                                  |
+| `verl.plugin.platform` (`VERL_PLATFORM=cpu`)   | the platform `cpu` and what it needs                      |
 
 Datasets and the agent loop manager are named in the configs by their import path; they need no registration.
 """

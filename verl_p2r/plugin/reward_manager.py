@@ -33,7 +33,7 @@ class P2RRewardManager(RewardManagerBase):
     | `{process}_length_reward`            | R_len,k                                                              |
     | `{process}_tokens`                   | length of the segment in tokens                                      |
     | `perception_valid`                   | 0 when the judge gave no verdict, else 1                             |
-    | `both_rewards`                       | an integer that differs when either reward does, for `algorithm.filter_groups.metric` |
+    | `both_rewards`                       | an integer that differs when either reward does: for `filter_groups` |
     | `acc`                                | `reasoning_accuracy`, the name verl's validation looks for           |
     """
 

@@ -78,7 +78,9 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         messages = _MessageBuilder(self)._build_messages(row, key=self.messages_key)
         roles = [message["role"] for message in messages]
         if "assistant" not in roles or roles.index("assistant") != len(roles) - 1:
-            raise ValueError(f"field {self.messages_key} has roles {roles}: it must end with its only assistant message")
+            raise ValueError(
+                f"field {self.messages_key} has roles {roles}: it must end with its only assistant message"
+            )
         whole, prompt = self._text(messages), self._text(messages[:-1], add_generation_prompt=True)
         if not whole.startswith(prompt):
             raise ValueError("the chat template changes the prompt when a response follows: it cannot be trained on")

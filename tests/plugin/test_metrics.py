@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training step logs: by hand, and through verl's own averaging over sub-steps."""
+
+import math
+
+import pytest
+from verl.trainer.ppo.v1.utils import MetricsAggregator
+
+from verl_p2r.plugin.metrics import process_metrics
+
+
+def info(perception: float, reasoning: float, **changes) -> dict[str, float]:
+    """One response's numbers as the reward manager writes them."""
+    numbers = {
+        "perception_reward": perception,
+        "perception_accuracy": 0.0,
+        "perception_format": 0.0,
+        "perception_length_reward": 0.0,
+        "perception_tokens": 0,
+        "perception_valid": 1,
+        "reasoning_reward": reasoning,
+        "reasoning_accuracy": 0.0,
+        "reasoning_format": 0.0,
+        "reasoning_length_reward": 0.0,
+        "reasoning_tokens": 0,
+        "both_rewards": 0,
+        "acc": 0.0,
+    }
+    assert changes.keys() <= numbers.keys()
+    return {**numbers, **changes}
+
+
+def test_means_by_hand():
+    infos = [
+        info(2.2, 1.0, perception_accuracy=1.0, perception_format=1.0, perception_length_reward=0.2),
+        info(1.0, 0.5, perception_format=1.0, reasoning_accuracy=0.5, reasoning_length_reward=0.2),
+        info(0.0, 0.0, perception_tokens=30, reasoning_tokens=60),
+        info(0.0, 1.7, perception_tokens=10, reasoning_tokens=20, reasoning_format=1.0, perception_valid=0),
+    ]
+    metrics = process_metrics(infos, ["a", "a", "b", "b"])
+    assert metrics == pytest.approx(
+        {
+            "p2r/perception/reward": 0.8,  # (2.2 + 1.0) / 4
+            "p2r/perception/accuracy": 0.25,
+            "p2r/perception/format": 0.5,
+            "p2r/perception/length_reward": 0.05,
+            "p2r/perception/tokens": 10.0,
+            "p2r/reasoning/reward": 0.8,  # (1.0 + 0.5 + 1.7) / 4
+            "p2r/reasoning/accuracy": 0.125,
+            "p2r/reasoning/format": 0.25,
+            "p2r/reasoning/length_reward": 0.05,
+            "p2r/reasoning/tokens": 20.0,
+            "p2r/collapse/perception": 0.5,  # b: 0 and 0
+            "p2r/collapse/reasoning": 0.0,
+            "p2r/collapse/combined": 0.0,
+            "p2r/no_verdict": 0.25,
+        }
+    )
+
+
+def test_collapse_tells_the_processes_from_their_sum():
+    """One group where only the sum is equal, one where only R_P is, one where both are; they come interleaved."""
+    rewards = {"sum": [(1, 0), (0, 1)], "perception": [(1, 0), (1, 1)], "both": [(1, 1), (1, 1)]}
+    infos = [info(*pair[i]) for i in (0, 1) for pair in rewards.values()]
+    metrics = process_metrics(infos, [*rewards] * 2)
+    assert metrics["p2r/collapse/perception"] == pytest.approx(2 / 3)
+    assert metrics["p2r/collapse/reasoning"] == pytest.approx(1 / 3)
+    assert metrics["p2r/collapse/combined"] == pytest.approx(2 / 3)
+
+
+def test_collapse_sees_through_rounding():
+    """0.1 + 0.2 and 0.3 are one reward, though not one float."""
+    metrics = process_metrics([info(0.1 + 0.2, 0.0), info(0.3, 1.0)], ["a", "a"])
+    assert metrics["p2r/collapse/perception"] == 1.0
+
+
+def test_groups_of_one_are_no_collapse():
+    metrics = process_metrics([info(1, 0), info(1, 0), info(1, 1)], ["a", "a", "alone"])
+    assert metrics["p2r/collapse/perception"] == 1.0  # of the one group that could have differed
+    only_singles = process_metrics([info(1, 0), info(1, 0)], ["a", "b"])
+    assert only_singles["p2r/collapse/perception"] == 0.0
+
+
+def test_what_was_never_measured_is_left_out():
+    metrics = process_metrics([info(0, 1, perception_accuracy=math.nan)] * 2, ["a", "a"])
+    assert "p2r/perception/accuracy" not in metrics
+    assert metrics["p2r/reasoning/reward"] == 1.0
+    assert not any(math.isnan(value) for value in metrics.values())
+
+
+def test_what_was_measured_on_some_rows_is_their_mean():
+    infos = [info(0, 1, perception_accuracy=accuracy) for accuracy in (math.nan, 1.0, 0.0, 1.0)]
+    assert process_metrics(infos, ["a"] * 4)["p2r/perception/accuracy"] == pytest.approx(2 / 3)
+
+
+def test_a_batch_of_nothing_but_padding_logs_nothing():
+    assert process_metrics([], []) == {}
+
+
+def test_verls_aggregator_averages_every_metric_over_sub_steps():
+    """verl picks max, min or sum by substrings of a metric's name: none of ours may hold one ("combined" has no "min")."""
+    steps = [process_metrics([info(1, 0), info(0, 1, perception_valid=0)], ["a", "a"]) for _ in range(2)]
+    steps[1] = {name: value + 3.0 for name, value in steps[0].items()}
+    aggregator = MetricsAggregator()
+    aggregator.add_step_metrics(steps[0], sample_count=2)
+    aggregator.add_step_metrics(steps[1], sample_count=4)  # so the second step weighs twice: first + 3 · 4 / 6
+    assert aggregator.get_aggregated_metrics() == pytest.approx({name: v + 2.0 for name, v in steps[0].items()})

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doors into verl: what a fresh process finds after `import verl` alone, and what it hears when a door is broken."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def python(script: str, **env: str | None) -> subprocess.CompletedProcess:
+    """Run a script in a fresh interpreter; `None` takes a variable out of its environment."""
+    changed = {**os.environ, **env}
+    environ = {name: value for name, value in changed.items() if value is not None}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environ, check=False)
+
+
+RESOLVE = """
+import json
+import verl
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+from verl.trainer.ppo.v1 import get_trainer_cls
+found = [get_adv_estimator_fn("pa_grpo"), get_reward_manager_cls("p2r")]
+found += [get_trainer_cls(name) for name in ("p2r_sync", "p2r_colocate_async", "p2r_separate_async")]
+print("FOUND" + json.dumps([f"{thing.__module__}:{thing.__name__}" for thing in found]))
+"""
+
+
+@pytest.mark.slow
+def test_after_import_verl_every_name_resolves():
+    done = python(RESOLVE)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND"))
+    assert json.loads(line.removeprefix("FOUND")) == [
+        "verl_p2r.plugin.advantage:compute_pa_grpo_advantage",
+        "verl_p2r.plugin.reward_manager:P2RRewardManager",
+        "verl_p2r.plugin.trainer:P2RTrainerSync",
+        "verl_p2r.plugin.trainer:P2RTrainerColocateAsync",
+        "verl_p2r.plugin.trainer:P2RTrainerSeparateAsync",
+    ]
+
+
+@pytest.mark.parametrize("platform", [None, "cpu"], ids=["any platform", "VERL_PLATFORM=cpu"])
+def test_importing_the_plugin_imports_neither_verl_nor_torch(platform):
+    script = "import sys, verl_p2r.plugin; print(sorted({'verl', 'torch', 'ray'} & set(sys.modules)))"
+    done = python(script, VERL_PLATFORM=platform)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_cpu_platform_is_not_loaded_unless_asked_for():
+    script = "import sys, verl_p2r.plugin; print('verl_p2r.plugin.cpu' in sys.modules)"
+    assert python(script, VERL_PLATFORM=None).stdout.split() == ["False"]
+    assert python(script, VERL_PLATFORM=" CPU ").stdout.split() == ["True"]
+
+
+BROKEN = """
+import importlib, sys
+import verl, verl_p2r.plugin
+for ours in verl_p2r.plugin.REGISTRATIONS.values():
+    sys.modules[ours] = None  # as if its import failed
+for door, ours in verl_p2r.plugin.REGISTRATIONS.items():
+    try:
+        importlib.import_module(door)
+        print("SILENT", door)
+    except ModuleNotFoundError as error:
+        print("LOUD", door, error.name == ours)
+"""
+
+
+@pytest.mark.slow
+def test_a_broken_module_of_ours_fails_where_verl_opens_the_door():
+    """verl swallows what a plugin raises while it is loaded, so ours raise later, where verl needs them."""
+    done = python(BROKEN)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith(("LOUD", "SILENT"))] == [
+        "LOUD verl.trainer.ppo.core_algos True",
+        "LOUD verl.trainer.ppo.v1 True",
+        "LOUD verl.experimental.reward_loop.reward_manager True",
+    ]

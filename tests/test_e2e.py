@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few real steps of SFT and RL on a CPU: verl's entrypoints, Ray, TransferQueue, a vLLM server, mp4 files.
+
+Prints how long each run took. A run that hangs is killed after its limit, and fails.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart"
+SFT_STEPS, RL_STEPS = 12, 2
+LIMIT = 600  # seconds
+
+
+def run(name: str, command: list[str], folder: Path, ok: bool = True, **env: str) -> str:
+    """Run a command of the quickstart, return its output; its exit code must be zero, or must not be."""
+    start = time.monotonic()
+    log = folder / f"{name}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env={**os.environ, **env}, start_new_session=True
+        )
+        try:
+            code = process.wait(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            raise AssertionError(f"{name} did not end within {LIMIT} s:\n{log.read_text(errors='replace')[-3000:]}")
+    print(f"\n{name}: {time.monotonic() - start:.0f} s", flush=True)
+    output = log.read_text(errors="replace")
+    assert (code == 0) == ok, f"{name} ended with {code}:\n{output[-5000:]}"
+    return output
+
+
+def metrics(path: Path) -> dict[int, dict[str, float]]:
+    """What verl's file logger wrote, by step."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)
+        steps.setdefault(entry["step"], {}).update(entry["data"])
+    return steps
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """A folder with a small task and an untrained model."""
+    folder = tmp_path_factory.mktemp("e2e")
+    small = ["--sft-videos", "16", "--rows-per-video", "4", "--rl", "16", "--val", "8"]
+    run("data", [sys.executable, str(QUICKSTART / "make_data.py"), str(folder / "data"), *small], folder)
+    run("model", [sys.executable, str(QUICKSTART / "make_model.py"), str(folder / "model")], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sft(work) -> Path:
+    """An SFT run of a few steps."""
+    out = work / "sft"
+    run(
+        "sft",
+        ["bash", str(QUICKSTART / "sft.sh")],
+        work,
+        DATA=str(work / "data"),
+        MODEL=str(work / "model"),
+        OUT=str(out),
+        STEPS=str(SFT_STEPS),
+    )
+    return out
+
+
+def rl(name: str, work: Path, sft: Path, out: Path, *overrides: str, steps: int = RL_STEPS, ok: bool = True) -> str:
+    small = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
+    return run(
+        name,
+        ["bash", str(QUICKSTART / "rl.sh"), *small, "actor_rollout_ref.rollout.n=4", *overrides],
+        work,
+        ok,
+        DATA=str(work / "data"),
+        MODEL=str(sft / "checkpoints" / f"global_step_{SFT_STEPS}" / "huggingface"),
+        OUT=str(out),
+        STEPS=str(steps),
+    )
+
+
+@pytest.fixture(scope="module")
+def pa_grpo(work, sft) -> Path:
+    """A PA-GRPO run of a few steps, with the KL loss against a reference model."""
+    out = work / "rl"
+    rl(
+        "rl",
+        work,
+        sft,
+        out,
+        "actor_rollout_ref.actor.use_kl_loss=True",
+        "actor_rollout_ref.actor.kl_loss_coef=0.04",
+        f"trainer.save_freq={RL_STEPS}",
+    )
+    return out
+
+
+def loads_whole(folder: Path) -> None:
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    _, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+
+
+def test_sft_learns_and_saves_a_model_that_loads(sft):
+    steps = metrics(sft / "metrics.jsonl")
+    losses = [steps[i]["train/loss"] for i in range(1, SFT_STEPS + 1)]
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(math.isfinite(steps[i]["train/grad_norm"]) for i in range(1, SFT_STEPS + 1))
+    assert math.isfinite(steps[SFT_STEPS]["val/loss"])
+    loads_whole(sft / "checkpoints" / f"global_step_{SFT_STEPS}" / "huggingface")
+
+
+def test_trainer_and_rollout_agree_on_every_probability(pa_grpo):
+    steps = metrics(pa_grpo / "metrics.jsonl")
+    assert all(steps[i]["training/rollout_actor_probs_pearson_corr"] >= 0.999 for i in range(1, RL_STEPS + 1))
+
+
+def test_rl_logs_both_processes_and_finite_gradients(pa_grpo):
+    from verl_p2r.plugin.metrics import PARTS, PROCESSES
+
+    steps = metrics(pa_grpo / "metrics.jsonl")
+    wanted = [f"p2r/{process}/{part}" for process in PROCESSES for part in PARTS]
+    wanted += ["p2r/collapse/perception", "p2r/collapse/reasoning", "p2r/collapse/combined", "p2r/no_verdict"]
+    for i in range(1, RL_STEPS + 1):
+        assert all(math.isfinite(steps[i][name]) for name in [*wanted, "actor/grad_norm", "actor/kl_loss"])
+    validation = {name for name in steps[0] if name.startswith("val-")}
+    for key in ("perception_accuracy", "reasoning_format", "perception_tokens"):
+        assert any(f"/{key}/mean@1" in name for name in validation), key
+
+
+def test_rl_rollouts_carry_tokens_and_advantages_and_no_placeholder(pa_grpo):
+    rows = [json.loads(line) for line in (pa_grpo / "rollouts" / "1.jsonl").read_text().splitlines()]
+    assert len(rows) == 16
+    for row in rows:
+        assert len(row["tokens"]) == len(row["advantages"]) == row["perception_tokens"] + row["reasoning_tokens"]
+        assert not {"<|video_pad|>", "<|image_pad|>"} & set(row["tokens"])
+
+
+def test_rl_saves_a_model_that_loads(pa_grpo):
+    loads_whole(pa_grpo / "checkpoints" / f"global_step_{RL_STEPS}" / "actor" / "huggingface")
+
+
+def test_rl_resumes_from_its_checkpoint(work, sft, pa_grpo):
+    more = RL_STEPS + 1
+    rl("resume", work, sft, pa_grpo, "trainer.val_before_train=False", f"trainer.save_freq={more}", steps=more)
+    assert set(metrics(pa_grpo / "metrics.jsonl")) == {more}
+    assert (pa_grpo / "metrics.1.jsonl").exists()
+
+
+def test_colocate_async_trains(work, sft):
+    out = work / "colocate"
+    rl("colocate_async", work, sft, out, "trainer.v1.trainer_mode=p2r_colocate_async", "trainer.val_before_train=False")
+    steps = metrics(out / "metrics.jsonl")
+    assert "p2r/collapse/perception" in steps[RL_STEPS]
+    assert steps[RL_STEPS]["training/rollout_actor_probs_pearson_corr"] >= 0.999
+
+
+def test_validation_only_ends_after_validation(work, sft):
+    out = work / "val_only"
+    rl("val_only", work, sft, out, "trainer.val_only=True")
+    assert set(metrics(out / "metrics.jsonl")) == {0}
+
+
+def test_a_missing_video_ends_the_run_with_its_name(work, sft):
+    table = pq.read_table(work / "data" / "rl_train.parquet").to_pylist()
+    table[3]["videos"][0]["video"] = str(work / "gone.mp4")
+    import pyarrow as pa
+
+    bad = work / "bad"
+    bad.mkdir()
+    pq.write_table(pa.Table.from_pylist(table), bad / "rl_train.parquet")
+    output = rl("bad_input", work, sft, work / "bad_run", f"data.train_files={bad / 'rl_train.parquet'}", ok=False)
+    assert "gone.mp4: no such file" in output
+    assert "row 3" in output
