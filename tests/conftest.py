@@ -26,6 +26,8 @@ import av  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+import verl_p2r.plugin  # noqa: E402, F401  torch and torchvision made to fit before anything imports them
+
 
 def write_clip(path: Path, frames: int, rate: Fraction | int, *, side: int = 112, start: int = 0) -> Path:
     """Write an mp4 whose frame i is an even grey of about 16 + 5 · (start + i): a frame tells its index."""

@@ -351,11 +351,11 @@ def test_words_are_single_tokens_and_prompts_are_short(model_folder):
             question, values = task.ask(rng, level, kind), task.true_values(scene)
             text = task.response(question, values)
             ids = tokenizer.encode(text, add_special_tokens=False)
-            assert 24 <= len(ids) <= 34, text
+            assert 20 <= len(ids) <= 34, text
             assert tokenizer.decode(ids) == text
             turn = make_data.user_turn(question)
             prompt = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
-            assert len(tokenizer.encode(prompt, add_special_tokens=False)) + 32 <= 112
+            assert len(tokenizer.encode(prompt, add_special_tokens=False)) + 32 <= 128
 
 
 def test_processor_keeps_the_frame_size_and_gives_32_tokens(model_folder, data):

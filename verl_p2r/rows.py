@@ -30,8 +30,12 @@ class Row:
     facts: tuple[Fact, ...] | None = None
 
     @classmethod
-    def from_columns(cls, columns: Mapping[str, Any]) -> "Row":
+    def from_columns(cls, columns: Mapping[str, Any], name: str | None = None) -> "Row":
         """Read a row from verl's columns `reward_model`, `extra_info`, `problem_type` and `prompt` or `raw_prompt`.
+
+        Args:
+            columns: the row.
+            name: how messages call it; by default from `extra_info.split` or `data_source`, and `extra_info.index`.
 
         Raises:
             ValueError: naming row and field, when the problem type or the ground truth is missing or unknown.
@@ -41,7 +45,7 @@ class Row:
         'train row 7'
         """
         extra = columns.get("extra_info") or {}
-        name = f"{extra.get('split') or columns.get('data_source') or 'data'} row {extra.get('index', '?')}"
+        name = name or f"{extra.get('split') or columns.get('data_source') or 'data'} row {extra.get('index', '?')}"
         problem_type = columns.get("problem_type") or extra.get("problem_type")
         if problem_type not in PROBLEM_TYPES:
             raise ValueError(
@@ -75,7 +79,7 @@ def _listed(value: Any) -> Sequence[Any]:
 
 def _text_of(*conversations: Any) -> str:
     """The text of the last user turn of the first conversation that there is, media left out."""
-    conversation = next((c for c in conversations if c is not None and len(c)), [])
+    conversation: Sequence[Any] = next((c for c in conversations if c is not None and len(c)), [])
     users = [message for message in conversation if message.get("role") == "user"]
     if not users:
         return ""

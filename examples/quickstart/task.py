@@ -50,6 +50,7 @@ class Level:
     Args:
         colours: colours that occur, which are also the options of a colour question.
         shapes: shapes that occur.
+        asked: which of an order's colours are asked for, "first" or "last".
         permute: whether the options' order is drawn anew for each question.
         colour_noise: how often an SFT response states a colour wrong; the rest of the response follows from it.
         fact_noise: the same of any other fact; lower, as number and motion are harder to see.
@@ -58,14 +59,15 @@ class Level:
 
     colours: tuple[str, ...]
     shapes: tuple[str, ...]
+    asked: tuple[str, ...]
     permute: bool
     colour_noise: float
     fact_noise: float
     answer_noise: float
 
 
-EASY = Level(("red", "green", "blue", "yellow"), ("square",), False, 0.30, 0.20, 0.30)
-HARD = Level(tuple(RGB), tuple(CORNERS), True, 0.40, 0.30, 0.40)
+EASY = Level(("red", "green", "blue", "yellow"), ("square",), ("last",), False, 0.30, 0.20, 0.30)
+HARD = Level(tuple(RGB), tuple(CORNERS), ("first", "last"), True, 0.40, 0.30, 0.40)
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def ask(rng: random.Random, level: Level, kind: str) -> Question:
     options = list({"colour": level.colours, "order": level.colours, "direction": SIDES, "count": ()}[kind])
     if level.permute:
         rng.shuffle(options)
-    variant = rng.choice(("first", "last")) if kind == "order" else ""
+    variant = rng.choice(level.asked) if kind == "order" else ""
     return Question(kind, variant, tuple(options))
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est
 
@@ -80,10 +81,11 @@ def compute_pa_grpo_advantage(
         )
     settings = P2RSettings.from_mapping(config.get("p2r", {}) if config else {})
     penalty = token_level_rewards.float() - rewards.token_level_scores
-    perception_mask, reasoning_mask = segment_masks(rewards.perception_length, response_mask)
+    # By position, not by mask: a token that rejection sampling has masked since keeps its penalty, as in verl's GRPO.
+    in_perception, in_reasoning = segment_masks(rewards.perception_length, torch.ones_like(response_mask))
     advantages = pa_grpo_advantages(
-        rewards.perception + (penalty * perception_mask).sum(-1),
-        rewards.reasoning + (penalty * reasoning_mask).sum(-1),
+        rewards.perception + (penalty * in_perception).sum(-1),
+        rewards.reasoning + (penalty * in_reasoning).sum(-1),
         rewards.perception_length,
         response_mask,
         index,

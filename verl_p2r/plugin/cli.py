@@ -24,7 +24,9 @@ def doctor() -> None:
     console = Console()
     with console.status("Starting verl in a fresh process"):
         findings = examine()
-    table = Table("", "what", "found", "what to do", box=None)
+    table = Table(box=None)
+    for title in ("", "what", "found", "what to do"):
+        table.add_column(title, overflow="fold")  # never cut: a remedy is there to be copied
     for finding in findings:
         mark = "[green]ok" if not finding.remedy else "[red]fail" if finding.fatal else "[yellow]warn"
         table.add_row(mark, finding.what, finding.found, finding.remedy)

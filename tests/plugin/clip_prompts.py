@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts about the shared clips, made as verl's agent loop makes them, and their true layout."""
+
+from fractions import Fraction
+
+import torch
+from qwen_vl_utils import process_vision_info
+from verl.utils.tokenizer import build_multimodal_processor_inputs
+
+from verl_p2r.media import install_reader
+
+install_reader()
+RATE = 2  # tokens per second of Qwen2.5-VL
+TEXT = 200  # the id of some text token
+
+# Clip, sampling rules, frames taken, and the frame rate they come to.
+SAMPLES = [
+    ("slow", {"fps": 2.0}, 8, Fraction(2)),
+    ("quick", {"fps": 2.0}, 4, Fraction(2)),
+    ("quick", {"fps": 4.0}, 8, Fraction(4)),
+    ("quick", {"nframes": 6}, 6, Fraction(3)),
+    ("slow", {"nframes": 4}, 4, Fraction(1)),
+    ("odd", {"nframes": 6}, 6, Fraction(2)),
+    ("odd", {"nframes": 14}, 14, Fraction(14, 3)),
+    ("film", {"nframes": 16}, 16, Fraction(16000, 1001)),
+    ("film", {"nframes": 4}, 4, Fraction(4000, 1001)),
+]
+
+
+def video(clips, sample) -> dict:
+    return {"type": "video", "video": str(clips[sample[0]]), **sample[1], "resized_height": 112, "resized_width": 112}
+
+
+def medium(sample) -> tuple[int, int, int, Fraction]:
+    """A sample for `true_positions`: 112 x 112 pixels are 4 x 4 merged patches."""
+    *_, frames, fps = sample
+    return frames // 2, 4, 4, Fraction(2) / fps * RATE
+
+
+def media_of(content: list[dict]) -> tuple:
+    """Images, and videos with their metadata, as the dataset hands them to the agent loop."""
+    return process_vision_info([{"role": "user", "content": content}], return_video_metadata=True)
+
+
+def encode(processor, content: list[dict]) -> tuple[torch.Tensor, dict]:
+    """Token ids and processor outputs of one user turn."""
+    messages = [{"role": "user", "content": content}]
+    images, videos = media_of(content)
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = dict(build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos))
+    return inputs.pop("input_ids")[0], inputs
+
+
+def parts_of(processor, ids: torch.Tensor, media: list) -> list:
+    """`true_positions`' view of a prompt: the lengths of the texts between its media."""
+    parts, text, queue = [], 0, list(media)
+    cursor = 0
+    while cursor < len(ids):
+        if queue and ids[cursor] in (processor.image_token_id, processor.video_token_id):
+            t, h, w, _ = queue[0]
+            parts += [text, queue.pop(0)]
+            text, cursor = 0, cursor + t * h * w
+        else:
+            text, cursor = text + 1, cursor + 1
+    assert not queue
+    return [*parts, text]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What vLLM makes of a prompt, without an engine: its own multimodal processor and its model's own positions.
+
+python rollout_positions.py MODEL   # prints what stock vLLM makes of one video; see test_vllm_video.py
+"""
+
+import json
+import sys
+from types import MethodType, SimpleNamespace
+from typing import Any
+
+import torch
+
+
+def vllm_processor(model: str, dtype: str, *, cached: bool = False) -> Any:
+    """The processor that vLLM's server builds for a model; `cached` as from vLLM 0.22 on, else as verl has it."""
+    from vllm.config import ModelConfig
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+    from vllm.multimodal.cache import MultiModalProcessorOnlyCache
+
+    config = ModelConfig(
+        model=model, tokenizer=model, dtype=dtype, seed=0, limit_mm_per_prompt={"image": 9, "video": 9}
+    )
+    cache = MultiModalProcessorOnlyCache(config) if cached else None
+    return MULTIMODAL_REGISTRY.create_processor(config, cache=cache)
+
+
+def process(processor: Any, prompt_ids: list[int], media: dict[str, list], **kwargs) -> Any:
+    """Apply vLLM's processor as its server does; `media` is what verl's server passes as `multi_modal_data`."""
+    from vllm.multimodal.processing import ProcessorInputs, TimingContext
+
+    items = processor.info.parse_mm_data(media)
+    return processor.apply(ProcessorInputs(prompt_ids, items, hf_processor_mm_kwargs=kwargs), TimingContext())
+
+
+def seconds_per_grid(output: Any) -> list[float]:
+    """`second_per_grid_ts` of each video."""
+    return [item.get_data()["second_per_grid_ts"].item() for item in output["mm_kwargs"]["video"]]
+
+
+def positions(processor: Any, output: Any) -> torch.Tensor:
+    """Positions that vLLM's model computes for a processed prompt. Shape: (3, L)."""
+    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+    from vllm.multimodal.inputs import MultiModalFeatureSpec
+
+    model = SimpleNamespace(config=processor.info.get_hf_config())
+    model.iter_mm_grid_thw = MethodType(Qwen2_5_VLForConditionalGeneration.iter_mm_grid_thw, model)
+    features = [
+        MultiModalFeatureSpec(data=item, modality=modality, identifier=digest, mm_position=place)
+        for modality, items in output["mm_kwargs"].items()
+        for item, digest, place in zip(
+            items, output["mm_hashes"][modality], output["mm_placeholders"][modality], strict=True
+        )
+    ]
+    compute = Qwen2_5_VLForConditionalGeneration.get_mrope_input_positions
+    return compute(model, output["prompt_token_ids"], features)[0]
+
+
+if __name__ == "__main__":
+    import verl  # noqa: F401  the CPU platform
+
+    processor = vllm_processor(sys.argv[1], "float32")
+    pad = processor.info.get_hf_processor().video_token_id
+    video = (torch.zeros(4, 3, 112, 112), {"fps": 4.0, "frames_indices": [0, 2, 5, 7], "total_num_frames": 8})
+    output = process(processor, [200, pad, 201], {"video": [video]})
+    print(json.dumps({"seconds": seconds_per_grid(output), "time": positions(processor, output)[0].tolist()}))

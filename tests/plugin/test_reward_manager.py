@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reward manager `p2r` on rows as verl's agent loop hands them over, with a real tokenizer."""
+
+import asyncio
+import math
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
+from verl.trainer.ppo.metric_utils import process_validation_metrics
+
+from verl_p2r.judge import FactsJudge, Verdict
+
+GOOD = "<observation>A red ball moves left.</observation>\n<think>Red is B.</think>\n<answer>B</answer>"
+BLIND = "<observation>A ball.</observation>\n<think>Red is B.</think>\n<answer>B</answer>"
+WRONG = "<observation>A red ball.</observation>\n<think>Hm.</think>\n<answer>A</answer>"
+MALFORMED = "It is <think>red"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A byte-level BPE trained on the spot."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        [GOOD, BLIND, WRONG, MALFORMED],
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<|end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|end|>")
+
+
+class SilentJudge:
+    """Reaches no verdict."""
+
+    async def judge(self, request):
+        return Verdict(None, "the line is dead")
+
+
+class FreeJudge(FactsJudge):
+    """Costs nothing, so it is asked even when its reward is off."""
+
+    free = True
+
+
+class CuriousJudge:
+    """Passes everything and keeps what it was asked."""
+
+    seen: list = []  # noqa: RUF012
+
+    async def judge(self, request):
+        self.seen.append(request)
+        return Verdict(True, "")
+
+
+def manager(tokenizer, **p2r):
+    small = {"length": {"minimum": 1, "maximum": 200}}
+    p2r = {"perception": small, "reasoning": small, **p2r}
+    return get_reward_manager_cls("p2r")(OmegaConf.create({"algorithm": {"p2r": p2r}}), tokenizer)
+
+
+def judged_by(name: str, **settings):
+    return {"judge": {"name": f"{__name__}:{name}"}, **settings}
+
+
+FIELDS = {
+    "data_source": "toy",
+    "problem_type": "multiple choice",
+    "reward_model": {"ground_truth": "<answer>B</answer>", "style": "rule"},
+    "raw_prompt": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Which colour?"}]}],
+    "extra_info": {"index": 17, "split": "train", "facts": ["red"], "options": ["A. blue", "B. red"]},
+    "uid": "a",
+    "global_steps": 3,
+}
+
+
+def data(tokenizer, *texts: str, end: bool = True, **fields) -> DataProto:
+    """The row of a session as `AgentLoopWorker._compute_score` builds it; several texts are several outputs."""
+    fields = {**FIELDS, **fields}
+    prompts = [torch.arange(5) for _ in texts]
+    responses = [torch.tensor(tokenizer.encode(t) + [tokenizer.eos_token_id] * end, dtype=torch.int64) for t in texts]
+    ids = [torch.cat(pair) for pair in zip(prompts, responses, strict=True)]
+
+    def pad(rows):
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=0)
+
+    batch = TensorDict(
+        {
+            "prompts": pad(prompts),
+            "responses": pad(responses),
+            "attention_mask": pad([torch.ones_like(row) for row in ids]),
+            "input_ids": pad(ids),
+            "position_ids": pad([torch.arange(len(row)) for row in ids]),
+        },
+        batch_size=len(texts),
+    )
+    non_tensor = {k: np.array([v] * len(texts)) for k, v in fields.items() if v is not None}
+    non_tensor["tool_extra_fields"] = np.array([{}] * len(texts), dtype=object)
+    return DataProto(batch=batch, non_tensor_batch=non_tensor)
+
+
+def score(manager, row: DataProto) -> tuple[float, dict]:
+    result = asyncio.run(manager.run_single(row))
+    assert result.keys() == {"reward_score", "reward_extra_info"}
+    return result["reward_score"], result["reward_extra_info"]
+
+
+def test_a_perfect_response_by_hand(tokenizer):
+    total, info = score(manager(tokenizer), data(tokenizer, GOOD))
+    end = GOOD.index("</observation>") + len("</observation>")
+    tokens = len(tokenizer.encode(GOOD)) + 1
+    perception_tokens = len(tokenizer.encode(GOOD[:end]))  # no token straddles a tag's ">" in this vocabulary
+    assert total == pytest.approx(4.4)
+    assert info == {
+        "perception_reward": pytest.approx(2.2),
+        "perception_accuracy": 1.0,
+        "perception_format": 1.0,
+        "perception_length_reward": 0.2,
+        "perception_tokens": perception_tokens,
+        "perception_valid": 1,
+        "reasoning_reward": pytest.approx(2.2),
+        "reasoning_accuracy": 1.0,
+        "reasoning_format": 1.0,
+        "reasoning_length_reward": 0.2,
+        "reasoning_tokens": tokens - perception_tokens,  # end-of-sequence included
+        "both_rewards": info["both_rewards"],
+        "acc": 1.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "perception", "reasoning"),
+    [(BLIND, 1.0, 2.2), (WRONG, 2.2, 1.0), (MALFORMED, 0.0, 0.0), ("", 0.0, 0.0), (GOOD[2:], 0.0, 2.2)],
+    ids=["blind", "wrong", "malformed", "empty", "no opening tag"],
+)
+def test_each_process_fails_alone(tokenizer, text, perception, reasoning):
+    """Of the last text, everything before `<think>` belongs to perception, so its reasoning keeps its rewards."""
+    total, info = score(manager(tokenizer), data(tokenizer, text))
+    assert info["perception_reward"] == pytest.approx(perception)
+    assert info["reasoning_reward"] == pytest.approx(reasoning)
+    assert total == info["perception_reward"] + info["reasoning_reward"]
+
+
+def test_every_path_gives_the_same_plain_keys(tokenizer):
+    """verl's validation breaks on lists, and on keys that come and go."""
+    settings = {
+        "good": ({}, GOOD),
+        "malformed": ({}, MALFORMED),
+        "empty": ({}, ""),
+        "no verdict": (judged_by("SilentJudge"), GOOD),
+        "perception off": ({"perception": {"enabled": False}}, GOOD),
+        "reasoning off": ({"reasoning": {"enabled": False}}, GOOD),
+    }
+    infos = [score(manager(tokenizer, **p2r), data(tokenizer, text))[1] for p2r, text in settings.values()]
+    assert len({tuple(info) for info in infos}) == 1
+    for info in infos:
+        assert {type(value) for value in info.values()} <= {int, float}
+    columns = {key: [info[key] for info in infos] for key in infos[0]}
+    found = process_validation_metrics(["toy"] * 6, ["a", "a", "a", "b", "b", "b"], {"reward": [0.0] * 6, **columns})
+    assert found["toy"]["perception_format"]["mean@3"] == pytest.approx(4 / 6)
+    assert found["toy"]["acc"]["mean@3"] == pytest.approx(4 / 6)
+    assert columns.keys() <= found["toy"].keys()
+
+
+def test_a_response_of_no_tokens_has_no_tokens(tokenizer):
+    _, info = score(manager(tokenizer), data(tokenizer, "", end=False))
+    assert info["perception_tokens"] == info["reasoning_tokens"] == 0
+
+
+def test_a_judge_without_a_verdict_makes_the_row_invalid(tokenizer):
+    total, info = score(manager(tokenizer, **judged_by("SilentJudge")), data(tokenizer, GOOD))
+    assert info["perception_valid"] == 0
+    assert info["perception_accuracy"] == 0.0
+    assert info["perception_reward"] == 1.0  # its form
+    assert info["reasoning_reward"] == pytest.approx(2.2)
+    assert total == pytest.approx(3.2)
+
+
+def test_a_response_without_an_observation_needs_no_verdict(tokenizer):
+    _, info = score(manager(tokenizer, **judged_by("SilentJudge")), data(tokenizer, MALFORMED))
+    assert (info["perception_valid"], info["perception_accuracy"]) == (1, 0.0)
+
+
+def test_perception_off_asks_no_judge_that_costs(tokenizer):
+    off = {"perception": {"enabled": False}}
+    total, info = score(manager(tokenizer, **judged_by("SilentJudge", **off)), data(tokenizer, GOOD))
+    assert total == pytest.approx(2.2)
+    assert (info["perception_reward"], info["perception_valid"], info["perception_format"]) == (0.0, 1, 1.0)
+    assert math.isnan(info["perception_accuracy"])
+
+
+def test_perception_off_still_measures_with_a_free_judge(tokenizer):
+    free = manager(tokenizer, **judged_by("FreeJudge", perception={"enabled": False}))
+    for text, accuracy in ((GOOD, 1.0), (BLIND, 0.0)):
+        total, info = score(free, data(tokenizer, text))
+        assert info["perception_accuracy"] == accuracy
+        assert total == info["reasoning_reward"] == pytest.approx(2.2)
+        assert info["perception_reward"] == 0.0
+
+
+def test_the_judge_sees_the_row_and_the_observation_and_nothing_else(tokenizer):
+    CuriousJudge.seen.clear()
+    score(manager(tokenizer, **judged_by("CuriousJudge")), data(tokenizer, GOOD))
+    (request,) = CuriousJudge.seen
+    assert request.question == "Which colour?"
+    assert request.solution == "<answer>B</answer>"
+    assert request.observation == "A red ball moves left."
+    assert request.problem_type == "multiple choice"
+    assert request.row == "train row 17"
+    assert [fact.state for fact in request.facts] == ["red"]
+
+
+def test_columns_as_parquet_gives_them(tokenizer):
+    """Lists come back as numpy arrays, absent ones as None, and structs with every key of the file."""
+    extra = {
+        "index": np.int64(17),
+        "split": "train",
+        "question": None,
+        "options": np.array(["A. blue", "B. red"], dtype=object),
+        "facts": np.array([{"state": "red", "not": np.array(["blue"], dtype=object)}, {"state": "ball", "not": None}]),
+    }
+    prompt = np.array([{"role": "user", "content": "Which colour?"}], dtype=object)
+    total, _ = score(manager(tokenizer), data(tokenizer, GOOD, extra_info=extra, prompt=prompt))
+    assert total == pytest.approx(4.4)
+    blue = GOOD.replace("red", "red and blue")
+    _, info = score(manager(tokenizer), data(tokenizer, blue, extra_info=extra))
+    assert info["perception_accuracy"] == 0.0
+
+
+def test_of_several_outputs_the_last_is_scored(tokenizer):
+    _, last = score(manager(tokenizer), data(tokenizer, GOOD + " and much more than that", WRONG))
+    _, alone = score(manager(tokenizer), data(tokenizer, WRONG))
+    assert last == alone
+
+
+def test_strict_reaches_the_accuracy(tokenizer):
+    """Video-R1 compares whole strings: an option's letter with its text is wrong for it."""
+    text = GOOD.replace("<answer>B</answer>", "<answer>B. red</answer>")
+    row = data(tokenizer, text)
+    assert score(manager(tokenizer), row)[1]["reasoning_accuracy"] == 1.0
+    assert score(manager(tokenizer, strict=True), row)[1]["reasoning_accuracy"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"problem_type": "riddle"}, r"train row 17: field problem_type is .*riddle.*: give one of multiple choice"),
+        ({"problem_type": None}, "train row 17: field problem_type is None"),
+        ({"reward_model": {"ground_truth": " "}}, "train row 17: field reward_model.ground_truth is ' '.*drop the row"),
+        ({"reward_model": None}, "train row 17: field reward_model.ground_truth is None"),
+        (
+            {"extra_info": {"index": 17, "split": "train"}},
+            "train row 17: the facts judge found no extra_info.facts.*another judge",
+        ),
+        ({"extra_info": {"index": 17, "split": "train", "facts": "red"}}, "train row 17: field extra_info.facts: "),
+    ],
+)
+def test_a_bad_row_is_named(tokenizer, fields, message):
+    with pytest.raises(ValueError, match=message):
+        score(manager(tokenizer), data(tokenizer, GOOD, **fields))
+
+
+def test_both_rewards_differs_when_either_reward_does(tokenizer):
+    """Also where the sums agree: a group is dropped when this number is constant."""
+    numbers = {score(manager(tokenizer), data(tokenizer, text))[1]["both_rewards"] for text in (GOOD, BLIND, WRONG, "")}
+    assert len(numbers) == 4
+    assert all(type(number) is int for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("p2r", "message"),
+    [
+        ({"judge": {"name": "oracle"}}, "'oracle' is unknown"),
+        ({"strickt": True}, r"algorithm\.p2r\.strickt does not exist: did you mean strict"),
+    ],
+)
+def test_settings_are_checked_when_the_manager_is_built(tokenizer, p2r, message):
+    with pytest.raises(ValueError, match=message):
+        manager(tokenizer, **p2r)

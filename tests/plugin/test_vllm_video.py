@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rollout's positions, by vLLM's own code: equal to the trainer's and to the truth; stock vLLM's are not."""
+
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import rollout_positions
+import torch
+from clip_prompts import SAMPLES, TEXT, encode, media_of, medium, parts_of, video
+from mrope_reference import true_positions
+from PIL import Image
+from verl.workers.rollout.utils import qwen2_5_vl_dedup_image_tokens
+
+from verl_p2r.plugin.mrope import qwen2_position_ids
+
+OURS = "verl_p2r.plugin.vllm_video"
+
+
+@pytest.fixture(scope="module")
+def plugins():
+    """vLLM's own loading of its plugins: the entry point `vllm.general_plugins` is part of what is tested."""
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def rollout(request, plugins, tiny_model):
+    """vLLM's processor for the tiny model."""
+    made = rollout_positions.vllm_processor(str(tiny_model), request.param)
+    assert type(made).__module__ == OURS
+    return made
+
+
+def sent(processor, content: list[dict]) -> tuple[list[int], dict[str, list]]:
+    """Prompt ids and `multi_modal_data` as verl's vLLM server passes them."""
+    ids, _ = encode(processor, content)
+    images, videos = media_of(content)
+    media = {name: given for name, given in (("image", images), ("video", videos)) if given}
+    return qwen2_5_vl_dedup_image_tokens(ids.tolist(), processor), media
+
+
+def assert_both_sides_true(rollout, processor, content: list[dict], media: list) -> None:
+    ids, inputs = encode(processor, content)
+    output = rollout_positions.process(rollout, *sent(processor, content))
+    assert output["prompt_token_ids"] == ids.tolist()
+    theirs = rollout_positions.positions(rollout, output)
+    assert torch.equal(theirs, qwen2_position_ids(processor, ids, inputs)[1:])
+    assert list(map(tuple, theirs.T.tolist())) == true_positions(parts_of(processor, ids, media))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_rollout_trainer_and_truth_agree(rollout, processor, clips, sample):
+    content = [video(clips, sample), {"type": "text", "text": "What moves?"}]
+    assert_both_sides_true(rollout, processor, content, [medium(sample)])
+
+
+def test_they_agree_on_images_and_videos_in_turn(rollout, processor, clips):
+    image = {"type": "image", "image": Image.new("RGB", (112, 112))}
+    content = [video(clips, SAMPLES[8]), image, {"type": "text", "text": "and"}, video(clips, SAMPLES[4]), image]
+    still = (1, 4, 4, Fraction(1))
+    assert_both_sides_true(rollout, processor, content, [medium(SAMPLES[8]), still, medium(SAMPLES[4]), still])
+
+
+def test_seconds_keep_their_precision_in_every_dtype(rollout, processor, clips):
+    # 16 frames at 16000/1001 fps: 0.125125 s per grid, in bfloat16 0.125.
+    output = rollout_positions.process(rollout, *sent(processor, [video(clips, SAMPLES[7])]))
+    (seconds,) = rollout_positions.seconds_per_grid(output)
+    assert seconds == pytest.approx(2 * 1001 / 16000, rel=2e-7)
+
+
+@pytest.mark.parametrize("given", [torch.zeros(4, 3, 112, 112), (torch.zeros(4, 3, 112, 112), None)])
+def test_a_video_without_metadata_counts_as_24_fps_as_in_stock_vllm(rollout, processor, given):
+    prompt = [TEXT, processor.video_token_id, TEXT]
+    output = rollout_positions.process(rollout, prompt, {"video": [given]})
+    assert rollout_positions.seconds_per_grid(output) == pytest.approx([2 / 24])
+
+
+def test_metadata_of_vllms_own_loader_is_read_too(rollout, processor):
+    # Its fields go beyond what transformers knows.
+    metadata = {"total_num_frames": 8, "fps": 4.0, "duration": 2.0, "video_backend": "opencv", "frames_indices": [0, 7]}
+    given = (torch.zeros(2, 3, 112, 112), {**metadata, "do_sample_frames": True})
+    output = rollout_positions.process(rollout, [TEXT, processor.video_token_id], {"video": [given]})
+    assert rollout_positions.seconds_per_grid(output) == pytest.approx([2.0])  # 2 of 8 frames at 4 fps are 1 fps
+
+
+def test_processor_kwargs_of_the_data_config_pass(rollout, processor, clips):
+    plain = rollout_positions.process(rollout, *sent(processor, [video(clips, SAMPLES[1])]))
+    given = rollout_positions.process(rollout, *sent(processor, [video(clips, SAMPLES[1])]), do_sample_frames=False)
+    assert given["prompt_token_ids"] == plain["prompt_token_ids"]
+    assert rollout_positions.seconds_per_grid(given) == rollout_positions.seconds_per_grid(plain)
+
+
+def test_prompts_with_images_alone_and_text_alone_still_work(rollout, processor):
+    image = Image.new("RGB", (112, 112))
+    output = rollout_positions.process(rollout, [TEXT, processor.image_token_id, TEXT], {"image": [image]})
+    assert len(output["prompt_token_ids"]) == 18
+    assert rollout_positions.process(rollout, [TEXT, TEXT], {})["prompt_token_ids"] == [TEXT, TEXT]
+
+
+def test_same_pixels_at_other_times_are_another_cache_entry(plugins, processor, tiny_model):
+    cached = rollout_positions.vllm_processor(str(tiny_model), "float32", cached=True)
+    pixels = torch.zeros(4, 3, 112, 112)
+    seen = {}
+    for fps in (4.0, 1.0, 4.0):
+        metadata = {"fps": fps, "frames_indices": [0, 2, 5, 7], "total_num_frames": 8}
+        prompt = [TEXT, processor.video_token_id]
+        output = rollout_positions.process(cached, prompt, {"video": [(pixels, metadata)]})
+        assert rollout_positions.seconds_per_grid(output) == pytest.approx([2 / (fps / 2)])
+        (digest,) = output["mm_hashes"]["video"]
+        assert seen.setdefault(fps, digest) == digest  # the third finds the first
+    assert seen[4.0] != seen[1.0]
+
+
+@pytest.mark.slow
+def test_stock_vllm_loses_the_frame_rate(tiny_model):
+    # A fresh process in which vLLM may load our platform but not this plugin. The video is at 2 fps.
+    script = Path(rollout_positions.__file__)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tiny_model)],
+        env={**os.environ, "VLLM_PLUGINS": "verl_p2r_cpu", "VLLM_LOGGING_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    stock = json.loads(done.stdout.splitlines()[-1])
+    assert stock["seconds"] == pytest.approx([2 / 24], rel=1e-3)
+    # Both temporal grids of the video fall on position 1, and the text follows at 1 + 4; the truth is 1 and 3.
+    truth = [time for time, _, _ in true_positions([1, (2, 4, 4, Fraction(2)), 1])]
+    assert stock["time"] == [0] + [1] * 32 + [5]
+    assert truth == [0] + [1] * 16 + [3] * 16 + [5]
