@@ -103,8 +103,8 @@ def rollout(uid: str, advantages: tuple[float, float], rewards: tuple[float, flo
 
 # The group's perception rewards are 2, 1, 1, 1 and its reasoning rewards 1, 2, 2, 2.
 GROUP = [
-    rollout("g", (1.5, -1.5), (2.0, 1.0), answer="<script>alert(1)</script>"),
-    *(rollout("g", (-0.5, 0.5), (1.0, 2.0)) for _ in range(3)),
+    rollout("g_0_0", (1.5, -1.5), (2.0, 1.0), answer="<script>alert(1)</script>"),
+    *(rollout(f"g_{session}_0", (-0.5, 0.5), (1.0, 2.0)) for session in (1, 2, 3)),
 ]
 
 
@@ -112,7 +112,7 @@ def fake_run(folder: Path, *, evaluation: bool = True) -> Path:
     write_rows(folder / "rl" / "metrics.jsonl", metrics_rows(8))
     sft = [{"step": step, "data": {"train/loss": 2 / step, "val/loss": 2.2 / step}} for step in range(1, 30)]
     write_rows(folder / "sft" / "metrics.jsonl", sft)
-    write_rows(folder / "rl" / "rollouts" / "1.jsonl", [rollout("f", (2.0, 2.0), (2.0, 2.0))])
+    write_rows(folder / "rl" / "rollouts" / "1.jsonl", [rollout("f_0_0", (2.0, 2.0), (2.0, 2.0))])
     write_rows(folder / "rl" / "rollouts" / "2.jsonl", GROUP)
     write_rows(folder / "rl" / "val" / "0.jsonl", held_out(32, 48, 160))
     write_rows(folder / "rl" / "val" / "8.jsonl", held_out(128, 144, 160))
@@ -244,7 +244,7 @@ def test_the_instructive_rollout_has_advantages_of_opposite_sign(run_dir):
 
 
 def test_summed_advantage_is_grpos():
-    group = [rollout("g", (0, 0), rewards) for rewards in ((2.0, 1.0), (1.0, 1.0), (0.0, 0.0))]
+    group = [rollout("g_0_0", (0, 0), rewards) for rewards in ((2.0, 1.0), (1.0, 1.0), (0.0, 0.0))]
     sums = [3.0, 2.0, 0.0]
     expected = (3.0 - fmean(sums)) / (stdev(sums) + 1e-6)
     assert run_data.Rollout(1, group[0], group).summed_advantage == pytest.approx(expected)
@@ -252,7 +252,7 @@ def test_summed_advantage_is_grpos():
 
 
 def test_a_response_without_perception_segment_has_no_perception_advantage(tmp_path):
-    row = rollout("g", (0.0, 1.0), (0.0, 1.0)) | {"perception_tokens": 0}
+    row = rollout("g_0_0", (0.0, 1.0), (0.0, 1.0)) | {"perception_tokens": 0}
     write_rows(tmp_path / "1.jsonl", [row])
     best = run_data.instructive_rollout(tmp_path)
     assert best.advantage("perception") is None
@@ -491,7 +491,7 @@ def test_the_best_rollout_is_found_among_random_ones(tmp_path):
         rows = []
         for number in range(20):
             pair = (draw.uniform(-2, 2), draw.uniform(-2, 2))
-            rows.append(rollout(f"g{number // 4}", pair, (1.0, 1.0)))
+            rows.append(rollout(f"g{number // 4}_{number % 4}_0", pair, (1.0, 1.0)))
             if pair[0] * pair[1] < 0 and min(map(abs, pair)) > expected[0]:
                 expected = (min(map(abs, pair)), (step, pair))
         write_rows(tmp_path / f"{step}.jsonl", rows)

@@ -208,9 +208,9 @@ def instructive_rollout(folder: Path) -> Rollout | None:
         rows = read_rollouts(path)
         groups: dict[str, list[dict]] = {}
         for row in rows:
-            groups.setdefault(row["uid"], []).append(row)
+            groups.setdefault(group_of(row), []).append(row)
         for row in rows:
-            rollout = Rollout(step, row, groups[row["uid"]])
+            rollout = Rollout(step, row, groups[group_of(row)])
             perception, reasoning = (rollout.advantage(process) or 0.0 for process in PROCESSES)
             well_formed = all(row[f"{process}_format"] for process in PROCESSES)
             smaller = min(abs(perception), abs(reasoning))
@@ -218,6 +218,11 @@ def instructive_rollout(folder: Path) -> Rollout | None:
             if best_rank is None or rank > best_rank:
                 best, best_rank = rollout, rank
     return best
+
+
+def group_of(row: dict) -> str:
+    """The prompt's id: verl dumps a rollout's own key, `<prompt>_<session>_<output>`, as its uid."""
+    return row["uid"].rsplit("_", 2)[0]
 
 
 def read_rollouts(path: Path) -> list[dict]:

@@ -26,7 +26,7 @@ def run_doctor(monkeypatch):
         kept = []
         examine = doctor.examine
         monkeypatch.setattr(doctor, "examine", lambda: kept.extend(examine()) or kept)
-        result = CliRunner().invoke(app, ["doctor"])
+        result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "60"})
         return result, {finding.what: finding for finding in kept}
 
     return run
@@ -52,8 +52,8 @@ def test_plugins_switched_off_fail_and_every_lost_name_is_told(run_doctor, monke
         assert findings[name].remedy, f"{name} resolved: {findings[name].found}"
         assert findings[name].fatal
     assert "unset it, or add verl_p2r" in findings["VERL_USE_EXTERNAL_PLUGINS"].remedy
-    unfolded = "".join(result.output.split())
-    assert "VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin" in unfolded, "a remedy is cut off in the table"
+    assert "VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin" in findings["estimator pa_grpo"].remedy
+    assert "…" not in result.output, "a remedy is cut off in the table"
 
 
 @pytest.fixture
@@ -105,6 +105,35 @@ def test_a_lost_entry_point_is_fatal(run_doctor, versions, monkeypatch):
     result, findings = run_doctor()
     assert "reinstall" in findings["entry point verl.plugins"].remedy
     assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "what", "error", "remedy"),
+    [
+        (
+            "",
+            "estimator pa_grpo",
+            "operator torchvision::nms does not exist",
+            "set VERL_PLATFORM=cpu, or install its CPU",
+        ),
+        (
+            "",
+            "rollout vllm",
+            "libcuda.so.1: cannot open",
+            "without a GPU set VERL_PLATFORM=cpu; with one, check its driver",
+        ),
+        (
+            "cpu",
+            "rollout vllm",
+            "operator torchvision::nms does not exist",
+            "VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin",
+        ),
+        ("", "trainer p2r_sync", "Unknown trainer", "VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin"),
+    ],
+)
+def test_each_failure_has_its_remedy(monkeypatch, platform, what, error, remedy):
+    monkeypatch.setenv("VERL_PLATFORM", platform)
+    assert remedy in doctor._remedy(what, error)
 
 
 def test_a_process_that_does_not_start_is_told_with_its_last_line(monkeypatch):

@@ -98,7 +98,7 @@ def test_a_batch_of_nothing_but_padding_logs_nothing():
 
 
 def test_verls_aggregator_averages_every_metric_over_sub_steps():
-    """verl picks max, min or sum by substrings of a metric's name: none of ours may hold one ("combined" has no "min")."""
+    """verl picks max, min or sum by substrings of a metric's name: none of ours may hold one."""
     steps = [process_metrics([info(1, 0), info(0, 1, perception_valid=0)], ["a", "a"]) for _ in range(2)]
     steps[1] = {name: value + 3.0 for name, value in steps[0].items()}
     aggregator = MetricsAggregator()

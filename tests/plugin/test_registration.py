@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doors into verl: what a fresh process finds after `import verl` alone, and what it hears when a door is broken."""
+"""The doors into verl: what a fresh process finds after `import verl`, and what it hears when a door is broken."""
 
 import json
 import os
@@ -42,12 +42,23 @@ def test_after_import_verl_every_name_resolves():
     ]
 
 
-@pytest.mark.parametrize("platform", [None, "cpu"], ids=["any platform", "VERL_PLATFORM=cpu"])
-def test_importing_the_plugin_imports_neither_verl_nor_torch(platform):
-    script = "import sys, verl_p2r.plugin; print(sorted({'verl', 'torch', 'ray'} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("platform", "heavy"), [(None, ["ray", "torch", "verl"]), ("cpu", ["ray", "verl"])], ids=["stock", "cpu"]
+)
+def test_importing_the_plugin_stays_light(platform, heavy):
+    """verl loads it in processes that need none of this; the CPU platform alone has something to mend in torch."""
+    script = f"import sys, verl_p2r.plugin; print(sorted(set({heavy}) & set(sys.modules)))"
     done = python(script, VERL_PLATFORM=platform)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("version", "warned"), [("0.9.1", False), ("0.10.0", True)])
+def test_verl_of_another_version_is_warned_of(version, warned):
+    script = f"import importlib.metadata as m; m.version = lambda _: '{version}'; import verl_p2r.plugin"
+    done = python(script, VERL_PLATFORM=None)
+    assert done.returncode == 0, done.stderr
+    assert ("tested with verl 0.9.1 only, and this is verl 0.10.0" in done.stderr) is warned
 
 
 def test_the_cpu_platform_is_not_loaded_unless_asked_for():

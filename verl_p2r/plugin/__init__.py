@@ -17,10 +17,13 @@ Datasets and the agent loop manager are named in the configs by their import pat
 """
 
 import importlib
+import importlib.metadata
 import os
+import warnings
 
 from wrapt import register_post_import_hook
 
+TESTED_VERL = "0.9.1"
 REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": "verl_p2r.plugin.advantage",
     "verl.trainer.ppo.v1": "verl_p2r.plugin.trainer",
@@ -32,6 +35,17 @@ def _register(door: str, ours: str) -> None:
     register_post_import_hook(lambda _module: importlib.import_module(ours), door)
 
 
+def _warn_of_another_verl() -> None:
+    found = importlib.metadata.version("verl")
+    if found != TESTED_VERL:
+        warnings.warn(
+            f"verl_p2r is tested with verl {TESTED_VERL} only, and this is verl {found}: pip install "
+            f"verl=={TESTED_VERL}, or run `verl-p2r doctor` and its tests before you trust a run",
+            stacklevel=2,
+        )
+
+
+_warn_of_another_verl()
 for _door, _ours in REGISTRATIONS.items():
     _register(_door, _ours)
 

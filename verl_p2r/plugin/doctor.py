@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
 
-TESTED = {"verl": "==0.9.1", "vllm": ">=0.24,<0.28", "transformers": ">=5.5.3,<5.11"}
+from verl_p2r.plugin import TESTED_VERL
+
+TESTED = {"verl": f"=={TESTED_VERL}", "vllm": ">=0.24,<0.28", "transformers": ">=5.5.3,<5.11"}
 
 # Run in a fresh interpreter, where only verl's own plugin loading registers anything.
 _PROBE = """
@@ -94,7 +96,9 @@ def _judge_version(package: str, version: str | None, install: str) -> Finding:
     tested = TESTED.get(package, "")
     if SpecifierSet(tested).contains(version, prereleases=True):
         return Finding(package, version)
-    return Finding(package, version, f"tested with {package}{tested} only: pip install '{package}{tested}'", fatal=False)
+    return Finding(
+        package, version, f"tested with {package}{tested} only: pip install '{package}{tested}'", fatal=False
+    )
 
 
 def _entry_points() -> list[Finding]:
@@ -129,10 +133,11 @@ def _cpu_chosen() -> bool:
 
 
 def _remedy(what: str, error: str) -> str:
-    if "torchvision::nms" in error and not _cpu_chosen():
-        return "torchvision is a CUDA build beside CPU torch: set VERL_PLATFORM=cpu, or install its CPU build"
-    if what in ("platform", "rollout vllm"):
-        return "on a machine without a GPU set VERL_PLATFORM=cpu; with one, check its driver and the vllm package"
+    if not _cpu_chosen():
+        if "torchvision::nms" in error:
+            return "torchvision is a CUDA build beside CPU torch: set VERL_PLATFORM=cpu, or install its CPU build"
+        if what in ("platform", "rollout vllm"):
+            return "on a machine without a GPU set VERL_PLATFORM=cpu; with one, check its driver and the vllm package"
     return "set VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin, start again, and read the error that then is raised"
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What PA-GRPO logs at each training step beside verl's own metrics.
 
-| metric                                                        | meaning                                                 |
-|---------------------------------------------------------------|---------------------------------------------------------|
-| `p2r/{process}/{reward,accuracy,format,length_reward,tokens}` | mean over the batch's responses                         |
-| `p2r/collapse/{perception,reasoning}`                         | share of groups whose rewards of that process are equal |
-| `p2r/collapse/combined`                                       | the same for R_P + R_R, the reward GRPO would have used |
-| `p2r/no_verdict`                                              | share of responses on which the judge gave no verdict   |
+| metric                                                        | meaning                                       |
+|---------------------------------------------------------------|-----------------------------------------------|
+| `p2r/{process}/{reward,accuracy,format,length_reward,tokens}` | mean over the batch's responses               |
+| `p2r/collapse/{perception,reasoning}`                         | share of groups whose rewards are equal in it |
+| `p2r/collapse/combined`                                       | the same for R_P + R_R, GRPO's reward         |
+| `p2r/no_verdict`                                              | share of responses without a verdict          |
 """
 
 import warnings

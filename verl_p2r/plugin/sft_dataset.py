@@ -90,6 +90,12 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             raise ValueError(
                 f"field {self.messages_key} has roles {roles}: it must end with its only assistant message"
             )
+        texts = [message["content"] for message in messages[:-1] if isinstance(message["content"], str)]
+        if any(tag in text for text in texts for tag in ("<image>", "<video>")):  # verl leaves them in the text
+            raise ValueError(
+                f"field {self.messages_key} holds <image> or <video> but fields {self.image_key} and {self.video_key} "
+                "are empty: give the row its media"
+            )
         whole, prompt = self._text(messages), self._text(messages[:-1], add_generation_prompt=True)
         if not whole.startswith(prompt):
             raise ValueError("the chat template changes the prompt when a response follows: it cannot be trained on")
