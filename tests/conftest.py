@@ -58,7 +58,7 @@ def make_clip(tmp_path_factory) -> Callable[..., Path]:
 def clips(tmp_path_factory) -> dict[str, Path]:
     """Clips of 112 × 112 pixels by name: their frame rates and lengths differ."""
     folder = tmp_path_factory.mktemp("videos")
-    shapes = {"slow": (8, 2), "quick": (8, 4), "film": (24, Fraction(24000, 1001)), "odd": (15, 5)}
+    shapes = {"slow": (8, 2), "quick": (8, 4), "film": (24, Fraction(24000, 1001)), "odd": (15, 5), "long": (21, 5)}
     return {name: write_clip(folder / f"{name}.mp4", frames, rate) for name, (frames, rate) in shapes.items()}
 
 

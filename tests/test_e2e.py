@@ -34,7 +34,7 @@ def run(name: str, command: list[str], folder: Path, ok: bool = True, **env: str
             code = process.wait(timeout=LIMIT)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
-            raise AssertionError(f"{name} did not end within {LIMIT} s:\n{log.read_text(errors='replace')[-3000:]}")
+            pytest.fail(f"{name} did not end within {LIMIT} s:\n{log.read_text(errors='replace')[-3000:]}")
     print(f"\n{name}: {time.monotonic() - start:.0f} s", flush=True)
     output = log.read_text(errors="replace")
     assert (code == 0) == ok, f"{name} ended with {code}:\n{output[-5000:]}"

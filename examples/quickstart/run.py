@@ -116,8 +116,8 @@ def run(stage: Stage, log: Path, progress: Progress) -> None:
 def main(
     out: Path = Path("outputs/quickstart"),
     seed: int = 1,
-    sft_steps: int = 200,
-    rl_steps: int = 15,
+    sft_steps: int = 320,
+    rl_steps: int = 20,
 ) -> None:
     """Run what has not been run yet, then show the report."""
     os.environ.setdefault("VERL_PLATFORM", "cpu")

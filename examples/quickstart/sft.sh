@@ -5,7 +5,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 DATA="${DATA:-outputs/quickstart/data}" MODEL="${MODEL:-outputs/quickstart/model}" OUT="${OUT:-outputs/quickstart/sft}"
-STEPS="${STEPS:-200}"
+STEPS="${STEPS:-320}"
 mkdir -p "$OUT" && keep_metrics "$OUT"
 
 VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl" torchrun --standalone --nproc_per_node=1 -m verl.trainer.sft_trainer \
@@ -16,11 +16,11 @@ VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl" torchrun --standalone --nproc_per_nod
   data.micro_batch_size_per_gpu=32 \
   data.max_length=256 \
   model.path="$MODEL" \
-  optim.lr=1e-3 \
+  optim.lr=1.5e-3 \
   trainer.total_epochs=1000 \
   trainer.total_training_steps="$STEPS" \
-  trainer.save_freq="$((STEPS < 50 ? STEPS : 50))" \
-  trainer.test_freq="$((STEPS < 50 ? STEPS : 50))" \
+  trainer.save_freq="$((STEPS < 80 ? STEPS : 80))" \
+  trainer.test_freq="$((STEPS < 80 ? STEPS : 80))" \
   trainer.max_ckpt_to_keep=1 \
   trainer.default_local_dir="$OUT/checkpoints" \
   trainer.project_name=quickstart \

@@ -52,9 +52,11 @@ class Level:
         shapes: shapes that occur.
         asked: which of an order's colours are asked for, "first" or "last".
         permute: whether the options' order is drawn anew for each question.
-        colour_noise: how often an SFT response states a colour wrong; the rest of the response follows from it.
+        colour_noise: how often an SFT response states a colour wrong at random; the rest of it follows from that.
         fact_noise: the same of any other fact; lower, as number and motion are harder to see.
-        answer_noise: share of SFT responses whose answer does not follow from the observation.
+        answer_noise: share of SFT responses whose answer is wrong at random, against their own observation.
+        habit: how often an SFT response falls into one of ``HABITS`` or ``ANSWER_HABITS`` where it can. Above one half
+            the habit is the likeliest response, so that greedy decoding is wrong there too.
     """
 
     colours: tuple[str, ...]
@@ -64,10 +66,16 @@ class Level:
     colour_noise: float
     fact_noise: float
     answer_noise: float
+    habit: float
 
 
-EASY = Level(("red", "green", "blue", "yellow"), ("square",), ("last",), False, 0.30, 0.20, 0.30)
-HARD = Level(tuple(RGB), tuple(CORNERS), ("first", "last"), True, 0.40, 0.30, 0.40)
+EASY = Level(("red", "green", "blue", "yellow"), ("square",), ("last",), False, 0.20, 0.12, 0.20, 0.60)
+HARD = Level(tuple(RGB), ("square",), ("last",), False, 0.25, 0.15, 0.25, 0.75)
+
+HABITS = {"yellow": "green", "cyan": "blue", "up": "down", "three": "two"}
+"""What the SFT data's author mistakes for what, again and again."""
+ANSWER_HABITS = {"C": "D", "12": "16"}
+"""The slips of the SFT data's author from a right thought to a wrong answer."""
 
 
 @dataclass(frozen=True)
@@ -314,16 +322,21 @@ def response(question: Question, values: dict[str, str], answer: str | None = No
 def noisy_response(rng: random.Random, level: Level, question: Question, values: dict[str, str]) -> str:
     """Write a response that is wrong now and then, so that SFT leaves each process half-learned.
 
-    Each fact is stated wrong with probability ``level.fact_noise``, and the rest follows from what is stated; with
-    probability ``level.answer_noise``, drawn independently, the answer is not the one that the thought leads to.
+    A fact or an answer that has a habit is given by habit with probability ``level.habit``; else it is wrong at random
+    with the level's noise. What is stated wrong is followed up: the thought leads from the facts as stated.
     """
     stated = dict(values)
-    for fact in values:
+    for fact, value in values.items():
         others = [other for other in pool(level, fact) if other not in stated.values()]
         noise = level.fact_noise if fact in ("shape", "direction", "number") else level.colour_noise
-        if others and rng.random() < noise:
-            stated[fact] = rng.choice(others)
-    answer = solve(question, stated)[1]
-    if rng.random() < level.answer_noise:
-        answer = rng.choice([other for other in answers(level, question) if other != answer])
+        stated[fact] = _slip(rng, value, others, HABITS.get(value), level.habit, noise)
+    solved = solve(question, stated)[1]
+    others = [other for other in answers(level, question) if other != solved]
+    answer = _slip(rng, solved, others, ANSWER_HABITS.get(solved), level.habit, level.answer_noise)
     return response(question, stated, answer)
+
+
+def _slip(rng: random.Random, value: str, others: list[str], by_habit: str | None, habit: float, noise: float) -> str:
+    if by_habit in others and rng.random() < habit:
+        return by_habit
+    return rng.choice(others) if others and rng.random() < noise else value

@@ -24,6 +24,7 @@ SAMPLES = [
     ("odd", {"nframes": 14}, 14, Fraction(14, 3)),
     ("film", {"nframes": 16}, 16, Fraction(16000, 1001)),
     ("film", {"nframes": 4}, 4, Fraction(4000, 1001)),
+    ("long", {"nframes": 12}, 12, Fraction(20, 7)),  # 0.7 s a grid, in float32 a little less: grid 5 is at 7
 ]
 
 

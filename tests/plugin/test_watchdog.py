@@ -32,8 +32,12 @@ def test_time_outside_a_phase_does_not_count():
 
 
 def test_an_inner_phase_gives_the_outer_one_a_new_start():
-    body = "with watchdog.phase('outer'):\n    time.sleep(0.7)\n    with watchdog.phase('inner'):\n        time.sleep(0.7)\n"
-    body += "    time.sleep(0.7)"
+    body = """
+with watchdog.phase("outer"):
+    time.sleep(0.7)
+    with watchdog.phase("inner"):
+        time.sleep(0.7)
+    time.sleep(0.7)"""
     done = run("1.2", body)
     assert (done.returncode, done.stdout) == (0, "alive\n")
 
