@@ -15,7 +15,7 @@ from verl import DataProto
 from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 from verl.trainer.ppo.metric_utils import process_validation_metrics
 
-from verl_p2r.judge import FactsJudge, Verdict
+from verl_p2r.judge import Verdict
 
 GOOD = "<observation>A red ball moves left.</observation>\n<think>Red is B.</think>\n<answer>B</answer>"
 BLIND = "<observation>A ball.</observation>\n<think>Red is B.</think>\n<answer>B</answer>"
@@ -46,12 +46,6 @@ class SilentJudge:
 
     async def judge(self, request):
         return Verdict(None, "the line is dead")
-
-
-class FreeJudge(FactsJudge):
-    """Costs nothing, so it is asked even when its reward is off."""
-
-    free = True
 
 
 class CuriousJudge:
@@ -200,8 +194,8 @@ def test_perception_off_asks_no_judge_that_costs(tokenizer):
     assert math.isnan(info["perception_accuracy"])
 
 
-def test_perception_off_still_measures_with_a_free_judge(tokenizer):
-    free = manager(tokenizer, **judged_by("FreeJudge", perception={"enabled": False}))
+def test_perception_off_still_measures_with_the_facts_judge(tokenizer):
+    free = manager(tokenizer, perception={"enabled": False})
     for text, accuracy in ((GOOD, 1.0), (BLIND, 0.0)):
         total, info = score(free, data(tokenizer, text))
         assert info["perception_accuracy"] == accuracy

@@ -2,9 +2,9 @@
 """The doors into verl: what `verl.plugins` loads in every process that imports verl.
 
 verl swallows an exception raised while it loads a plugin, and it loads plugins in processes that need none of this
-(vLLM workers, reward workers). So this module imports neither verl nor torch: it only says "when verl opens this
-module, run that one of ours", and each of ours registers with verl's own registry as an import side effect. An error
-in one of them then surfaces where verl imports the registry, loudly.
+(vLLM workers, reward workers). So this module does not import verl (nor torch, unless on the CPU platform): it only
+says "when verl opens this module, run that one of ours", and each of ours registers with verl's own registry as an
+import side effect. An error in one of them then surfaces where verl imports the registry, loudly.
 
 | when verl imports                              | we register                                               |
 |------------------------------------------------|-----------------------------------------------------------|
@@ -36,7 +36,10 @@ def _register(door: str, ours: str) -> None:
 
 
 def _warn_of_another_verl() -> None:
-    found = importlib.metadata.version("verl")
+    try:
+        found = importlib.metadata.version("verl")
+    except importlib.metadata.PackageNotFoundError:
+        return  # `verl-p2r doctor` says so
     if found != TESTED_VERL:
         warnings.warn(
             f"verl_p2r is tested with verl {TESTED_VERL} only, and this is verl {found}: pip install "

@@ -10,7 +10,7 @@ from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_p2r.accuracy import answer_accuracy
-from verl_p2r.judge import JudgeRequest, get_judge
+from verl_p2r.judge import FactsJudge, JudgeRequest, get_judge
 from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
 from verl_p2r.rows import Row
 from verl_p2r.segments import perception_length
@@ -41,8 +41,6 @@ class P2RRewardManager(RewardManagerBase):
         super().__init__(config, tokenizer, compute_score)
         self.settings = P2RSettings.from_mapping(config.algorithm.get("p2r", {}))
         self.judge = get_judge(self.settings.judge.name, **self.settings.judge.kwargs)
-        # With R_P off (an ablation) a judge that costs nothing is still asked: its metric stays comparable. [ours]
-        self.ask_judge = self.settings.perception.enabled or getattr(self.judge, "free", False)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score one response.
@@ -64,16 +62,18 @@ class P2RRewardManager(RewardManagerBase):
         row = Row.from_columns(item.non_tensor_batch)
         loop = asyncio.get_running_loop()
         parsed, boundary, accuracy = await loop.run_in_executor(None, self._read, ids, row)
-        verdict = await self._verdict(parsed, row) if self.ask_judge else None
+        # With R_P off (an ablation) the facts judge, which costs nothing, is still asked: its metric stays. [ours]
+        asked = self.settings.perception.enabled or (isinstance(self.judge, FactsJudge) and row.facts is not None)
+        verdict = await self._verdict(parsed, row) if asked else None
         perception = perception_reward(parsed, boundary, verdict, self.settings)
         reasoning = reasoning_reward(parsed, length - boundary, accuracy, self.settings)
         extra = {
             "perception_reward": perception.total,
-            "perception_accuracy": float(verdict is True) if self.ask_judge else math.nan,
+            "perception_accuracy": float(verdict is True) if asked else math.nan,
             "perception_format": float(parsed.perception_well_formed),
             "perception_length_reward": perception.length,
             "perception_tokens": boundary,
-            "perception_valid": int(verdict is not None or not self.ask_judge),
+            "perception_valid": int(verdict is not None or not asked),
             "reasoning_reward": reasoning.total,
             "reasoning_accuracy": accuracy,
             "reasoning_format": float(parsed.reasoning_well_formed),

@@ -5,6 +5,7 @@ Without the check a bad row fails inside an agent loop in the middle of training
 without the prompt; or verl's filter of over-long prompts drops it without a word.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
 
+import cachetools
 import datasets
 import pandas as pd
 from rich.progress import track
@@ -25,6 +27,9 @@ from verl_p2r.rows import Row
 install_reader()
 
 SHOWN = 5  # how many bad rows an error lists
+PROMPTS_KEPT = 32  # how many prompts' media a worker holds; the rollouts of a prompt share one worker
+
+_media: cachetools.LRUCache[tuple, asyncio.Task] = cachetools.LRUCache(PROMPTS_KEPT)
 
 
 class P2RDataset(RLHFDataset):
@@ -38,6 +43,16 @@ class P2RDataset(RLHFDataset):
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
         self._check(dataframe)
         return super().maybe_filter_out_long_prompts(dataframe)
+
+    @classmethod
+    async def process_multi_modal_info(cls, messages: list[dict], image_patch_size, config):
+        """Decode a prompt's media once for all its rollouts, which verl would decode once for each."""
+        parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+        media = [part for part in parts if part.get("type") in ("image", "video", "audio")]
+        key = (asyncio.get_running_loop(), repr((image_patch_size, media)))
+        if key not in _media:
+            _media[key] = asyncio.ensure_future(super().process_multi_modal_info(messages, image_patch_size, config))
+        return await asyncio.shield(_media[key])
 
     def _build_messages(self, example: dict, key: str) -> list[dict]:
         media = {field: _set_fields(example.get(field)) for field in (self.image_key, self.video_key)}
