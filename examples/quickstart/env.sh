@@ -2,7 +2,7 @@
 # What the quickstart's processes need on a CPU; sourced by the scripts beside it.
 export VERL_PLATFORM=cpu
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(($(nproc) < 4 ? $(nproc) : 4))}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # trainer, vLLM server and data workers share the cores
 export RAY_USAGE_STATS_ENABLED=0 RAY_DEDUP_LOGS=0
 unset CUDA_VISIBLE_DEVICES # Ray checks the logical GPU of the CPU platform against it
 

@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 DATA="${DATA:-outputs/quickstart/data}" OUT="${OUT:-outputs/quickstart/rl}"
 MODEL="${MODEL:-outputs/quickstart/sft/model}"
-STEPS="${STEPS:-20}"
+STEPS="${STEPS:-25}"
 mkdir -p "$OUT" && keep_metrics "$OUT"
 OUT="$(cd "$OUT" && pwd)" # the trainer runs in a Ray worker, in another folder
 

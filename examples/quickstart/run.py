@@ -117,7 +117,7 @@ def main(
     out: Path = Path("outputs/quickstart"),
     seed: int = 1,
     sft_steps: int = 320,
-    rl_steps: int = 20,
+    rl_steps: int = 25,
 ) -> None:
     """Run what has not been run yet, then show the report."""
     os.environ.setdefault("VERL_PLATFORM", "cpu")

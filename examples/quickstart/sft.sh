@@ -15,6 +15,7 @@ VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl" torchrun --standalone --nproc_per_nod
   data.train_batch_size=32 \
   data.micro_batch_size_per_gpu=32 \
   data.max_length=256 \
+  data.num_workers=1 \
   model.path="$MODEL" \
   optim.lr=1.5e-3 \
   trainer.total_epochs=1000 \
