@@ -11,7 +11,7 @@ from torch import Tensor
 
 from verl_p2r.segments import segment_masks
 
-_BLOCK_TOKENS = 2**18  # 1 MiB of float32
+_BLOCK_TOKENS = 2**17  # half a MiB of float32
 
 
 @torch.no_grad()
@@ -154,6 +154,7 @@ def _spread(perception: Tensor, reasoning: Tensor, length: Tensor, response_mask
     advantages = torch.empty(rows, width, device=response_mask.device)
     # Memory traffic is all the cost here. Blocks keep what lies between mask and output small enough for the cache.
     block = max(_BLOCK_TOKENS // max(width, 1), 1) if advantages.device.type == "cpu" else max(rows, 1)
+    scratch = torch.empty(min(block, rows), width, device=response_mask.device)
     inputs = (width - length.clamp(0, width), response_mask, perception.unsqueeze(1), reasoning.unsqueeze(1))
     for out, start, mask, of_perception, of_reasoning in zip(
         advantages.split(block), *(part.split(block) for part in inputs), strict=True
@@ -162,5 +163,6 @@ def _spread(perception: Tensor, reasoning: Tensor, length: Tensor, response_mask
         in_perception = steps.index_select(0, start).bitwise_and_(in_reasoning)
         in_reasoning = in_reasoning ^ in_perception
         # Exact, although a sum: one of its two terms is always 0.
-        out.copy_(in_perception).mul_(of_perception).addcmul_(in_reasoning.float(), of_reasoning)
+        out.copy_(in_perception).mul_(of_perception)
+        out.addcmul_(scratch[: len(out)].copy_(in_reasoning), of_reasoning)
     return advantages
