@@ -10,8 +10,11 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,19 +25,30 @@ SFT_STEPS, RL_STEPS = 12, 2
 LIMIT = 600  # seconds
 
 
-def run(name: str, command: list[str], folder: Path, ok: bool = True, **env: str) -> str:
-    """Run a command of the quickstart, return its output; its exit code must be zero, or must not be."""
+def run(
+    name: str,
+    command: list[str],
+    folder: Path,
+    ok: bool = True,
+    each: Callable[[subprocess.Popen], None] = lambda process: None,
+    **env: str,
+) -> str:
+    """Run a command of the quickstart, return its output; its exit code must be zero, or must not be.
+
+    `each` is called every other second with the running process.
+    """
     start = time.monotonic()
     log = folder / f"{name}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=stream, env={**os.environ, **env}, start_new_session=True
         )
-        try:
-            code = process.wait(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            pytest.fail(f"{name} did not end within {LIMIT} s:\n{log.read_text(errors='replace')[-3000:]}")
+        while (code := process.poll()) is None:
+            if time.monotonic() - start > LIMIT:
+                os.killpg(process.pid, 9)
+                pytest.fail(f"{name} did not end within {LIMIT} s:\n{log.read_text(errors='replace')[-3000:]}")
+            each(process)
+            time.sleep(2)
     print(f"\n{name}: {time.monotonic() - start:.0f} s", flush=True)
     output = log.read_text(errors="replace")
     assert (code == 0) == ok, f"{name} ended with {code}:\n{output[-5000:]}"
@@ -76,17 +90,17 @@ def sft(work) -> Path:
     return out
 
 
-def rl(name: str, work: Path, sft: Path, out: Path, *overrides: str, steps: int = RL_STEPS, ok: bool = True) -> str:
+def rl(name: str, work: Path, sft: Path, out: Path, *overrides: str, steps: int = RL_STEPS, **kwargs) -> str:
     small = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
     return run(
         name,
         ["bash", str(QUICKSTART / "rl.sh"), *small, "actor_rollout_ref.rollout.n=4", *overrides],
         work,
-        ok,
         DATA=str(work / "data"),
         MODEL=str(sft / "checkpoints" / f"global_step_{SFT_STEPS}" / "huggingface"),
         OUT=str(out),
         STEPS=str(steps),
+        **kwargs,
     )
 
 
@@ -173,11 +187,33 @@ def test_validation_only_ends_after_validation(work, sft):
     assert set(metrics(out / "metrics.jsonl")) == {0}
 
 
+def test_the_stock_path_puts_video_elsewhere_in_the_rollout(work, sft):
+    """Without our agent loop and vLLM plugin, trainer and rollout disagree: the figure that ours must keep at 0.999."""
+    out = work / "stock"
+    stock = "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"
+    rl("stock", work, sft, out, stock, "trainer.val_before_train=False", steps=1, VLLM_PLUGINS="verl_p2r_cpu")
+    assert metrics(out / "metrics.jsonl")[1]["training/rollout_actor_probs_pearson_corr"] < 0.999
+
+
+def test_a_killed_rollout_worker_ends_the_run(work, sft):
+    """verl alone would wait for the dead worker for ever."""
+
+    def kill_worker(process: subprocess.Popen) -> None:
+        if not (out / "metrics.jsonl").exists() or not metrics(out / "metrics.jsonl"):
+            return
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if child.is_running() and (child.cmdline() or [""])[0].startswith("VLLM::"):
+                child.kill()
+
+    out = work / "killed"
+    limit = "trainer.p2r.stall_timeout_s=45"
+    output = rl("killed", work, sft, out, limit, "trainer.val_before_train=False", steps=50, ok=False, each=kill_worker)
+    assert "verl_p2r watchdog" in output or "EngineDeadError" in output
+
+
 def test_a_missing_video_ends_the_run_with_its_name(work, sft):
     table = pq.read_table(work / "data" / "rl_train.parquet").to_pylist()
     table[3]["videos"][0]["video"] = str(work / "gone.mp4")
-    import pyarrow as pa
-
     bad = work / "bad"
     bad.mkdir()
     pq.write_table(pa.Table.from_pylist(table), bad / "rl_train.parquet")

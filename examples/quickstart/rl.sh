@@ -12,7 +12,8 @@ STEPS="${STEPS:-25}"
 mkdir -p "$OUT" && keep_metrics "$OUT"
 OUT="$(cd "$OUT" && pwd)" # the trainer runs in a Ray worker, in another folder
 
-VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl" python -m verl.trainer.main_ppo \
+export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
+exec python -m verl.trainer.main_ppo \
   --config-path pkg://verl_p2r.config --config-name p2r_ppo_cpu \
   data.train_files="$DATA/rl_train.parquet" \
   data.val_files="$DATA/rl_val.parquet" \

@@ -8,6 +8,7 @@ from its last checkpoint. Each stage's output is in `OUT/logs/`.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -91,14 +92,15 @@ def run(stage: Stage, log: Path, progress: Progress) -> None:
     """
     task = progress.add_task(stage.name, total=stage.steps or 1)
     with log.open("ab") as stream:
-        process = subprocess.Popen(stage.command, stdout=stream, stderr=stream, env={**os.environ, **stage.env})
+        process = subprocess.Popen(
+            stage.command, stdout=stream, stderr=stream, env={**os.environ, **stage.env}, start_new_session=True
+        )
         try:
             while process.poll() is None:
                 time.sleep(0.5)
                 progress.update(task, completed=last_step(stage.metrics))
-        except BaseException:
-            process.terminate()
-            process.wait(timeout=60)
+        except BaseException:  # Ctrl-C or a signal: take the stage's own children along
+            _end(process)
             raise
     if process.returncode:
         progress.stop()
@@ -113,6 +115,15 @@ def run(stage: Stage, log: Path, progress: Progress) -> None:
     progress.update(task, completed=stage.steps or 1)
 
 
+def _end(process: subprocess.Popen) -> None:
+    for number, patience in ((signal.SIGTERM, 30), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
 def main(
     out: Path = Path("outputs/quickstart"),
     seed: int = 1,
@@ -120,6 +131,7 @@ def main(
     rl_steps: int = 25,
 ) -> None:
     """Run what has not been run yet, then show the report."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     os.environ.setdefault("VERL_PLATFORM", "cpu")
     out = out.resolve()
     logs, timings = out / "logs", out / "timings.json"

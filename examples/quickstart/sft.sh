@@ -8,7 +8,8 @@ DATA="${DATA:-outputs/quickstart/data}" MODEL="${MODEL:-outputs/quickstart/model
 STEPS="${STEPS:-320}"
 mkdir -p "$OUT" && keep_metrics "$OUT"
 
-VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl" torchrun --standalone --nproc_per_node=1 -m verl.trainer.sft_trainer \
+export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
+exec torchrun --standalone --nproc_per_node=1 -m verl.trainer.sft_trainer \
   --config-path pkg://verl_p2r.config --config-name p2r_sft_cpu \
   data.train_files="$DATA/sft_train.parquet" \
   data.val_files="$DATA/sft_val.parquet" \
