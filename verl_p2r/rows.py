@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_p2r.accuracy import PROBLEM_TYPES
-from verl_p2r.judge import Fact
+from verl_p2r.judge import Fact, JudgeRequest
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,17 @@ class Row:
             question=extra.get("question") or _text_of(columns.get("prompt"), columns.get("raw_prompt")),
             options=tuple(_listed(extra.get("options"))),
             facts=facts,
+        )
+
+    def judge_request(self, observation: str) -> JudgeRequest:
+        """What the perception judge is asked about one observation of this row."""
+        return JudgeRequest(
+            question=self.question,
+            solution=self.solution,
+            observation=observation,
+            problem_type=self.problem_type,
+            facts=self.facts,
+            row=self.name,
         )
 
 

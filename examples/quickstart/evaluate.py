@@ -15,7 +15,7 @@ import typer
 from inference import Model, conversation
 
 from verl_p2r.accuracy import answer_accuracy
-from verl_p2r.judge import JudgeRequest, get_judge
+from verl_p2r.judge import get_judge
 from verl_p2r.rewards import has_observation
 from verl_p2r.rows import Row
 from verl_p2r.template import parse_response
@@ -27,15 +27,7 @@ def score(columns: dict, text: str) -> dict:
     """One line of the output: the response and what each process earned."""
     row = Row.from_columns(columns)
     parsed = parse_response(text)
-    request = JudgeRequest(
-        question=row.question,
-        solution=row.solution,
-        observation=parsed.observation or "",
-        problem_type=row.problem_type,
-        facts=row.facts,
-        row=row.name,
-    )
-    seen = has_observation(parsed) and asyncio.run(JUDGE.judge(request)).value
+    seen = has_observation(parsed) and asyncio.run(JUDGE.judge(row.judge_request(parsed.observation or ""))).value
     accuracy = answer_accuracy(row.problem_type, parsed.answer or "", row.solution, options=row.options)
     return {
         "input": row.question,

@@ -10,7 +10,7 @@ from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_p2r.accuracy import answer_accuracy
-from verl_p2r.judge import FactsJudge, JudgeRequest, get_judge
+from verl_p2r.judge import FactsJudge, get_judge
 from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
 from verl_p2r.rows import Row
 from verl_p2r.segments import perception_length
@@ -99,15 +99,7 @@ class P2RRewardManager(RewardManagerBase):
     async def _verdict(self, parsed: ParsedResponse, row: Row) -> bool | None:
         if not has_observation(parsed):
             return False
-        request = JudgeRequest(
-            question=row.question,
-            solution=row.solution,
-            observation=parsed.observation or "",
-            problem_type=row.problem_type,
-            facts=row.facts,
-            row=row.name,
-        )
-        return (await self.judge.judge(request)).value
+        return (await self.judge.judge(row.judge_request(parsed.observation or ""))).value
 
 
 def _both(perception: float, reasoning: float) -> int:
