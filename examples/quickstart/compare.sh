@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Does process-awareness pay? PA-GRPO, GRPO on the reasoning reward alone, GRPO on the sum, and no separation, from one
 # SFT checkpoint of the harder task, SEEDS seeds each. Hardware: 2 CPU cores, 10 GB. About 4 minutes a run.
-#   SEEDS="1 2 3" STEPS=15 bash examples/quickstart/compare.sh
+#   SEEDS="1 2 3" STEPS=12 bash examples/quickstart/compare.sh
 # Runs that have finished are kept; an interrupted one resumes.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-OUT="${OUT:-outputs/compare}" SEEDS="${SEEDS:-1 2 3}" STEPS="${STEPS:-15}" SFT_STEPS="${SFT_STEPS:-320}"
+OUT="${OUT:-outputs/compare}" SEEDS="${SEEDS:-1 2 3}" STEPS="${STEPS:-12}" SFT_STEPS="${SFT_STEPS:-420}"
 mkdir -p "$OUT/logs"
 OUT="$(cd "$OUT" && pwd)"
 export VERL_PLATFORM=cpu

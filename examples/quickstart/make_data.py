@@ -199,12 +199,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sft-videos", type=int, default=288, help="clips for SFT")
+    parser.add_argument("--sft-videos", type=int, default=384, help="clips for SFT")
     parser.add_argument("--rows-per-video", type=int, default=6, help="noisy SFT rows a clip")
     parser.add_argument("--sft-val", type=int, default=32, help="clips, with one clean row each, for SFT's validation")
     parser.add_argument("--rl", type=int, default=384, help="clips for RL")
-    parser.add_argument("--val", type=int, default=160, help="held-out clips for RL's validation")
-    parser.add_argument("--hard", action="store_true", help="more colours and shapes, permuted options, more noise")
+    parser.add_argument("--val", type=int, default=256, help="held-out clips for RL's validation")
+    parser.add_argument("--hard", action="store_true", help="more colours, more noise, firmer habits")
     args = parser.parse_args(argv)
     for name in ("sft_videos", "rows_per_video", "sft_val", "rl", "val"):
         if getattr(args, name) < 1:

@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 DATA="${DATA:-outputs/quickstart/data}" OUT="${OUT:-outputs/quickstart/rl}"
 MODEL="${MODEL:-outputs/quickstart/sft/model}"
-STEPS="${STEPS:-25}"
+STEPS="${STEPS:-30}"
 mkdir -p "$OUT" && keep_metrics "$OUT"
 OUT="$(cd "$OUT" && pwd)" # the trainer runs in a Ray worker, in another folder
 
@@ -40,7 +40,7 @@ exec python -m verl.trainer.main_ppo \
   algorithm.p2r.reasoning.length.maximum=28 \
   trainer.total_epochs=1000 \
   trainer.total_training_steps="$STEPS" \
-  trainer.save_freq=5 \
+  trainer.save_freq=10 \
   trainer.test_freq="$STEPS" \
   trainer.max_actor_ckpt_to_keep=1 \
   trainer.default_local_dir="$OUT/checkpoints" \

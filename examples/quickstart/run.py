@@ -127,8 +127,8 @@ def _end(process: subprocess.Popen) -> None:
 def main(
     out: Path = Path("outputs/quickstart"),
     seed: int = 1,
-    sft_steps: int = 320,
-    rl_steps: int = 25,
+    sft_steps: int = 420,
+    rl_steps: int = 30,
 ) -> None:
     """Run what has not been run yet, then show the report."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))

@@ -5,7 +5,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 DATA="${DATA:-outputs/quickstart/data}" MODEL="${MODEL:-outputs/quickstart/model}" OUT="${OUT:-outputs/quickstart/sft}"
-STEPS="${STEPS:-320}"
+STEPS="${STEPS:-420}"
 mkdir -p "$OUT" && keep_metrics "$OUT"
 
 export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
@@ -21,8 +21,8 @@ exec torchrun --standalone --nproc_per_node=1 -m verl.trainer.sft_trainer \
   optim.lr=1.5e-3 \
   trainer.total_epochs=1000 \
   trainer.total_training_steps="$STEPS" \
-  trainer.save_freq="$((STEPS < 80 ? STEPS : 80))" \
-  trainer.test_freq="$((STEPS < 80 ? STEPS : 80))" \
+  trainer.save_freq="$((STEPS < 105 ? STEPS : 105))" \
+  trainer.test_freq="$((STEPS < 105 ? STEPS : 105))" \
   trainer.max_ckpt_to_keep=1 \
   trainer.default_local_dir="$OUT/checkpoints" \
   trainer.project_name=quickstart \
