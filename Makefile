@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# `make quickstart` needs nothing but Python 3.10 to 3.12; everything goes into .venv.
+# `make quickstart` needs nothing but Python 3.11 or 3.12; everything goes into .venv.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -16,6 +16,7 @@ compare: $(VENV)/installed ## PA-GRPO, GRPO and ablations on a harder task, thre
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart/compare.sh
 
 $(VENV)/installed: pyproject.toml requirements/cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c requirements/cpu.txt -e ".[cpu,dev]"

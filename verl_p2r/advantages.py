@@ -151,10 +151,10 @@ def _spread(perception: Tensor, reasoning: Tensor, length: Tensor, response_mask
     rows, width = response_mask.shape
     # Row L − p of this view is 1 at the first p positions and 0 after: copying it is faster than comparing positions.
     steps = torch.arange(2 * width, device=response_mask.device).lt(width).to(torch.int8).unfold(0, width, 1)
-    advantages = torch.empty(rows, width, device=response_mask.device)
+    advantages = torch.empty(rows, width, dtype=torch.float32, device=response_mask.device)
     # Memory traffic is all the cost here. Blocks keep what lies between mask and output small enough for the cache.
     block = max(_BLOCK_TOKENS // max(width, 1), 1) if advantages.device.type == "cpu" else max(rows, 1)
-    scratch = torch.empty(min(block, rows), width, device=response_mask.device)
+    scratch = torch.empty(min(block, rows), width, dtype=torch.float32, device=response_mask.device)
     inputs = (width - length.clamp(0, width), response_mask, perception.unsqueeze(1), reasoning.unsqueeze(1))
     for out, start, mask, of_perception, of_reasoning in zip(
         advantages.split(block), *(part.split(block) for part in inputs), strict=True

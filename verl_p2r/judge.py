@@ -118,7 +118,10 @@ class Judge(Protocol):
     """Decides whether an observation suffices. One instance serves many concurrent calls."""
 
     async def judge(self, request: JudgeRequest) -> Verdict:
-        """Judge one observation; a verdict of None says that none was reached, an exception ends the run."""
+        """Judge one observation; a verdict of None says that none was reached.
+
+        An exception loses the rollout, and too many lost rollouts end the run (`trainer.p2r.max_lost_share`).
+        """
         ...
 
 

@@ -16,6 +16,11 @@ _BROKEN = "\ufffd"  # what decoding gives for bytes that are no character, or no
 _MAX_CHARACTER_BYTES = 4
 
 
+def decode_response(token_ids: Sequence[int], tokenizer: Any) -> str:
+    """The text of generated ids, special tokens left out: what is parsed, and what the boundary is found in."""
+    return str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
 def perception_length(token_ids: Sequence[int], tokenizer: Any) -> int:
     """Count the leading response tokens that belong to perception.
 
@@ -40,7 +45,7 @@ def perception_length(token_ids: Sequence[int], tokenizer: Any) -> int:
     ids = [int(token) for token in token_ids]
 
     def decode(part: list[int]) -> str:
-        return str(tokenizer.decode(part, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return decode_response(part, tokenizer)
 
     def settled(length: int) -> int:
         """Count the characters that the first `length` tokens hold whole, whatever follows them."""

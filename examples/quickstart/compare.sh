@@ -3,7 +3,7 @@
 # Does process-awareness pay? PA-GRPO, GRPO on the reasoning reward alone, GRPO on the sum, and no separation, from one
 # SFT checkpoint of the harder task, SEEDS seeds each. Hardware: 2 CPU cores, 10 GB. About 4 minutes a run.
 #   SEEDS="1 2 3" STEPS=12 bash examples/quickstart/compare.sh
-# Runs that have finished are kept; an interrupted one resumes.
+# Runs that have finished are kept, unless the task or the SFT checkpoint has changed; an interrupted one starts again.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 OUT="${OUT:-outputs/compare}" SEEDS="${SEEDS:-1 2 3}" STEPS="${STEPS:-12}" SFT_STEPS="${SFT_STEPS:-420}"
@@ -27,21 +27,24 @@ quietly() { # run "$@" with its output in log file $1; show the end of it on fai
 
 python "$HERE/make_data.py" "$OUT/data" --seed 0 --hard
 python "$HERE/make_model.py" "$OUT/model" --seed 0
-if [ ! -e "$OUT/sft/done" ]; then
+TASK="$(cat "$OUT/data/manifest.json" "$OUT/model/manifest.json") SFT $SFT_STEPS"
+if [ "$(cat "$OUT/sft/done" 2>/dev/null)" != "$TASK" ]; then
+  rm -rf "$OUT/sft"
   log "SFT"
   DATA="$OUT/data" MODEL="$OUT/model" OUT="$OUT/sft" STEPS="$SFT_STEPS" quietly sft bash "$HERE/sft.sh" trainer.seed=0
-  touch "$OUT/sft/done"
+  echo "$TASK" >"$OUT/sft/done"
 fi
 for seed in $SEEDS; do
   for algorithm in pa_grpo grpo_reasoning grpo_sum no_separation; do
     run="$OUT/$algorithm/seed$seed"
-    [ -e "$run/done" ] && continue
+    [ "$(cat "$run/done" 2>/dev/null)" = "$TASK RL $STEPS" ] && continue
+    rm -rf "$run"
     log "$algorithm, seed $seed"
     # shellcheck disable=SC2086
     DATA="$OUT/data" MODEL="$OUT/sft/checkpoints/global_step_$SFT_STEPS/huggingface" OUT="$run" STEPS="$STEPS" \
       SEED="$seed" quietly "$algorithm-$seed" bash "$HERE/rl.sh" \
       actor_rollout_ref.rollout.seed="$seed" trainer.save_freq="$STEPS" ${OVERRIDES[$algorithm]}
-    touch "$run/done"
+    echo "$TASK RL $STEPS" >"$run/done"
   done
 done
 python "$HERE/compare.py" "$OUT"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quickstart, all stages: data, model, SFT, PA-GRPO, evaluation, report. Usually started by `make quickstart`.
 
-Each stage that has finished stands in `OUT/timings.json` and is not run again; an interrupted SFT or RL stage resumes
+Each stage that has finished is marked in `OUT/done/` and is not run again; an interrupted SFT or RL stage resumes
 from its last checkpoint. Each stage's output is in `OUT/logs/`.
 """
 
@@ -103,6 +103,7 @@ def run(stage: Stage, log: Path, progress: Progress) -> None:
             _end(process)
             raise
     if process.returncode:
+        _end(process)  # what a stage that failed has left running
         progress.stop()
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
         console.print(tail, markup=False, highlight=False)
@@ -131,7 +132,8 @@ def main(
     rl_steps: int = 30,
 ) -> None:
     """Run what has not been run yet, then show the report."""
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     os.environ.setdefault("VERL_PLATFORM", "cpu")
     out = out.resolve()
     logs, timings = out / "logs", out / "timings.json"
@@ -143,6 +145,8 @@ def main(
         raise typer.Exit(2)
     arguments.write_text(json.dumps(wanted))
     seconds: dict[str, float] = json.loads(timings.read_text()) if timings.exists() else {}
+    done = out / "done"
+    done.mkdir(exist_ok=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:18}"),
@@ -152,13 +156,17 @@ def main(
     )
     with Progress(*columns, console=console) as progress:
         for stage in stages(out, seed, sft_steps, rl_steps):
-            if stage.name in seconds:
+            name = stage.name.replace(" ", "_").lower()
+            if (done / name).exists():
                 progress.console.print(f"  {stage.name}: done before ({seconds[stage.name]:.0f} s)")
                 continue
-            start = time.monotonic()
-            run(stage, logs / f"{stage.name.replace(' ', '_').lower()}.log", progress)
-            seconds[stage.name] = round(time.monotonic() - start, 1)
-            timings.write_text(json.dumps(seconds))
+            start, before = time.monotonic(), seconds.get(stage.name, 0.0)
+            try:
+                run(stage, logs / f"{name}.log", progress)
+            finally:  # an interrupted stage keeps what it has taken so far
+                seconds[stage.name] = round(before + time.monotonic() - start, 1)
+                timings.write_text(json.dumps(seconds))
+            (done / name).touch()
     subprocess.run([sys.executable, str(HERE / "report.py"), str(out)], check=True)
 
 

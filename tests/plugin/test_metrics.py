@@ -40,17 +40,17 @@ def test_means_by_hand():
     metrics = process_metrics(infos, ["a", "a", "b", "b"])
     assert metrics == pytest.approx(
         {
-            "p2r/perception/reward": 0.8,  # (2.2 + 1.0) / 4
-            "p2r/perception/accuracy": 0.25,
-            "p2r/perception/format": 0.5,
-            "p2r/perception/length_reward": 0.05,
+            "p2r/perception/reward": 3.2 / 3,  # the row without a verdict says nothing of its perception
+            "p2r/perception/accuracy": 1 / 3,
+            "p2r/perception/format": 0.5,  # its form and length are known all the same
+            "p2r/perception/length_reward": 0.2 / 3,
             "p2r/perception/tokens": 10.0,
             "p2r/reasoning/reward": 0.8,  # (1.0 + 0.5 + 1.7) / 4
             "p2r/reasoning/accuracy": 0.125,
             "p2r/reasoning/format": 0.25,
             "p2r/reasoning/length_reward": 0.05,
             "p2r/reasoning/tokens": 20.0,
-            "p2r/collapse/perception": 0.5,  # b: 0 and 0
+            "p2r/collapse/perception": 0.0,  # a: 2.2 and 1.0; b has one verdict left
             "p2r/collapse/reasoning": 0.0,
             "p2r/collapse/combined": 0.0,
             "p2r/no_verdict": 0.25,
@@ -105,3 +105,9 @@ def test_verls_aggregator_averages_every_metric_over_sub_steps():
     aggregator.add_step_metrics(steps[0], sample_count=2)
     aggregator.add_step_metrics(steps[1], sample_count=4)  # so the second step weighs twice: first + 3 · 4 / 6
     assert aggregator.get_aggregated_metrics() == pytest.approx({name: v + 2.0 for name, v in steps[0].items()})
+
+
+def test_a_group_whose_verdicts_agree_has_collapsed_whatever_the_row_without_one():
+    infos = [info(1.0, 1.0), info(1.0, 1.0), info(0.0, 1.0, perception_valid=0)]
+    metrics = process_metrics(infos, ["a", "a", "a"])
+    assert [metrics[f"p2r/collapse/{name}"] for name in ("perception", "reasoning", "combined")] == [1.0, 1.0, 1.0]

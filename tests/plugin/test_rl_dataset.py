@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The RL dataset: good rows load as verl's do; each bad row stops the run with its file, row, field and remedy."""
 
+import asyncio
 import copy
 import pickle
 
@@ -209,3 +210,50 @@ def test_long_prompts_are_filtered_by_verl(load, clips):
     rows = [rl_row(clips["quick"], 0), rl_row(clips["slow"], 1)]  # 32 and 64 video tokens and 30 of text
     dataset = load(rows, filter_overlong_prompts=True, filter_overlong_prompts_workers=None, max_prompt_length=75)
     assert [row["extra_info"]["index"] for row in dataset] == [0]
+
+
+def test_media_of_a_prompt_are_decoded_once_and_given_out_in_lists_of_their_own(clips, monkeypatch):
+    decoded = []
+    original = RLHFDataset._process_multi_modal_info.__func__
+
+    def counting(cls, messages, **kwargs):
+        decoded.append(messages)
+        return original(cls, messages, **kwargs)
+
+    monkeypatch.setattr(RLHFDataset, "_process_multi_modal_info", classmethod(counting))
+    path = str(next(iter(clips.values())))
+    messages = [{"role": "user", "content": [{"type": "video", "video": path}, {"type": "text", "text": "?"}]}]
+
+    async def rollouts():
+        return await asyncio.gather(*(P2RDataset.process_multi_modal_info(messages, 14, None) for _ in range(8)))
+
+    results = asyncio.run(rollouts())
+    assert len(decoded) == 1
+    assert all(videos[0] is results[0][1][0] for _, videos, _ in results)
+    assert len({id(videos) for _, videos, _ in results}) == 8
+
+
+def test_pictures_in_memory_are_never_taken_for_one_another():
+    async def colour_of(colour):
+        image = Image.new("RGB", (56, 56), colour)
+        messages = [{"role": "user", "content": [{"type": "image", "image": image}]}]
+        images, _, _ = await P2RDataset.process_multi_modal_info(messages, 14, None)
+        return images[0].getpixel((0, 0))
+
+    async def one_after_another():
+        return [await colour_of((i, 0, 0)) for i in range(40)]
+
+    assert asyncio.run(one_after_another()) == [(i, 0, 0) for i in range(40)]
+
+
+def test_a_failure_to_read_is_not_remembered(tmp_path, clips):
+    path = tmp_path / "late.mp4"
+    messages = [{"role": "user", "content": [{"type": "video", "video": str(path)}]}]
+
+    async def twice():
+        with pytest.raises(ValueError, match=r"late.mp4"):
+            await P2RDataset.process_multi_modal_info(messages, 14, None)
+        path.write_bytes(next(iter(clips.values())).read_bytes())
+        return await P2RDataset.process_multi_modal_info(messages, 14, None)
+
+    assert asyncio.run(twice())[1]

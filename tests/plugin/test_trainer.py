@@ -87,7 +87,8 @@ def make_trainer(*overrides: str, cls=P2RTrainerSync):
     config = make_config(*overrides)
     trainer = object.__new__(cls)
     trainer.config, trainer.p2r, trainer.tokenizer = config, check_config(config), Letters()
-    trainer.global_steps = 3
+    trainer.global_steps, trainer.parameter_sync_step = 3, 1
+    trainer.run = {"max_lost_share": 1.0}  # most tests put fewer rollouts than the config asks for
     if config.algorithm.use_kl_in_reward:
         trainer.kl_ctrl_in_reward = get_kl_controller(config.algorithm.kl_ctrl)
     return trainer
@@ -375,6 +376,17 @@ def test_a_response_scored_by_another_manager_is_refused(queue, monkeypatch):
         make_trainer()._compute_advantage(put(rollouts(9)), {})
 
 
+def test_too_many_lost_rollouts_end_the_run(queue):
+    """Seven rollouts where two prompts of four each were asked for."""
+    rows = rollouts(groups=(("a", 4), ("b", 3)))
+    batch, metrics = put(rows), {}
+    trainer = make_trainer("data.train_batch_size=2", "actor_rollout_ref.rollout.n=4")
+    trainer.run = trainer.config.trainer.p2r
+    with pytest.raises(RuntimeError, match=r"12.5% of this step's rollouts failed.*max_lost_share=5.0%"):
+        trainer._compute_advantage(batch, metrics)
+    assert metrics["p2r/lost"] == 0.125
+
+
 @pytest.mark.parametrize("limit", [0.25, 0.24])
 def test_too_many_rows_without_a_verdict_end_the_run(queue, limit):
     rows = rollouts(10)
@@ -482,6 +494,10 @@ def test_the_summed_reward_would_drop_a_group_that_still_teaches(queue):
         (["reward.reward_manager.name=naive"], "'naive'.*set reward.reward_manager.name=p2r"),
         (["reward.reward_model.enable=True"], "colocated reward model.*enable_resource_pool=True.*or judge over a URL"),
         (
+            ["reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"],
+            "leave the reward manager 'p2r' out.*reward.reward_model.enable=False",
+        ),
+        (
             ["algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc"],
             "'acc'.*constant.*algorithm.filter_groups.metric=both_rewards",
         ),
@@ -506,7 +522,9 @@ def test_a_config_that_cannot_work_is_refused_with_the_remedy(overrides, message
 def test_configs_that_can_work_are_accepted():
     assert check_config(make_config()).separated
     check_config(make_config("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=both_rewards"))
-    check_config(make_config("reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"))
+    pool = ["reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"]
+    check_config(make_config(*pool, "reward.custom_reward_function.path=judge.py"))
+    check_config(make_config("~algorithm.p2r"))
     check_config(make_config("algorithm.adv_estimator=grpo", "algorithm.p2r.perception.enabled=False"))
 
 

@@ -79,7 +79,7 @@ def compute_pa_grpo_advantage(
             "pa_grpo found no process rewards for this batch: set trainer.v1.trainer_mode to p2r_sync, "
             "p2r_colocate_async or p2r_separate_async, and reward.reward_manager.name to p2r"
         )
-    settings = P2RSettings.from_mapping(config.get("p2r", {}) if config else {})
+    settings = P2RSettings.from_mapping((config.get("p2r") if config else None) or {})
     penalty = token_level_rewards.float() - rewards.token_level_scores
     # By position, not by mask: a token that rejection sampling has masked since keeps its penalty, as in verl's GRPO.
     in_perception, in_reasoning = segment_masks(rewards.perception_length, torch.ones_like(response_mask))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from verl_p2r.plugin.mrope import qwen2_position_ids
+from verl_p2r.plugin.mrope import FAMILY, qwen2_position_ids
 from verl_p2r.plugin.rl_dataset import PROMPTS_KEPT
 
 
@@ -26,6 +26,8 @@ class P2RAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
         """verl runs the processor twice for each rollout; what it makes of a prompt's media is the same each time."""
         media = output.multi_modal_data or {}
         objects = [medium for kind in sorted(media) for medium in media[kind]]
+        if not objects or type(self.processor).__name__ not in FAMILY:
+            return super()._compute_multi_modal_inputs(output, input_ids)
         key = (*map(id, objects), repr(output.mm_processor_kwargs))
         if key not in self._processed:  # an entry keeps its objects alive, so that no other can take their ids
             self._processed[key] = (super()._compute_multi_modal_inputs(output, input_ids), objects)

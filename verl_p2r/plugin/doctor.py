@@ -116,7 +116,10 @@ def _entry_points() -> list[Finding]:
 
 def _registrations() -> list[Finding]:
     probe = [sys.executable, "-c", _PROBE % _cpu_chosen()]
-    process = subprocess.run(probe, capture_output=True, text=True, timeout=300)
+    try:
+        process = subprocess.run(probe, capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        return [Finding("a fresh process with verl", "did not end within 300 s", "run `python -c 'import verl'`")]
     line = next((line for line in process.stdout.splitlines() if line.startswith("DOCTOR")), None)
     if line is None:
         last = (process.stderr.strip().splitlines() or ["no output"])[-1]

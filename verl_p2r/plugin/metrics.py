@@ -7,15 +7,16 @@
 | `p2r/collapse/{perception,reasoning}`                         | share of groups whose rewards are equal in it |
 | `p2r/collapse/combined`                                       | the same for R_P + R_R, GRPO's reward         |
 | `p2r/no_verdict`                                              | share of responses without a verdict          |
+| `p2r/lost` (from the trainer)                                 | share of rollouts that failed                 |
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 PROCESSES = ("perception", "reasoning")
 PARTS = ("reward", "accuracy", "format", "length_reward", "tokens")
+_FROM_THE_VERDICT = {("perception", part) for part in ("reward", "accuracy", "length_reward")}
 
 
 def process_metrics(infos: Sequence[Mapping[str, float]], groups: Sequence[str]) -> dict[str, float]:
@@ -28,30 +29,33 @@ def process_metrics(infos: Sequence[Mapping[str, float]], groups: Sequence[str])
     Returns:
         The metrics of this module's table. What was never measured (NaN throughout) is left out.
     """
+    if not infos:
+        return {}
     metrics: dict[str, float] = {}
-    column = {key: np.array([info[key] for info in infos], dtype=float) for key in infos[0]} if infos else {}
-    if not column:
-        return metrics
+    column = {key: np.array([info[key] for info in infos], dtype=float) for key in infos[0]}
+    judged = column["perception_valid"] == 1
+    everyone = np.ones(len(infos), dtype=bool)
     for process in PROCESSES:
         for part in PARTS:
-            values = column[f"{process}_{part}"]
+            # A row without a verdict says nothing of its perception, but for its form and length.
+            counts = judged if (process, part) in _FROM_THE_VERDICT else everyone
+            values = column[f"{process}_{part}"][counts]
             if not np.isnan(values).all():
                 metrics[f"p2r/{process}/{part}"] = float(np.nanmean(values))
-    rewards = {process: column[f"{process}_reward"] for process in PROCESSES}
-    rewards["combined"] = rewards["perception"] + rewards["reasoning"]
-    for name, values in rewards.items():
-        metrics[f"p2r/collapse/{name}"] = _share_of_equal_groups(values, groups)
-    metrics["p2r/no_verdict"] = float(1 - column["perception_valid"].mean())
+    perception, reasoning = column["perception_reward"], column["reasoning_reward"]
+    groups = np.asarray(groups, dtype=str)
+    metrics["p2r/collapse/perception"] = _share_of_equal_groups(perception[judged], groups[judged])
+    metrics["p2r/collapse/reasoning"] = _share_of_equal_groups(reasoning, groups)
+    metrics["p2r/collapse/combined"] = _share_of_equal_groups((perception + reasoning)[judged], groups[judged])
+    metrics["p2r/no_verdict"] = float(1 - judged.mean())
     return metrics
 
 
-def _share_of_equal_groups(values: np.ndarray, groups: Sequence[str]) -> float:
+def _share_of_equal_groups(values: np.ndarray, groups: np.ndarray) -> float:
     """Share of the groups whose values are all equal; groups of one, which are always equal, do not count."""
-    _, index, sizes = np.unique(np.asarray(groups, dtype=str), return_inverse=True, return_counts=True)
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     low, high = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
     np.minimum.at(low, index, values)
     np.maximum.at(high, index, values)
     several = sizes > 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return float((high - low < 1e-9)[several].mean()) if several.any() else 0.0
+    return float((high - low < 1e-9)[several].mean()) if several.any() else 0.0

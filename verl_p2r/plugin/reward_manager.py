@@ -13,7 +13,7 @@ from verl_p2r.accuracy import answer_accuracy
 from verl_p2r.judge import FactsJudge, get_judge
 from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
 from verl_p2r.rows import Row
-from verl_p2r.segments import perception_length
+from verl_p2r.segments import decode_response, perception_length
 from verl_p2r.settings import P2RSettings
 from verl_p2r.template import ParsedResponse, parse_response
 
@@ -39,7 +39,7 @@ class P2RRewardManager(RewardManagerBase):
 
     def __init__(self, config, tokenizer, compute_score=None, **_kwargs):
         super().__init__(config, tokenizer, compute_score)
-        self.settings = P2RSettings.from_mapping(config.algorithm.get("p2r", {}))
+        self.settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
         self.judge = get_judge(self.settings.judge.name, **self.settings.judge.kwargs)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class P2RRewardManager(RewardManagerBase):
 
     def _read(self, ids: list[int], row: Row) -> tuple[ParsedResponse, int, float]:
         """The CPU-bound part, off the event loop: parse, find the boundary, compare the answer."""
-        parsed = parse_response(self.tokenizer.decode(ids, skip_special_tokens=True))
+        parsed = parse_response(decode_response(ids, self.tokenizer))
         accuracy = answer_accuracy(
             row.problem_type,
             parsed.answer or "",

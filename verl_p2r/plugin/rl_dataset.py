@@ -49,10 +49,14 @@ class P2RDataset(RLHFDataset):
         """Decode a prompt's media once for all its rollouts, which verl would decode once for each."""
         parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
         media = [part for part in parts if part.get("type") in ("image", "video", "audio")]
+        if not all(isinstance(value, str | int | float) for part in media for value in part.values()):
+            return await super().process_multi_modal_info(messages, image_patch_size, config)  # pixels have no name
         key = (asyncio.get_running_loop(), repr((image_patch_size, media)))
         if key not in _media:
             _media[key] = asyncio.ensure_future(super().process_multi_modal_info(messages, image_patch_size, config))
-        return await asyncio.shield(_media[key])
+            _media[key].add_done_callback(lambda task: (task.cancelled() or task.exception()) and _media.pop(key, None))
+        # Lists of their own: an agent loop with tools appends to them.
+        return tuple(kind and list(kind) for kind in await asyncio.shield(_media[key]))
 
     def _build_messages(self, example: dict, key: str) -> list[dict]:
         media = {field: _set_fields(example.get(field)) for field in (self.image_key, self.video_key)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transfer_queue as tq
-from omegaconf import OmegaConf, open_dict
+from omegaconf import open_dict
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import (
@@ -39,7 +39,7 @@ def check_config(config) -> P2RSettings:
     Raises:
         ValueError: with the reason and the remedy.
     """
-    settings = P2RSettings.from_mapping(OmegaConf.to_container(config.algorithm.get("p2r") or {}, resolve=True))
+    settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
     get_judge(settings.judge.name, **settings.judge.kwargs)
     manager = config.reward.reward_manager
     if manager.source == "register" and manager.name != MANAGER:
@@ -53,6 +53,12 @@ def check_config(config) -> P2RSettings:
             "reward.reward_model.enable=True without a resource pool of its own is a colocated reward model; verl then "
             "scores after sampling and passes neither ground truth nor extra_info to the reward manager: set "
             "reward.reward_model.enable_resource_pool=True (with n_gpus_per_node and nnodes), or judge over a URL"
+        )
+    if reward_model.enable and config.reward.custom_reward_function.path is None:
+        raise ValueError(
+            "reward.reward_model.enable=True without reward.custom_reward_function.path makes verl ask the model for a "
+            f"scalar and leave the reward manager {MANAGER!r} out: point custom_reward_function at a function (the "
+            "manager does not call it), or set reward.reward_model.enable=False"
         )
     filter_groups = config.algorithm.get("filter_groups") or {}
     if filter_groups.get("enable") and filter_groups.get("metric") != "both_rewards":
@@ -73,7 +79,8 @@ class ProcessAware:
         mode = config.trainer.v1.trainer_mode
         with open_dict(config):
             config.trainer.v1.trainer_mode = _BASE_MODES[mode]
-        self.watchdog = Watchdog(config.trainer.get("p2r", {}).get("stall_timeout_s", None))
+        self.run = config.trainer.get("p2r") or {}
+        self.watchdog = Watchdog(self.run.get("stall_timeout_s"))
         super().__init__(config)
 
     def _init_dataloader(self):
@@ -107,8 +114,9 @@ class ProcessAware:
         infos = reward_infos(data)
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
         step = process_metrics([infos[i] for i in real], [batch.keys[i].rsplit("_", 2)[0] for i in real])
+        step["p2r/lost"] = self._lost_share(len(real))
         metrics.update(step)
-        self._check_verdicts(step)
+        self._check_losses(step)
         rewards = ProcessRewards(
             perception=torch.tensor([info["perception_reward"] for info in infos], dtype=torch.float32),
             reasoning=torch.tensor([info["reasoning_reward"] for info in infos], dtype=torch.float32),
@@ -119,7 +127,18 @@ class ProcessAware:
         with process_rewards(rewards):
             return super()._compute_advantage(batch, metrics)
 
-    def _check_verdicts(self, step: dict[str, float]) -> None:
+    def _lost_share(self, rollouts: int) -> float:
+        """Share of the rollouts asked for that are not there: verl logs an error in a rollout and goes on without."""
+        prompts = self.config.data.train_batch_size // self.parameter_sync_step
+        return 1 - rollouts / (prompts * self.config.actor_rollout_ref.rollout.n)
+
+    def _check_losses(self, step: dict[str, float]) -> None:
+        if step["p2r/lost"] > self.run.get("max_lost_share", 1.0):
+            raise RuntimeError(
+                f"{step['p2r/lost']:.1%} of this step's rollouts failed, above trainer.p2r.max_lost_share="
+                f"{self.run.max_lost_share:.1%}: look for 'Error in _run_prompt' above. A prompt longer than "
+                "data.max_prompt_length is one cause, a judge that raises another"
+            )
         limit = self.p2r.judge.max_no_verdict_share
         share = step.get("p2r/no_verdict", 0.0)
         if share > limit:
@@ -166,8 +185,8 @@ def _refuse_several_outputs(keys: list[str]) -> None:
     if several:
         raise ValueError(
             f"session {several[0]} has several outputs; their rewards belong to the last one only, and PA-GRPO would "
-            "count each as a rollout of its own: use an agent loop that returns one output per session "
-            "(single_turn_agent, tool_agent)"
+            "count each as a rollout of its own: use an agent loop that returns one output per session, such as "
+            "single_turn_agent"
         )
 
 
