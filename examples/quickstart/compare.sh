@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Does process-awareness pay? PA-GRPO, GRPO on the reasoning reward alone, GRPO on the sum, and no separation, from one
-# SFT checkpoint of the harder task, SEEDS seeds each. Hardware: 2 CPU cores, 10 GB. About 4 minutes a run.
+# SFT checkpoint of the harder task, SEEDS seeds each. Hardware: 2 CPU cores, 12 GB. About 4 minutes a run.
 #   SEEDS="1 2 3" STEPS=12 bash examples/quickstart/compare.sh
 # Runs that have finished are kept, unless the task or the SFT checkpoint has changed; an interrupted one starts again.
 set -euo pipefail

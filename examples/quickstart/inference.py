@@ -2,7 +2,6 @@
 """Ask a checkpoint folder about videos, with vLLM in this process: what `evaluate.py` and `ask.py` share."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +9,6 @@ os.environ.setdefault("VERL_PLATFORM", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # no worker process to orphan
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 if os.environ["VERL_PLATFORM"] == "cpu":

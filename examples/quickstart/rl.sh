@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# PA-GRPO on the tiny model, with verl's own RL trainer and a real vLLM server. Hardware: 2 CPU cores, 10 GB.
+# PA-GRPO on the tiny model, with verl's own RL trainer and a real vLLM server. Hardware: 2 CPU cores, 12 GB.
 #   DATA=… MODEL=… OUT=… bash examples/quickstart/rl.sh [overrides]
 # One override each: algorithm.adv_estimator=grpo (GRPO on the sum), algorithm.p2r.perception.enabled=false
 # (process-agnostic), algorithm.p2r.separate=false (no separation).

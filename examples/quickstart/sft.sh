@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Process-aware SFT of the tiny model, with verl's own SFT trainer. Hardware: 2 CPU cores, 3 GB.
+# Process-aware SFT of the tiny model, with verl's own SFT trainer. Hardware: 2 CPU cores, 5 GB.
 #   DATA=… MODEL=… OUT=… bash examples/quickstart/sft.sh [overrides]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"

@@ -3,8 +3,9 @@
 
 verl hands vLLM each video with its metadata, and vLLM's Qwen2-VL parser throws the metadata away; the Hugging Face
 processor then assumes 24 fps and the temporal positions of the rollout collapse. Through vLLM's own registry of
-multimodal processors we register one that keeps it. Same code for vLLM's CPU and CUDA builds; can go when vLLM's
-Qwen2.5-VL processor sets `video_needs_metadata` and keeps `second_per_grid_ts` in full precision.
+multimodal processors we register one that keeps it. Run on vLLM 0.27.1 (CPU); 0.24.0 (CUDA) has the same doors in its
+source. Can go when vLLM's Qwen2.5-VL processor sets `video_needs_metadata` and keeps `second_per_grid_ts` in full
+precision.
 """
 
 from wrapt import register_post_import_hook
