@@ -31,6 +31,11 @@ REGISTRATIONS = {
 }
 
 
+def on_cpu() -> bool:
+    """Whether the user chose the CPU platform."""
+    return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
+
+
 def _register(door: str, ours: str) -> None:
     register_post_import_hook(lambda _module: importlib.import_module(ours), door)
 
@@ -52,5 +57,5 @@ _warn_of_another_verl()
 for _door, _ours in REGISTRATIONS.items():
     _register(_door, _ours)
 
-if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+if on_cpu():
     importlib.import_module("verl_p2r.plugin.cpu").install()

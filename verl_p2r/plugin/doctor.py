@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
 
-from verl_p2r.plugin import TESTED_VERL
+from verl_p2r.plugin import TESTED_VERL, on_cpu
 
 TESTED = {"verl": f"=={TESTED_VERL}", "vllm": ">=0.24,<0.28", "transformers": ">=5.5.3,<5.11"}
 
@@ -115,7 +115,7 @@ def _entry_points() -> list[Finding]:
 
 
 def _registrations() -> list[Finding]:
-    probe = [sys.executable, "-c", _PROBE % _cpu_chosen()]
+    probe = [sys.executable, "-c", _PROBE % on_cpu()]
     try:
         process = subprocess.run(probe, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:
@@ -131,12 +131,8 @@ def _registrations() -> list[Finding]:
     return findings
 
 
-def _cpu_chosen() -> bool:
-    return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
-
-
 def _remedy(what: str, error: str) -> str:
-    if not _cpu_chosen():
+    if not on_cpu():
         if "torchvision::nms" in error:
             return "torchvision is a CUDA build beside CPU torch: set VERL_PLATFORM=cpu, or install its CPU build"
         if what in ("platform", "rollout vllm"):

@@ -15,6 +15,8 @@ import os
 
 from wrapt import register_post_import_hook
 
+from verl_p2r.plugin import on_cpu
+
 
 def install() -> None:
     """Supply the CPU platform to verl, to vLLM and to torch in this process. Idempotent."""
@@ -34,7 +36,7 @@ def vllm_platform() -> None:
 
     Returns None always ("not a platform of mine"): it is called for its side effect, on the CPU platform only.
     """
-    if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
+    if on_cpu():
         from verl_p2r.plugin.cpu import torchvision_ops
 
         torchvision_ops.install()
