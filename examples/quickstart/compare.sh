@@ -8,7 +8,7 @@ set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 OUT="${OUT:-outputs/compare}" SEEDS="${SEEDS:-1 2 3}" STEPS="${STEPS:-12}" SFT_STEPS="${SFT_STEPS:-420}"
 mkdir -p "$OUT/logs"
-OUT="$(cd "$OUT" && pwd)"
+OUT="$(cd "$OUT" && pwd)" LOGS="$(cd "$OUT/logs" && pwd)"
 export VERL_PLATFORM=cpu
 
 declare -A OVERRIDES=(
@@ -20,7 +20,7 @@ declare -A OVERRIDES=(
 
 log() { echo "$(date +%H:%M:%S) $*"; }
 quietly() { # run "$@" with its output in log file $1; show the end of it on failure
-  local file="$OUT/logs/$1.log"
+  local file="$LOGS/$1.log"
   shift
   "$@" >>"$file" 2>&1 || { tail -n 25 "$file"; echo "failed; the whole output: $file"; exit 1; }
 }

@@ -69,8 +69,8 @@ class Level:
     habit: float
 
 
-EASY = Level(("red", "green", "blue", "yellow"), ("square",), ("last",), False, 0.25, 0.15, 0.30, 0.60)
-HARD = Level(tuple(RGB), ("square",), ("last",), False, 0.25, 0.15, 0.30, 0.75)
+EASY = Level(("red", "green", "blue", "yellow"), ("square",), ("last",), False, 0.15, 0.10, 0.40, 0.60)
+HARD = Level(tuple(RGB), ("square",), ("last",), False, 0.20, 0.12, 0.35, 0.70)
 
 HABITS = {"yellow": "green", "cyan": "blue", "up": "down", "three": "two"}
 """What the SFT data's author mistakes for what, again and again."""
