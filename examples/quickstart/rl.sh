@@ -31,6 +31,7 @@ exec python -m verl.trainer.main_ppo \
   actor_rollout_ref.rollout.n=8 \
   actor_rollout_ref.rollout.max_model_len=208 \
   actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128 \
+  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=128 \
   actor_rollout_ref.rollout.val_kwargs.do_sample=True \
   actor_rollout_ref.rollout.val_kwargs.temperature=1.0 \
   actor_rollout_ref.rollout.val_kwargs.top_p=1.0 \
