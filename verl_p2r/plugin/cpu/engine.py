@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl's FSDP training engine, registered for a CPU. Can go when verl registers it and offloads without pinning."""
+
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+
+@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
+class CPUFSDPEngine(FSDPEngineWithLMHead):
+    """verl's engine, without offloading a reference model to where it already is.
+
+    verl gives a forward-only FSDP2 model an offload policy that pins host memory, which torch refuses without an
+    accelerator.
+    """
+
+    def _build_fsdp_module(self, module):
+        config = self.engine_config
+        forward_only, config.forward_only = config.forward_only, False
+        try:
+            return super()._build_fsdp_module(module)
+        finally:
+            config.forward_only = forward_only
