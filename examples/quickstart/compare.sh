@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Does process-awareness pay? PA-GRPO, GRPO on the reasoning reward alone, GRPO on the sum, and no separation, from one
 # SFT checkpoint of the harder task, SEEDS seeds each. Hardware: 2 CPU cores, 12 GB. About 4 minutes a run.
-#   SEEDS="1 2 3" STEPS=12 bash examples/quickstart/compare.sh
+#   SEEDS="1 2 3" ALGORITHMS="pa_grpo grpo_sum" STEPS=12 bash examples/quickstart/compare.sh
 # Runs that have finished are kept, unless the task or the SFT checkpoint has changed; an interrupted one starts again.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -35,7 +35,7 @@ if [ "$(cat "$OUT/sft/done" 2>/dev/null)" != "$TASK" ]; then
   echo "$TASK" >"$OUT/sft/done"
 fi
 for seed in $SEEDS; do
-  for algorithm in pa_grpo grpo_reasoning grpo_sum no_separation; do
+  for algorithm in ${ALGORITHMS:-pa_grpo grpo_reasoning grpo_sum no_separation}; do
     run="$OUT/$algorithm/seed$seed"
     [ "$(cat "$run/done" 2>/dev/null)" = "$TASK RL $STEPS" ] && continue
     rm -rf "$run"
