@@ -203,7 +203,7 @@ def test_the_stock_path_puts_video_elsewhere_in_the_rollout(work, sft):
 
 
 def test_a_killed_rollout_worker_ends_the_run(work, sft):
-    """verl alone would wait for the dead worker for ever."""
+    """Whatever waits for the dead worker: an error or, where verl would wait for ever, the watchdog."""
 
     def kill_worker(process: subprocess.Popen) -> None:
         if not (out / "metrics.jsonl").exists() or not metrics(out / "metrics.jsonl"):
