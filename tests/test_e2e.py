@@ -4,6 +4,7 @@
 Prints how long each run took. A run that hangs is killed after its limit, and fails.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -209,8 +210,9 @@ def test_a_killed_rollout_worker_ends_the_run(work, sft):
         if not (out / "metrics.jsonl").exists() or not metrics(out / "metrics.jsonl"):
             return
         for child in psutil.Process(process.pid).children(recursive=True):
-            if child.is_running() and (child.cmdline() or [""])[0].startswith("VLLM::"):
-                child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended, or is a zombie, since it was listed
+                if (child.cmdline() or [""])[0].startswith("VLLM::"):
+                    child.kill()
 
     out = work / "killed"
     limit = "trainer.p2r.stall_timeout_s=45"
