@@ -1,165 +1,407 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading video files: a PyAV reader behind qwen-vl-utils, and a probe that says early what cannot be read.
+"""What a processor will make of a video or an image, as arithmetic on its container's metadata.
 
-qwen-vl-utils decides how many frames and what sizes; of its readers, one is unmaintained and the others need builds of
-torchvision or torchcodec that match torch. PyAV carries its own FFmpeg. A reader the user forces with
-`FORCE_QWENVL_VIDEO_READER` stays in force.
+Which frames are taken, how large they become, how many tokens they cost: the sampling and the resize of qwen-vl-utils,
+then the second resize of the Hugging Face processor. Both libraries' own rules are called wherever they can be.
+`verl_p2r.probe` reads the metadata, `verl_p2r.decode` the pixels.
 """
 
-import os
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
+import re
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import av
-import numpy as np
 import torch
-from PIL import Image
 
-READER = "pyav"
+PIXELS_PER_TOKEN = 28 * 28  # of the models the paper's numbers are for; the paper's pixel budgets hold for all
+KINDS = {
+    "Qwen2VLProcessor": "qwen2_vl",
+    "Qwen2_5_VLProcessor": "qwen2_5_vl",
+    "Qwen3VLProcessor": "qwen3_vl",
+}
 
 
 class MediaError(ValueError):
     """A media file that cannot be used; the message names the file and the reason."""
 
 
-def install_reader() -> None:
-    """Offer the PyAV reader to qwen-vl-utils, and make it the default unless the user forces another. Idempotent."""
-    forced = os.environ.setdefault("FORCE_QWENVL_VIDEO_READER", READER)
-    from qwen_vl_utils import vision_process
-
-    vision_process.VIDEO_READER_BACKENDS[READER] = read_video
-    if forced == READER:
-        # When a reader fails, qwen-vl-utils turns to torchvision's, which is gone: its error would hide ours.
-        vision_process.VIDEO_READER_BACKENDS["torchvision"] = read_video
-        vision_process.FORCE_QWENVL_VIDEO_READER = READER
-        vision_process.get_video_reader_backend.cache_clear()
-
-
-def read_video(element: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any], float]:
-    """Decode the frames that qwen-vl-utils' sampling rules ask for; a reader for its `VIDEO_READER_BACKENDS`.
-
-    Memory holds the sampled frames and one more, whatever the length of the file.
+@dataclass(frozen=True)
+class MediaSettings:
+    """How media are sampled and sized when their messages do not say it themselves; the paper's training by default.
 
     Args:
-        element: a video element of a message: `video` (path or `file://` URL) and the sampling rules `fps`, `nframes`,
-            `min_frames`, `max_frames`, `video_start`, `video_end` (seconds).
-
-    Returns:
-        Frames, shape (T, 3, H, W), uint8; metadata with `fps` (of the file), `frames_indices`, `total_num_frames`,
-        `video_backend`; and the sampled frames per second.
-
-    Raises:
-        MediaError: the file is missing, holds no video, is too short for the rules, or a frame wanted is not decodable.
+        fps: frames taken from a second of video.
+        min_frames: fewest frames of a video.
+        max_frames: most frames of a video.
+        video_min_pixels: smaller frames are enlarged to about this size, in pixels. [ours]: Video-R1's.
+        video_max_pixels: largest size of a frame, in pixels.
+        image_max_pixels: largest size of an image, in pixels.
     """
-    path = local_path(element["video"])
-    indices, total, fps = plan_frames(element)
-    wanted, frames = set(indices), {}
-    with suppress(av.error.FFmpegError), av.open(path) as container:  # what it leaves undecoded is reported below
-        container.streams.video[0].thread_type = "AUTO"
-        for index, frame in enumerate(container.decode(video=0)):
-            if index in wanted:
-                frames[index] = frame.to_ndarray(format="rgb24")
-            if index >= indices[-1]:
-                break
-    missing = sorted(wanted - frames.keys())
-    if missing:
-        raise MediaError(f"{path}: frame {missing[0]} of {total} cannot be decoded: the file is truncated or corrupt")
-    video = torch.from_numpy(np.stack([frames[i] for i in indices])).permute(0, 3, 1, 2)
-    metadata = {"fps": fps, "frames_indices": indices, "total_num_frames": total, "video_backend": READER}
-    return video, metadata, len(indices) / total * fps
+
+    fps: float = 2.0
+    min_frames: int = 4
+    max_frames: int = 16
+    video_min_pixels: int = 128 * PIXELS_PER_TOKEN
+    video_max_pixels: int = 128 * PIXELS_PER_TOKEN
+    image_max_pixels: int = 256 * PIXELS_PER_TOKEN
+
+    def fill(self, element: Mapping[str, Any]) -> dict[str, Any]:
+        """Give a message element the fields it lacks; its own fields win, and `nframes` excludes `fps`.
+
+        Args:
+            element: a video or image element of a message; `resized_height` and `resized_width` set its size.
+
+        Returns:
+            A new element, without fields that are None.
+
+        >>> MediaSettings().fill({"type": "video", "video": "a.mp4", "nframes": 8})["max_pixels"]
+        100352
+        >>> MediaSettings().fill({"type": "image", "image": "a.png", "max_pixels": 50176})
+        {'type': 'image', 'image': 'a.png', 'max_pixels': 50176}
+        """
+        own = {key: value for key, value in element.items() if value is not None}
+        sized = "resized_height" in own and "resized_width" in own
+        fill: dict[str, Any] = {}
+        if "video" in own and "nframes" not in own:
+            most = max(self.max_frames, own.get("min_frames", 0))
+            fill |= {"fps": self.fps, "min_frames": self.min_frames, "max_frames": most}
+        if "video" in own and not sized:
+            most = max(self.video_max_pixels, own.get("min_pixels", 0))
+            fill |= {"min_pixels": min(self.video_min_pixels, own.get("max_pixels", most)), "max_pixels": most}
+        if "image" in own and not sized:
+            fill["max_pixels"] = max(self.image_max_pixels, own.get("min_pixels", 0))
+        return own | {key: value for key, value in fill.items() if key not in own}
 
 
-def plan_frames(element: Mapping[str, Any]) -> tuple[list[int], int, float]:
-    """The frames that qwen-vl-utils' sampling rules ask for, without decoding any.
+TRAINING = MediaSettings()
+EVALUATION = MediaSettings(max_frames=32, video_max_pixels=256 * PIXELS_PER_TOKEN)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a container tells of its video.
 
     Args:
-        element: as for `read_video`.
+        frames: number of frames, in the order they are shown.
+        fps: frames per second, on average.
+        height: pixels, of the upright picture.
+        width: pixels, of the upright picture.
+    """
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    """What the processor of a model does with media, as far as sizes and token counts depend on it.
+
+    Args:
+        kind: `qwen2_vl`, `qwen2_5_vl` or `qwen3_vl`.
+        patch_size: side of a patch, in pixels.
+        temporal_patch_size: frames in a temporal grid.
+        merge_size: side of the square of patches that is one token.
+        image_pixels: least and most pixels of an image; None when the processor does not resize.
+        video_pixels: least and most pixels of a frame, for `qwen3_vl` of all frames together; None as above.
+        image_token: its placeholder in rendered text; likewise `video_token`.
+        vision_start: what `qwen3_vl` writes before each temporal grid; likewise `vision_end`.
+    """
+
+    kind: str
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    image_pixels: tuple[int, int] | None
+    video_pixels: tuple[int, int] | None
+    image_token: str = "<|image_pad|>"
+    video_token: str = "<|video_pad|>"
+    vision_start: str = "<|vision_start|>"
+    vision_end: str = "<|vision_end|>"
+
+    @classmethod
+    def from_processor(
+        cls, processor: Any, mm_processor_kwargs: Mapping[str, Any] | None = None
+    ) -> "VisionSpec | None":
+        """Read off a Hugging Face processor what it does.
+
+        Args:
+            processor: a processor; None for a text model.
+            mm_processor_kwargs: what verl passes to each of its calls (`data.mm_processor_kwargs`).
+
+        Returns:
+            None for a family that is not known here.
+
+        Raises:
+            ValueError: the arguments make the processor drop frames that were sampled already.
+        """
+        kind = KINDS.get(type(processor).__name__)
+        if kind is None:
+            return None
+        kwargs = dict(mm_processor_kwargs or {})
+        image, video = processor.image_processor, processor.video_processor
+        if _setting(video, "videos_kwargs", "do_sample_frames", kwargs, default=False):
+            raise ValueError(
+                "data.mm_processor_kwargs sets do_sample_frames: the frames were sampled when they were decoded, and "
+                "would be sampled twice; remove it and set fps or nframes of the videos"
+            )
+        return cls(
+            kind=kind,
+            patch_size=image.patch_size,
+            temporal_patch_size=video.temporal_patch_size,
+            merge_size=image.merge_size,
+            image_pixels=_pixel_bounds(image, "images_kwargs", kwargs),
+            video_pixels=_pixel_bounds(video, "videos_kwargs", kwargs),
+            image_token=processor.image_token,
+            video_token=processor.video_token,
+            vision_start=getattr(processor, "vision_start_token", cls.vision_start),
+            vision_end=getattr(processor, "vision_end_token", cls.vision_end),
+        )
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """What becomes of a video.
+
+    Args:
+        indices: the frames that are decoded, in the order they are shown.
+        total: how many frames they were chosen from.
+        sampled_fps: frames taken per second of video.
+        height: of the frames handed to the processor, in pixels; it may resize again: `grid` times the patch size.
+        width: likewise.
+        grid: patches in time, height and width.
+        tokens: placeholders in the prompt.
+        timestamps: the middle of each temporal grid, in seconds from the start of the file.
+    """
+
+    indices: tuple[int, ...]
+    total: int
+    sampled_fps: float
+    height: int
+    width: int
+    grid: tuple[int, int, int]
+    tokens: int
+    timestamps: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """What becomes of an image; the fields are those of `VideoPlan`."""
+
+    height: int
+    width: int
+    grid: tuple[int, int, int]
+    tokens: int
+
+
+def sample_frames(element: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[int, ...], int, float]:
+    """Choose frames as qwen-vl-utils does.
+
+    Args:
+        element: a video element of a message, with `fps`, `min_frames`, `max_frames` or `nframes`, and `video_start`,
+            `video_end` (seconds).
+        info: of its file.
 
     Returns:
-        Indices of the frames; how many frames they were chosen from; frames per second of the file.
+        Indices of the frames; how many frames they were chosen from; frames taken per second. A video of one frame
+        gives that frame twice [ours]: a temporal grid needs two, and qwen-vl-utils refuses.
 
     Raises:
-        MediaError: the file is missing, holds no video, or cannot satisfy the rules.
+        MediaError: the video cannot satisfy the rules.
     """
-    from qwen_vl_utils.vision_process import calculate_video_frame_range, smart_nframes
+    from qwen_vl_utils.vision_process import FRAME_FACTOR, calculate_video_frame_range, smart_nframes
 
-    path = local_path(element["video"])
-    total, fps = probe_video(path)
+    rules = dict(element)
     try:
-        start, end, total = calculate_video_frame_range(dict(element), total, fps)
-        count = smart_nframes(dict(element), total_frames=total, video_fps=fps)
+        first, last, total = calculate_video_frame_range(rules, info.frames, info.fps)
+        count = smart_nframes(rules, total_frames=max(total, FRAME_FACTOR), video_fps=info.fps)
     except (AssertionError, ValueError) as error:
-        raise MediaError(f"{path}: its sampling rules cannot be met: {error}") from error
-    return torch.linspace(start, end, count).round().long().tolist(), total, fps
+        raise MediaError(f"{element['video']}: its sampling rules cannot be met: {error}") from error
+    return tuple(torch.linspace(first, last, count).round().long().tolist()), total, count / total * info.fps
 
 
-def probe_video(path: str) -> tuple[int, float]:
-    """Frame count and frames per second of a file, from its container where that says, else by counting packets.
-
-    Raises:
-        MediaError: the file is missing, no container PyAV can open, cut off, or without video frames.
-    """
-    if not Path(path).is_file():
-        raise MediaError(f"{path}: no such file (videos are read from local paths)")
-    try:
-        with av.open(path) as container:
-            if not container.streams.video:
-                raise MediaError(f"{path}: the file has no video stream")
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
-            size = container.size
-            total = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-    except av.error.FFmpegError as error:
-        raise MediaError(f"{path}: cannot be opened as a video ({error})") from error
-    if end > size:
-        raise MediaError(f"{path}: the file is truncated: it has {size} of at least {end} bytes")
-    if total <= 0 or fps <= 0:
-        raise MediaError(f"{path}: the file has no video frames")
-    return total, fps
-
-
-def check_video(element: Mapping[str, Any]) -> None:
-    """Apply the sampling rules to a video and decode its first frame.
+def plan_video(element: Mapping[str, Any], info: VideoInfo, spec: VisionSpec) -> VideoPlan:
+    """Say what qwen-vl-utils and the processor will make of a video.
 
     Args:
-        element: as for `read_video`.
+        element: a video element of a message; what `sample_frames` reads, and `min_pixels`, `max_pixels`,
+            `total_pixels`, `resized_height`, `resized_width`.
+        info: of its file.
+        spec: of the model's processor.
 
     Raises:
-        MediaError: naming the file and the reason.
+        MediaError: the video cannot satisfy the rules, or its shape is out of the processor's bounds.
     """
-    path = local_path(element["video"])
-    plan_frames(element)
-    try:
-        with av.open(path) as container:
-            next(container.decode(video=0))
-    except (av.error.FFmpegError, StopIteration) as error:
-        raise MediaError(f"{path}: its first frame cannot be decoded ({str(error) or 'no frame'})") from error
+    indices, total, sampled_fps = sample_frames(element, info)
+    height, width = frame_size(element, len(indices), (info.height, info.width), spec.patch_size)
+    grids = -(-len(indices) // spec.temporal_patch_size)  # the last frame is repeated to fill the last grid
+    final = _size_of("video", element, lambda: _processor_frame_size(len(indices), height, width, spec))
+    grid = (grids, final[0] // spec.patch_size, final[1] // spec.patch_size)
+    return VideoPlan(
+        indices=indices,
+        total=total,
+        sampled_fps=sampled_fps,
+        height=height,
+        width=width,
+        grid=grid,
+        tokens=_tokens(grid, spec),
+        timestamps=_timestamps(indices, info.fps, spec.temporal_patch_size),
+    )
 
 
-def check_image(element: Mapping[str, Any]) -> None:
-    """Open an image file and read its header.
+def frame_size(element: Mapping[str, Any], frames: int, size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Height and width that qwen-vl-utils gives frames; the rule is part of its `fetch_video`, no function of its own.
 
     Args:
-        element: an image element of a message: `image` is a path or `file://` URL.
+        element: as for `plan_video`.
+        frames: how many there are.
+        size: height and width in the file, in pixels.
+        patch_size: of the model's processor, in pixels.
 
     Raises:
-        MediaError: naming the file and the reason.
+        MediaError: the shape is out of bounds, or the element asks for contradicting ones.
     """
-    path = local_path(element["image"])
+    from qwen_vl_utils import vision_process as qwen
+
+    factor = patch_size * qwen.SPATIAL_MERGE_SIZE
+
+    def rule() -> tuple[int, int]:
+        if "resized_height" in element and "resized_width" in element:
+            return qwen.smart_resize(element["resized_height"], element["resized_width"], factor=factor)
+        least = element.get("min_pixels", qwen.VIDEO_MIN_TOKEN_NUM * factor**2)
+        budget = element.get("total_pixels", qwen.MODEL_SEQ_LEN * factor * factor * 0.9)
+        most = max(min(qwen.VIDEO_MAX_TOKEN_NUM * factor**2, budget / frames * qwen.FRAME_FACTOR), int(least * 1.05))
+        most = min(element.get("max_pixels", most), most)
+        return qwen.smart_resize(*size, factor=factor, min_pixels=least, max_pixels=most)
+
+    return _size_of("video", element, rule)
+
+
+def plan_image(element: Mapping[str, Any], size: tuple[int, int], spec: VisionSpec) -> ImagePlan:
+    """Say what qwen-vl-utils and the processor will make of an image.
+
+    Args:
+        element: an image element of a message: `min_pixels`, `max_pixels`, `resized_height`, `resized_width`.
+        size: height and width of the file, in pixels.
+        spec: of the model's processor.
+
+    Raises:
+        MediaError: its shape is out of the processor's bounds.
+
+    >>> spec = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+    >>> plan_image({"image": "a.png", "max_pixels": 256 * 28 * 28}, (1080, 1920), spec)
+    ImagePlan(height=336, width=588, grid=(1, 24, 42), tokens=252)
+    """
+    height, width = _size_of("image", element, lambda: _image_size(element, size, spec.patch_size))
+    final = _size_of("image", element, lambda: _processor_size(height, width, spec, spec.image_pixels))
+    grid = (1, final[0] // spec.patch_size, final[1] // spec.patch_size)
+    return ImagePlan(height=height, width=width, grid=grid, tokens=_tokens(grid, spec))
+
+
+def prompt_tokens(text: str, plans: Sequence[VideoPlan | ImagePlan], tokenizer: Any, spec: VisionSpec) -> int:
+    """Count the tokens of a prompt, its media included, without decoding them.
+
+    Args:
+        text: the rendered chat, with one placeholder for each medium.
+        plans: of all media, the videos in the order of their placeholders and the images in theirs.
+        tokenizer: of the processor.
+        spec: of the processor.
+
+    Returns:
+        The length of the processor's `input_ids`, in tokens.
+
+    Raises:
+        ValueError: placeholders and plans do not match in number.
+    """
+    queues: dict[str, deque[VideoPlan | ImagePlan]] = {
+        spec.image_token: deque(plan for plan in plans if isinstance(plan, ImagePlan)),
+        spec.video_token: deque(plan for plan in plans if isinstance(plan, VideoPlan)),
+    }
+    for token, queue in queues.items():
+        if text.count(token) != len(queue):
+            raise ValueError(f"the prompt holds {text.count(token)} {token}, but it comes with {len(queue)} of them")
+    more = 0  # tokens beyond one for each run of placeholders
+
+    def expand(match: re.Match[str]) -> str:
+        nonlocal more
+        plan = queues[match[0]].popleft()
+        if spec.kind != "qwen3_vl" or isinstance(plan, ImagePlan):
+            more += plan.tokens - 1
+            return match[0]
+        more += plan.tokens - len(plan.timestamps)
+        grid = f"{spec.vision_start}{match[0]}{spec.vision_end}"
+        return "".join(f"<{seconds:.1f} seconds>{grid}" for seconds in plan.timestamps)
+
+    short = re.sub("|".join(map(re.escape, queues)), expand, text)
+    return len(tokenizer(short)["input_ids"]) + more
+
+
+def _setting(part: Any, modality: str, name: str, kwargs: Mapping[str, Any], default: Any = None) -> Any:
+    """What a call of the processor with these arguments gives one of its parts: nested, else flat if known there."""
+    nested = kwargs.get(modality, {})
+    if name in nested:
+        return nested[name]
+    return kwargs.get(name, default) if name in part.valid_kwargs.__annotations__ else default
+
+
+def _pixel_bounds(part: Any, modality: str, kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
+    if not _setting(part, modality, "do_resize", kwargs, default=part.do_resize):
+        return None
+    size = _setting(part, modality, "size", kwargs) or part.size
+    if {"min_pixels", "max_pixels"} <= part.valid_kwargs.__annotations__.keys():  # only Qwen2-VL's read these
+        pair = [_setting(part, modality, name, kwargs) for name in ("min_pixels", "max_pixels")]
+        if None not in pair:  # one alone is ignored
+            return pair[0], pair[1]
+    return size["shortest_edge"], size["longest_edge"]
+
+
+def _size_of(key: str, element: Mapping[str, Any], rule: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+    """Apply one of the libraries' rules; what they refuse, or make nothing of, is named by its file."""
     try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError) as error:
-        raise MediaError(f"{path}: cannot be opened as an image ({error})") from error
+        size = rule()
+        if min(size) <= 0:
+            raise ValueError(f"it would become {size[1]} x {size[0]} pixels: it is too narrow for so few")
+    except (AssertionError, ValueError) as error:
+        raise MediaError(f"{element.get(key)}: its size cannot be met: {error}") from error
+    return size
 
 
-def local_path(source: str) -> str:
-    """A file's path without the `file://` that qwen-vl-utils allows.
+def _image_size(element: Mapping[str, Any], size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """The resize in qwen-vl-utils' `fetch_image`."""
+    from qwen_vl_utils import vision_process as qwen
 
-    >>> local_path("file:///data/a.mp4")
-    '/data/a.mp4'
-    """
-    return source.removeprefix("file://")
+    factor = patch_size * qwen.SPATIAL_MERGE_SIZE
+    if "resized_height" in element and "resized_width" in element:
+        return qwen.smart_resize(element["resized_height"], element["resized_width"], factor=factor)
+    return qwen.smart_resize(*size, factor, element.get("min_pixels"), element.get("max_pixels"))
+
+
+def _processor_size(height: int, width: int, spec: VisionSpec, pixels: tuple[int, int] | None) -> tuple[int, int]:
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    if pixels is None:
+        return height, width
+    return smart_resize(height, width, spec.patch_size * spec.merge_size, *pixels)
+
+
+def _processor_frame_size(frames: int, height: int, width: int, spec: VisionSpec) -> tuple[int, int]:
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    if spec.kind != "qwen3_vl" or spec.video_pixels is None:
+        return _processor_size(height, width, spec, spec.video_pixels)
+    factor = spec.patch_size * spec.merge_size
+    return smart_resize(frames, height, width, spec.temporal_patch_size, factor, *spec.video_pixels)
+
+
+def _tokens(grid: tuple[int, int, int], spec: VisionSpec) -> int:
+    return grid[0] * grid[1] * grid[2] // spec.merge_size**2
+
+
+def _timestamps(indices: Sequence[int], fps: float, temporal_patch_size: int) -> tuple[float, ...]:
+    """The middle between the first and the last frame of each temporal grid, as Qwen3-VL writes it."""
+    seconds = [index / fps for index in indices]
+    seconds += [seconds[-1]] * (-len(seconds) % temporal_patch_size)
+    grids = range(0, len(seconds), temporal_patch_size)
+    return tuple((seconds[i] + seconds[i + temporal_patch_size - 1]) / 2 for i in grids)
