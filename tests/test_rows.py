@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A row read from verl's columns: what is found where, and what each bad row is told."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,5 @@ def test_a_bad_row_is_an_error_that_names_row_field_and_remedy(changes, field, r
     assert message.startswith("train row 7: field ")
     assert field in message
     assert remedy in message
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copied), vars(copied)) == (message, vars(caught.value))

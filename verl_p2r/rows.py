@@ -9,6 +9,25 @@ from verl_p2r.accuracy import PROBLEM_TYPES
 from verl_p2r.judge import Fact, JudgeRequest
 
 
+class RowError(ValueError):
+    """A row that cannot be used.
+
+    Args:
+        field: the field at fault.
+        reason: a short name, the same for all rows of one kind, for counting.
+        problem: what is wrong, and what to do about it.
+        name: how messages call the row; empty where the caller adds it.
+        medium: the path of the media file at fault, if it is one.
+    """
+
+    def __init__(self, field: str, reason: str, problem: str, name: str = "", medium: str | None = None) -> None:
+        super().__init__(field, reason, problem, name, medium)  # all arguments, so that it can be pickled
+        self.field, self.reason, self.problem, self.name, self.medium = field, reason, problem, name, medium
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}" if self.name else self.problem
+
+
 @dataclass(frozen=True)
 class Row:
     """What rewarding a response needs to know of its prompt.
@@ -38,7 +57,7 @@ class Row:
             name: how messages call it; by default from `extra_info.split` or `data_source`, and `extra_info.index`.
 
         Raises:
-            ValueError: naming row and field, when the problem type or the ground truth is missing or unknown.
+            RowError: naming row and field, when the problem type or the ground truth is missing or unknown.
 
         >>> Row.from_columns({"problem_type": "numerical", "reward_model": {"ground_truth": "3"},
         ...                   "extra_info": {"index": 7, "split": "train", "question": "How many?"}}).name
@@ -48,20 +67,26 @@ class Row:
         name = name or f"{extra.get('split') or columns.get('data_source') or 'data'} row {extra.get('index', '?')}"
         problem_type = columns.get("problem_type") or extra.get("problem_type")
         if problem_type not in PROBLEM_TYPES:
-            raise ValueError(
-                f"{name}: field problem_type is {problem_type!r}: give one of {', '.join(PROBLEM_TYPES)} in the column "
-                "problem_type or in extra_info.problem_type"
+            raise RowError(
+                "problem_type",
+                "unknown problem type",
+                f"field problem_type is {problem_type!r}: give one of {', '.join(PROBLEM_TYPES)} in the column "
+                "problem_type or in extra_info.problem_type",
+                name,
             )
         solution = (columns.get("reward_model") or {}).get("ground_truth")
         if not isinstance(solution, str) or not solution.strip():
-            raise ValueError(
-                f"{name}: field reward_model.ground_truth is {solution!r}: give the correct answer as text, with or "
-                "without its <answer> tags, or drop the row"
+            raise RowError(
+                "reward_model.ground_truth",
+                "no ground truth",
+                f"field reward_model.ground_truth is {solution!r}: give the correct answer as text, with or "
+                "without its <answer> tags, or drop the row",
+                name,
             )
         try:
             facts = Fact.parse_all(extra.get("facts"))
         except ValueError as error:
-            raise ValueError(f"{name}: field extra_info.facts: {error}") from error
+            raise RowError("extra_info.facts", "bad facts", f"field extra_info.facts: {error}", name) from error
         return cls(
             name=name,
             problem_type=problem_type,

@@ -163,10 +163,10 @@ class P2RSettings:
         ...
         ValueError: algorithm.p2r.strickt does not exist: did you mean strict? Known here: strict, length_reward, ...
         """
-        return _merge(cls(), mapping, where)
+        return merge(cls(), mapping, where)
 
 
-def _merge(default: T, mapping: Any, where: str) -> T:
+def merge(default: T, mapping: Any, where: str) -> T:
     """Replace a dataclass's fields by a mapping's values, recursively, checking names and types."""
     if not isinstance(mapping, Mapping):
         raise ValueError(f"{where} is {mapping!r}: give a mapping of settings, or leave it out for the defaults")
@@ -180,7 +180,7 @@ def _merge(default: T, mapping: Any, where: str) -> T:
             raise ValueError(f"{where}.{key} does not exist: {hint}Known here: {', '.join(names)}")
         current = getattr(default, key)
         if dataclasses.is_dataclass(current):
-            changes[key] = _merge(current, value, f"{where}.{key}")
+            changes[key] = merge(current, value, f"{where}.{key}")
         else:
             changes[key] = _typed(value, hints[key], f"{where}.{key}")
     try:

@@ -1,66 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's RL dataset with its rows checked before the run; named by `data.custom_cls`.
+"""verl's RL dataset with records in, and its rows screened before the run; named by `data.custom_cls`.
 
-Without the check a bad row fails inside an agent loop in the middle of training, where verl logs the error and goes on
-without the prompt; or verl's filter of over-long prompts drops it without a word.
+Without the screening a bad row fails inside an agent loop in the middle of training, where verl logs the error and goes
+on without the prompt; or verl's filter of over-long prompts drops it without a word, after decoding every video.
 """
 
 import asyncio
-import json
-import os
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any
 
-import cachetools
 import datasets
+import numpy as np
 import pandas as pd
-from rich.progress import track
+import pyarrow as pa
+import pyarrow.parquet as pq
 from verl.utils.dataset.rl_dataset import RLHFDataset
+from verl.utils.tokenizer.chat_template import apply_chat_template
 
-from verl_p2r.media import MediaError, check_image, check_video, install_reader
-from verl_p2r.rows import Row
+from verl_p2r.data_settings import DataSettings
+from verl_p2r.media import MediaSettings, VisionSpec
+from verl_p2r.plugin.media_cache import cache_of, sources_in
+from verl_p2r.records import ENDINGS, PromptTemplate, is_record, read_records, to_table
+from verl_p2r.rejects import Screening, admit, key_of, remembered
+from verl_p2r.rows import Row, RowError
+from verl_p2r.screening import Limit, Medium, Sample, screen
 
-install_reader()
-
-SHOWN = 5  # how many bad rows an error lists
-PROMPTS_KEPT = 32  # how many prompts' media a worker holds; the rollouts of a prompt share one worker
-
-_media: cachetools.LRUCache[tuple, asyncio.Task] = cachetools.LRUCache(PROMPTS_KEPT)
+TAGS = {"<image>": "image", "<video>": "video"}
 
 
 class P2RDataset(RLHFDataset):
-    """Rows of verl's parquet with, beside verl's columns, `problem_type` (or `extra_info.problem_type`).
+    """Rows of verl's parquet or JSON, or records of Video-R1 and VideoP2R; those that cannot work are left out.
+
+    Beside verl's columns rows hold `problem_type` (or `extra_info.problem_type`). The settings are the node `data.p2r`
+    (`DataSettings`); without it media keep the fields they have, and a single bad row of a hundred ends the run. A data
+    set is validation when its files are `data.val_files` and not `data.train_files` too.
 
     Raises:
-        ValueError: listing the first bad rows by file, row and field: unknown problem type, no ground truth, a row
-            without media, placeholders and media that do not match in number, a missing or undecodable video or image.
+        ValueError: more rows than `data.p2r.max_reject_share` are rejected: counts by reason, the first rows by file,
+            row and field, and the file that lists all.
     """
 
+    settings = DataSettings()
+    media: MediaSettings | None = None
+
+    def __init__(self, data_files, tokenizer, config, processor=None, max_samples: int = -1):
+        files = {name: _listed(config.get(f"{name}_files")) for name in ("train", "val")}
+        self.role = "val" if _listed(data_files) == files["val"] != files["train"] else "train"
+        if config.get("p2r") is not None:
+            self.settings = DataSettings.from_mapping(config.p2r)
+            self.media = getattr(self.settings.media, self.role)
+        super().__init__(data_files, tokenizer, config, processor, max_samples)
+
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
-        self._check(dataframe)
+        """Leave out the rows that cannot work; then verl's own filter, which our configuration leaves off."""
+        screening = remembered(self.settings.cache_folder, self._key(), lambda: self._screen(dataframe))
+        kept = admit(
+            screening,
+            max_share=self.settings.max_reject_share,
+            setting="data.p2r.max_reject_share",
+            listing=self.settings.listing(self.role),
+        )
+        if screening.rejects:
+            dataframe = dataframe.select(kept)
         return super().maybe_filter_out_long_prompts(dataframe)
 
     @classmethod
     async def process_multi_modal_info(cls, messages: list[dict], image_patch_size, config):
         """Decode a prompt's media once for all its rollouts, which verl would decode once for each."""
-        parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-        media = [part for part in parts if part.get("type") in ("image", "video", "audio")]
-        if not all(isinstance(value, str | int | float) for part in media for value in part.values()):
-            return await super().process_multi_modal_info(messages, image_patch_size, config)  # pixels have no name
-        key = (asyncio.get_running_loop(), repr((image_patch_size, media)))
-        if key not in _media:
-            _media[key] = asyncio.ensure_future(super().process_multi_modal_info(messages, image_patch_size, config))
-            _media[key].add_done_callback(lambda task: (task.cancelled() or task.exception()) and _media.pop(key, None))
-        # Lists of their own: an agent loop with tools appends to them.
-        return tuple(kind and list(kind) for kind in await asyncio.shield(_media[key]))
-
-    def _build_messages(self, example: dict, key: str) -> list[dict]:
-        media = {field: _set_fields(example.get(field)) for field in (self.image_key, self.video_key)}
-        return super()._build_messages({**example, **media}, key)
+        sources = sources_in(messages, image_patch_size)
+        if sources is None:
+            return await super().process_multi_modal_info(messages, image_patch_size, config)
+        cache = cache_of(config)
+        media = await asyncio.gather(*map(cache.fetch, sources))
+        kinds = [[m for m, source in zip(media, sources, strict=True) if source.kind == k] for k in ("image", "video")]
+        return kinds[0] or None, kinds[1] or None, None
 
     def require_facts(self) -> None:
         """Check that every row lists the facts that the judge `facts` looks for.
@@ -76,88 +91,159 @@ class P2RDataset(RLHFDataset):
                     "and the judge 'facts' needs it: list the facts, or choose another algorithm.p2r.judge.name"
                 )
 
-    def _check(self, dataframe: datasets.Dataset) -> None:
-        place = self._places(dataframe)
-        problems: list[str] = []
-        media: dict[str, tuple[str, Callable, dict]] = {}  # each distinct one once, with the first row that names it
-        for i, columns in enumerate(dataframe):
-            where = place(i)
-            problems += self._problems_of(columns, where)
-            for field, check, element in self._media_files(columns):
-                key = json.dumps(element, sort_keys=True, default=str)
-                media.setdefault(key, (f"{where}: {field}", check, element))
-        problems += _unreadable(list(media.values()))
-        if problems:
-            more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-            raise ValueError(f"{len(problems)} problem(s) in the data:\n  " + "\n  ".join(problems[:SHOWN]) + more)
+    def _read_files_and_tokenize(self):
+        """verl's reading, with records, with files whose media have different fields, and without a copy on disk."""
+        self._unusable: dict[int, RowError] = {}
+        tables: list[pa.Table] = []
+        for file in self.data_files:
+            table, errors = self._read(file)
+            offset = sum(map(len, tables))
+            self._unusable |= {offset + row: error for row, error in errors.items()}
+            tables.append(table)
+        self._ends = list(accumulate(map(len, tables)))
+        table = self._joined(tables)
+        total = len(table)
+        self._origins: list[int] | range = range(total)
+        dataframe = datasets.Dataset(table, fingerprint=key_of(self.data_files))  # else the whole table is hashed
+        if 0 < self.max_samples < total:
+            if self.shuffle:
+                drawn = np.random.default_rng(self.seed).choice(total, size=self.max_samples, replace=False)
+                self._origins = drawn.tolist()
+            else:
+                self._origins = range(self.max_samples)
+            dataframe = dataframe.select(self._origins)
+        self.dataframe = self.maybe_filter_out_long_prompts(dataframe)
 
-    def _places(self, dataframe: datasets.Dataset) -> Callable[[int], str]:
-        """What names row i in messages: its file, and its row there; `data.max_samples` may have drawn it."""
-        kinds = ["parquet" if file.endswith(".parquet") else "json" for file in self.data_files]
-        ends = list(
-            accumulate(
-                len(datasets.load_dataset(kind, data_files=file)["train"])
-                for kind, file in zip(kinds, self.data_files, strict=True)
-            )
-        )
-        drawn = dataframe._indices  # None when no row was left out
+    def _read(self, file: str) -> tuple[pa.Table, dict[int, RowError]]:
+        if file.endswith(".parquet"):
+            return pq.read_table(file), {}
+        if not file.endswith(ENDINGS):
+            raise ValueError(f"{file}: cannot be read: give a file ending in .parquet, {', '.join(ENDINGS)}")
+        records = list(read_records(file))
+        if any(map(is_record, records)):
+            return to_table(records, self._template())
+        return datasets.load_dataset("json", data_files=file)["train"].data.table, {}
 
-        def place(i: int) -> str:
-            origin = i if drawn is None else drawn.column(0)[i].as_py()
-            file = bisect_right(ends, origin)
-            return f"{self.original_data_files[file]} row {origin - (ends[file - 1] if file else 0)}"
-
-        return place
-
-    def _problems_of(self, columns: dict[str, Any], where: str) -> list[str]:
-        problems = []
+    def _joined(self, tables: list[pa.Table]) -> pa.Table:
+        if any(table.schema != tables[0].schema for table in tables):
+            tables = [table.replace_schema_metadata(None) for table in tables]  # it says what the columns of one are
         try:
-            Row.from_columns(columns, name=where)
-        except ValueError as error:
-            problems.append(str(error))
-        text = "".join(m["content"] for m in columns[self.prompt_key] if isinstance(m["content"], str))
-        media = {"<image>": columns.get(self.image_key), "<video>": columns.get(self.video_key)}
-        counts = {tag: len(given or []) for tag, given in media.items()}
+            return pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            files = ", ".join(map(str, self.original_data_files))
+            raise ValueError(
+                f"{files}: their columns do not fit together ({error}): give a column the same type in all files"
+            ) from error
+
+    def _template(self) -> PromptTemplate:
+        return PromptTemplate.load(self.settings.prompt_template)
+
+    def _build_messages(self, example: dict, key: str) -> list[dict]:
+        media = {field: _set_fields(example.get(field)) for field in (self.image_key, self.video_key)}
+        messages = super()._build_messages({**example, **media}, key)
+        for message in messages:
+            if isinstance(message["content"], list):
+                message["content"] = [self._filled(part) for part in message["content"]]
+        return messages
+
+    def _filled(self, part: dict) -> dict:
+        return self.settings.element(part, self.media) if part.get("type") in TAGS.values() else part
+
+    def _screen(self, dataframe: datasets.Dataset) -> Screening:
+        spec = VisionSpec.from_processor(self.processor, self.mm_processor_kwargs)
+        limit = Limit(self.max_prompt_length, "data.max_prompt_length", self.tokenizer, spec)
+        return screen(dataframe, self._sample, self._place, limit, total=len(dataframe))
+
+    def _place(self, position: int) -> tuple[str, int]:
+        """What names a row in messages: its file, and its row there."""
+        origin = self._origins[position]
+        file = bisect_right(self._ends, origin)
+        return str(self.original_data_files[file]), origin - (self._ends[file - 1] if file else 0)
+
+    def _sample(self, position: int, columns: dict[str, Any]) -> Sample:
+        """A row as screening sees it.
+
+        Raises:
+            RowError: its columns are wrong.
+        """
+        if (error := self._unusable.get(self._origins[position])) is not None:
+            raise error
+        try:
+            Row.from_columns(columns)
+            self._check_placeholders(columns)
+            messages = self._build_messages(columns, self.prompt_key)
+            text = self._text(messages)
+        except RowError:
+            raise
+        except Exception as error:  # whatever a row makes the chat template do, it is this row's fault alone
+            what = f"{type(error).__name__}: {error}"
+            raise RowError(
+                self.prompt_key, "wrong columns", f"its columns make no prompt ({what}): repair or drop it"
+            ) from error
+        fields = {"image": self.image_key, "video": self.video_key}
+        parts = [part for m in messages if isinstance(m["content"], list) for part in m["content"]]
+        media = tuple(Medium(fields[p["type"]], p) for p in parts if p["type"] in fields)
+        for field, part in media:
+            if not part.keys() & {part["type"], f"{part['type']}_url"}:
+                raise RowError(field, "no media", f"field {field} holds {part}, without a path in {part['type']!r}")
+        return Sample(text, media)
+
+    def _text(self, messages: list[dict]) -> str:
+        """What verl's agent loop renders."""
+        return apply_chat_template(
+            self.processor or self.tokenizer,
+            messages,
+            tokenize=False,
+            add_generation_prompt=True,
+            tools=self.tool_schemas,
+            **self.apply_chat_template_kwargs,
+        )
+
+    def _check_placeholders(self, columns: dict[str, Any]) -> None:
+        messages = columns.get(self.prompt_key) or []
+        text = "".join(m["content"] for m in messages if isinstance(m["content"], str))
+        counts = {"<image>": len(columns.get(self.image_key) or []), "<video>": len(columns.get(self.video_key) or [])}
         if not any(counts.values()):
-            problems.append(
-                f"{where}: fields {self.image_key} and {self.video_key} are empty: a row needs the media its question "
-                "is about; drop text-only rows"
+            raise RowError(
+                f"{self.image_key}, {self.video_key}",
+                "no media",
+                f"fields {self.image_key} and {self.video_key} are empty: a row needs the media its question is about; "
+                "drop text-only rows",
             )
         for tag, count in counts.items():
             if (placeholders := len(re.findall(tag, text))) != count:
-                problems.append(
-                    f"{where}: field {self.prompt_key} holds {placeholders} {tag} but the row has {count} of them: "
-                    "write one placeholder per medium"
+                raise RowError(
+                    self.prompt_key,
+                    "placeholders",
+                    f"field {self.prompt_key} holds {placeholders} {tag} but the row has {count} of them: write one "
+                    "placeholder per medium",
                 )
-        return problems
 
-    def _media_files(self, columns: dict[str, Any]) -> Iterator[tuple[str, Callable, dict]]:
-        """The media of a row that are local files: field, what checks it, and the element of the message."""
-        for key, kind, check in ((self.video_key, "video", check_video), (self.image_key, "image", check_image)):
-            for medium in _set_fields(columns.get(key)):
-                element = medium if isinstance(medium, dict) else {kind: medium}
-                source = element.get(kind)
-                if isinstance(source, str) and "://" not in source.removeprefix("file://"):
-                    yield f"field {key}", check, element
+    def _key(self) -> str:
+        """What the outcome of a screening depends on."""
+        probe = self._text([{"role": "user", "content": self._template().body}])
+        return key_of(
+            self.data_files,
+            self._origins,
+            (self.prompt_key, self.image_key, self.video_key, self.max_prompt_length),
+            (self.settings.media_root, self.media, self._template()),
+            VisionSpec.from_processor(self.processor, self.mm_processor_kwargs),
+            (getattr(self.processor, "chat_template", None), self.tokenizer.chat_template),
+            (self.apply_chat_template_kwargs, self.tool_schemas),
+            (len(self.tokenizer), self.tokenizer(probe)["input_ids"]),  # two tokenizers that agree on it are one
+        )
+
+
+def _listed(files: Any) -> list[str]:
+    """verl's `train_files` is one path or a list of them."""
+    if files is None:
+        return []
+    return [files] if isinstance(files, str) else [str(file) for file in files]
 
 
 def _set_fields(media: Any) -> list:
     """A row's media without fields that are None: parquet gives each medium the fields of all."""
     media = [] if media is None or media is pd.NA else list(media)
-    return [{k: v for k, v in m.items() if v is not None} if isinstance(m, dict) else m for m in media]
-
-
-def _unreadable(media: list[tuple[str, Callable, dict]]) -> list[str]:
-    """Open every medium once: what cannot be read is a line here instead of a lost prompt in training."""
-
-    def reason(entry: tuple[str, Callable, dict]) -> str | None:
-        where, check, element = entry
-        try:
-            check(element)
-        except MediaError as error:
-            return f"{where}: {error}"
-        return None
-
-    with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
-        reasons = track(pool.map(reason, media), description="Checking media", total=len(media), transient=True)
-        return [r for r in reasons if r]
+    media = [{k: v for k, v in m.items() if v is not None} if isinstance(m, dict) else m for m in media]
+    # The datasets library writes an image that it does not hold as its path alone.
+    return [m["path"] if isinstance(m, dict) and m.keys() == {"path"} else m for m in media]

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings under `data.p2r`: the paper's by default, as the YAML says them, and errors that say where."""
+
+import dataclasses
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from verl_p2r.data_settings import DataSettings
+from verl_p2r.media import EVALUATION, TRAINING
+
+
+def test_the_yaml_holds_the_defaults():
+    with initialize_config_module("verl_p2r.config", version_base=None):
+        config = compose("p2r_ppo", ["trainer.default_local_dir=run"])
+    settings = DataSettings.from_mapping(config.data.p2r)
+    assert dataclasses.replace(settings, rejects_dir=None, screen_cache=None) == DataSettings()
+    assert str(settings.listing("val")) == "run/rejected_val.jsonl"
+    assert settings.media.train == TRAINING
+    assert settings.media.val == EVALUATION
+
+
+def test_keys_of_other_parts_are_left_to_them():
+    node = OmegaConf.create({"max_reject_share": 0, "frame_cache": {"folder": "x"}})
+    assert DataSettings.from_mapping(node) == DataSettings(max_reject_share=0.0)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"max_reject_share": 1.5}, r"data\.p2r\.max_reject_share is 1\.5: give a share between 0 and 1"),
+        ({"max_reject_share": "1%"}, r"data\.p2r\.max_reject_share is '1%': give a finite number"),
+        ({"media": {"train": {"max_frame": 8}}}, r"data\.p2r\.media\.train\.max_frame does not exist: did you mean"),
+        ({"media": {"val": {"max_frames": None}}}, r"data\.p2r\.media\.val\.max_frames is None: give a whole number"),
+    ],
+)
+def test_a_wrong_value_is_named(mapping, message):
+    with pytest.raises(ValueError, match=message):
+        DataSettings.from_mapping(mapping)
+
+
+@pytest.mark.parametrize(
+    ("source", "joined"),
+    [
+        ("./STAR/a.mp4", "/data/STAR/a.mp4"),
+        ("a.mp4", "/data/a.mp4"),
+        ("/other/a.mp4", "/other/a.mp4"),
+        ("file:///other/a.mp4", "file:///other/a.mp4"),
+        ("https://host/a.mp4", "https://host/a.mp4"),
+        (["1.png", "2.png"], ["1.png", "2.png"]),
+    ],
+)
+def test_relative_paths_start_from_the_media_root(source, joined):
+    assert DataSettings(media_root="/data").element({"video": source}, None) == {"video": joined}
+    assert DataSettings().element({"video": source}, None) == {"video": source}
+
+
+def test_an_element_is_filled_and_the_rows_own_stays_as_it_is():
+    part = {"type": "video", "video": "a.mp4", "fps": 1.0}
+    element = DataSettings().element(part, TRAINING)
+    assert part == {"type": "video", "video": "a.mp4", "fps": 1.0}
+    assert (element["fps"], element["max_frames"], element["max_pixels"]) == (1.0, 16, 128 * 28 * 28)

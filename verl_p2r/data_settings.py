@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of the data: the part of the YAML node `data.p2r` that says how rows are read and screened."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verl_p2r.media import EVALUATION, TRAINING, MediaSettings
+from verl_p2r.settings import merge
+
+
+@dataclass(frozen=True)
+class MediaSplits:
+    """How media are sampled and sized where the rows do not say it themselves: in training, and in validation."""
+
+    train: MediaSettings = TRAINING
+    val: MediaSettings = EVALUATION
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What a user can set about the reading and screening of rows.
+
+    Args:
+        media_root: the folder that relative media paths start from; None for the working directory.
+        prompt_template: of records that come without a prompt: one of the package's, or the path of a text file.
+        max_reject_share: the largest share of rows, in [0, 1], that a run goes on without.
+        rejects_dir: where the rejected rows are listed; None to list them nowhere.
+        screen_cache: the folder where outcomes of screenings are kept, for starts with the same files and settings.
+            Such a start looks at no medium but the rejected ones; one that was changed since is found when it is
+            decoded. None to screen at every start.
+        media: defaults of media elements.
+
+    >>> DataSettings.from_mapping({"media": {"train": {"max_frames": 8}}}).media.train.max_frames
+    8
+    """
+
+    media_root: str | None = None
+    prompt_template: str = "process_aware"
+    max_reject_share: float = 0.01
+    rejects_dir: str | None = None
+    screen_cache: str | None = None
+    media: MediaSplits = MediaSplits()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_reject_share <= 1:
+            raise ValueError(
+                f"max_reject_share is {self.max_reject_share}: give a share between 0 and 1, for example 0.01"
+            )
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str = "data.p2r") -> "DataSettings":
+        """Read the settings from a (possibly partial) mapping; what it leaves out keeps its default.
+
+        Args:
+            mapping: the configuration node, plain or OmegaConf; keys of other parts are not looked at.
+            where: the node's dotted path, for error messages.
+
+        Raises:
+            ValueError: a value of the wrong type or out of range; the message names the dotted path.
+        """
+        own = {field.name for field in dataclasses.fields(cls)}
+        return merge(cls(), {key: value for key, value in mapping.items() if key in own}, where)
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where outcomes are kept."""
+        return Path(self.screen_cache).expanduser() if self.screen_cache else None
+
+    def listing(self, name: str) -> Path | None:
+        """The file that lists the rejected rows of one data set, `train` or `val`."""
+        return Path(self.rejects_dir).expanduser() / f"rejected_{name}.jsonl" if self.rejects_dir else None
+
+    def element(self, part: Mapping[str, Any], media: MediaSettings | None) -> dict[str, Any]:
+        """A message's media element as it is read: its path joined to `media_root`, missing fields filled in.
+
+        Args:
+            part: an element of a message, with `video` or `image`.
+            media: what to fill in; None to leave fields as they are.
+
+        >>> DataSettings(media_root="/data").element({"type": "video", "video": "./a.mp4"}, None)
+        {'type': 'video', 'video': '/data/a.mp4'}
+        """
+        element = dict(part)
+        kind = "video" if "video" in part else "image"
+        source = element.get(kind)
+        if self.media_root and isinstance(source, str) and "://" not in source and not source.startswith("data:"):
+            element[kind] = str(Path(self.media_root).expanduser() / source)
+        return media.fill(element) if media is not None else element
