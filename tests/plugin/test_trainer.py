@@ -8,16 +8,13 @@ Rows enter the queue as verl's agent loop worker writes them. The trainer is bui
 import json
 import random
 import statistics
-import tempfile
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import ray
 import torch
 import transfer_queue as tq
-from hydra import compose, initialize_config_module
-from omegaconf import open_dict
+from cpu_config import make_config
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
@@ -33,43 +30,6 @@ from verl_p2r.plugin.trainer import P2RTrainerSync, check_config
 
 pytestmark = pytest.mark.slow  # for the start of Ray; the tests themselves are quick
 BETA = 0.1  # of the KL penalty in the reward
-
-
-def make_config(*overrides: str):
-    """The CPU config with sensible sizes; fresh for each call."""
-    sizes = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
-    with initialize_config_module("verl_p2r.config", version_base=None):
-        return compose("p2r_ppo_cpu", [*sizes, *overrides])
-
-
-@pytest.fixture(scope="module")
-def queue():
-    """TransferQueue on a Ray cluster of this module's own, which another cluster on the machine does not notice."""
-    with tempfile.TemporaryDirectory(prefix="p2r", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            address="local",
-            num_cpus=8,  # logical: with 2, tq.init() waits for ever
-            num_gpus=1,
-            include_dashboard=False,
-            namespace="verl_p2r_test_trainer",
-            object_store_memory=200 * 1024**2,
-            _temp_dir=folder,
-        )
-        config = make_config().transfer_queue
-        with open_dict(config):
-            config.enable = True
-        tq.init(config)
-        yield
-        tq.close()
-        ray.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def _empty_queue(request):
-    yield
-    if "queue" in request.fixturenames:
-        for partition, keys in (tq.kv_list() or {}).items():
-            tq.kv_clear(keys=list(keys), partition_id=partition)
 
 
 class Letters:
