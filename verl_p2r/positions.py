@@ -44,7 +44,8 @@ def mrope_positions(
 
     Text advances all three axes together. The tokens of a medium that starts at position p have
     (p + ⌊t · step⌋, p + h, p + w); the text after it goes on one behind the largest of them. For Qwen2.5-VL
-    (arXiv 2502.13923, §2.1.2) step = seconds per temporal grid × tokens per second; for Qwen2-VL it is 1.
+    (arXiv 2502.13923, §2.1.2) step = seconds per temporal grid × tokens per second; for Qwen2-VL it is 1. For Qwen3-VL
+    (arXiv 2511.21631) each temporal grid is a medium of its own, with its time written in the text before it.
 
     Args:
         input_ids: token ids of one sequence, without padding. Shape: (L,), int64.

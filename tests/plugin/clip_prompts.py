@@ -3,11 +3,12 @@
 
 from fractions import Fraction
 
+import av
 import torch
 from qwen_vl_utils import process_vision_info
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-from verl_p2r.media import install_reader
+from verl_p2r.decode import install_reader
 
 install_reader()
 RATE = 2  # tokens per second of Qwen2.5-VL
@@ -38,15 +39,30 @@ def medium(sample) -> tuple[int, int, int, Fraction]:
     return frames // 2, 4, 4, Fraction(2) / fps * RATE
 
 
-def media_of(content: list[dict]) -> tuple:
+def stills(sample) -> list[tuple[int, int, int, Fraction]]:
+    """The same for Qwen3-VL, to which each temporal grid is a still; its patches are 16 pixels, of 128 x 128."""
+    return [(1, 4, 4, Fraction(1))] * (sample[2] // 2)
+
+
+def timestamps(clips, sample) -> list[str]:
+    """What Qwen3-VL's prompt says of a sample: the mean time of each two frames, by the definition of both."""
+    *_, count, _ = sample
+    with av.open(str(clips[sample[0]])) as container:
+        rate, total = Fraction(container.streams.video[0].average_rate), container.streams.video[0].frames
+    seconds = [round(Fraction(i * (total - 1), count - 1)) / rate for i in range(count)]
+    return [f"<{float((a + b) / 2):.1f} seconds>" for a, b in zip(seconds[::2], seconds[1::2], strict=True)]
+
+
+def media_of(content: list[dict], image_patch_size: int = 14) -> tuple:
     """Images, and videos with their metadata, as the dataset hands them to the agent loop."""
-    return process_vision_info([{"role": "user", "content": content}], return_video_metadata=True)
+    messages = [{"role": "user", "content": content}]
+    return process_vision_info(messages, image_patch_size=image_patch_size, return_video_metadata=True)
 
 
 def encode(processor, content: list[dict]) -> tuple[torch.Tensor, dict]:
     """Token ids and processor outputs of one user turn."""
     messages = [{"role": "user", "content": content}]
-    images, videos = media_of(content)
+    images, videos = media_of(content, processor.image_processor.patch_size)
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     inputs = dict(build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos))
     return inputs.pop("input_ids")[0], inputs

@@ -6,7 +6,7 @@ python rollout_positions.py MODEL   # prints what stock vLLM makes of one video;
 
 import json
 import sys
-from types import MethodType, SimpleNamespace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -40,11 +40,12 @@ def seconds_per_grid(output: Any) -> list[float]:
 
 def positions(processor: Any, output: Any) -> torch.Tensor:
     """Positions that vLLM's model computes for a processed prompt. Shape: (3, L)."""
-    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
     from vllm.multimodal.inputs import MultiModalFeatureSpec
 
-    model = SimpleNamespace(config=processor.info.get_hf_config())
-    model.iter_mm_grid_thw = MethodType(Qwen2_5_VLForConditionalGeneration.iter_mm_grid_thw, model)
+    config = processor.info.get_hf_config()
+    module = import_module(f"vllm.model_executor.models.{config.model_type}")
+    model = object.__new__(getattr(module, config.architectures[0]))  # no weights: positions need the config alone
+    model.__dict__["config"] = config
     features = [
         MultiModalFeatureSpec(data=item, modality=modality, identifier=digest, mm_position=place)
         for modality, items in output["mm_kwargs"].items()
@@ -52,8 +53,7 @@ def positions(processor: Any, output: Any) -> torch.Tensor:
             items, output["mm_hashes"][modality], output["mm_placeholders"][modality], strict=True
         )
     ]
-    compute = Qwen2_5_VLForConditionalGeneration.get_mrope_input_positions
-    return compute(model, output["prompt_token_ids"], features)[0]
+    return model.get_mrope_input_positions(output["prompt_token_ids"], features)[0]
 
 
 if __name__ == "__main__":

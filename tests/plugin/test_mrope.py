@@ -6,18 +6,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import qwen_models
 import torch
-from clip_prompts import SAMPLES, TEXT, encode, medium, parts_of, video
+from clip_prompts import SAMPLES, TEXT, encode, medium, parts_of, stills, video
 from mrope_reference import true_positions
 from PIL import Image
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
+from verl.utils import hf_processor
 
 from verl_p2r.plugin.agent_loop import P2RAgentLoopWorker
-from verl_p2r.plugin.mrope import qwen2_position_ids
+from verl_p2r.plugin.mrope import qwen_position_ids
 
 
 def assert_true(processor, ids: torch.Tensor, inputs: dict, media: list) -> None:
-    positions = qwen2_position_ids(processor, ids, inputs)
+    positions = qwen_position_ids(processor, ids, inputs)
     assert positions.shape == (4, len(ids))
     assert positions[0].tolist() == list(range(len(ids)))
     assert list(map(tuple, positions[1:].T.tolist())) == true_positions(parts_of(processor, ids, media))
@@ -53,36 +55,47 @@ def test_a_prompt_cut_inside_or_before_a_medium_is_an_error(processor, clips):
     ids, inputs = encode(processor, [video(clips, SAMPLES[1]), video(clips, SAMPLES[4])])
     last = int((ids == processor.video_token_id).nonzero()[-1])
     with pytest.raises(ValueError, match="truncated inside a medium"):
-        qwen2_position_ids(processor, ids[:last], inputs)
+        qwen_position_ids(processor, ids[:last], inputs)
     with pytest.raises(ValueError, match="placeholders for 1 media, but 2 were processed"):
-        qwen2_position_ids(processor, ids[: last - 40], inputs)
+        qwen_position_ids(processor, ids[: last - 40], inputs)
 
 
 def test_a_video_without_its_seconds_is_an_error(processor, clips):
     ids, inputs = encode(processor, [video(clips, SAMPLES[1])])
     inputs.pop("second_per_grid_ts")
     with pytest.raises(ValueError, match="second_per_grid_ts"):
-        qwen2_position_ids(processor, ids, inputs)
+        qwen_position_ids(processor, ids, inputs)
 
 
 def test_other_families_are_left_to_verl():
-    assert qwen2_position_ids(object(), torch.tensor([1, 2]), {}) is None
+    assert qwen_position_ids(object(), torch.tensor([1, 2]), {}) is None
 
 
-def test_qwen2_vl_has_no_seconds(processor):
-    class Qwen2VLProcessor(SimpleNamespace):
-        """The other family: one position per temporal grid, whatever the frame rate."""
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl"])
+def other(request, tmp_path_factory):
+    """Another family's processor, and how the family lays a sample out."""
+    folder = qwen_models.save(tmp_path_factory.mktemp(request.param), request.param)
+    layout = stills if request.param == "qwen3_vl" else lambda sample: [(*medium(sample)[:3], Fraction(1))]
+    return hf_processor(str(folder)), layout
 
-    pad = processor.video_token_id
-    qwen2 = Qwen2VLProcessor(
-        image_token_id=processor.image_token_id,
-        video_token_id=pad,
-        image_processor=processor.image_processor,
-        config=SimpleNamespace(vision_config=SimpleNamespace()),
-    )
-    ids = torch.tensor([TEXT, pad, pad, pad, TEXT])
-    positions = qwen2_position_ids(qwen2, ids, {"video_grid_thw": torch.tensor([[3, 2, 2]])})
-    assert list(map(tuple, positions[1:].T.tolist())) == true_positions([1, (3, 1, 1, Fraction(1)), 1])
+
+def test_other_families_put_one_position_between_grids(other, clips):
+    processor, layout = other
+    side = 8 * processor.image_processor.patch_size
+    image = {"type": "image", "image": Image.new("RGB", (side, side))}
+    content = [image, video(clips, SAMPLES[4]), {"type": "text", "text": "and"}, video(clips, SAMPLES[8]), image]
+    still = [(1, 4, 4, Fraction(1))]
+    ids, inputs = encode(processor, content)
+    assert_true(processor, ids, inputs, [*still, *layout(SAMPLES[4]), *layout(SAMPLES[8]), *still])
+
+
+def test_verls_stock_positions_do_not_survive_a_placeholder_in_a_response(other, clips):
+    processor, layout = other
+    ids, inputs = encode(processor, [video(clips, SAMPLES[1])])
+    ids = torch.cat([ids, torch.tensor([TEXT, processor.video_token_id, TEXT])])
+    assert_true(processor, ids, inputs, layout(SAMPLES[1]))
+    with pytest.raises(StopIteration):
+        AgentLoopWorker._compute_position_ids(SimpleNamespace(processor=processor), *padded(ids, 0, 0), dict(inputs))
 
 
 def padded(ids: torch.Tensor, left: int, right: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +115,7 @@ def test_the_agent_loop_pads_around_the_true_positions(processor, clips):
     ids, inputs = encode(processor, [video(clips, SAMPLES[8])])
     got = our_worker(processor)._compute_position_ids(*padded(ids, 3, 2), dict(inputs))
     assert got.shape == (1, 4, len(ids) + 5)
-    assert torch.equal(got[0, :, 3:-2], qwen2_position_ids(processor, ids, inputs))
+    assert torch.equal(got[0, :, 3:-2], qwen_position_ids(processor, ids, inputs))
     assert bool((got[0, :, :3] == 1).all() and (got[0, :, -2:] == 1).all())
 
 
@@ -121,7 +134,7 @@ def test_verls_stock_positions_are_wrong(processor, clips):
         stock = AgentLoopWorker._compute_position_ids(
             SimpleNamespace(processor=processor), *padded(ids, 0, 0), dict(inputs)
         )[0]
-        ours = qwen2_position_ids(processor, ids, inputs)
+        ours = qwen_position_ids(processor, ids, inputs)
         assert torch.equal(stock[:, :5], ours[:, :5])  # the text before the video
         right += [sample] * torch.equal(stock, ours)
     assert right == [("quick", {"fps": 2.0}, 4, Fraction(2))]

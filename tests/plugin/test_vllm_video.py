@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rollout's positions, by vLLM's own code: equal to the trainer's and to the truth; stock vLLM's are not."""
+"""The rollout's positions, by vLLM's own code: equal to the trainer's and to the truth; stock vLLM's are not.
+
+Holds as it is for the versions of verl's CUDA stack, whose Python code runs without a GPU: unpack the wheels of vllm
+0.24.0 and transformers 5.9.0 into two folders and name both in PYTHONPATH.
+"""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import qwen_models
 import rollout_positions
 import torch
-from clip_prompts import SAMPLES, TEXT, encode, media_of, medium, parts_of, video
+from clip_prompts import SAMPLES, TEXT, encode, media_of, medium, parts_of, stills, timestamps, video
 from mrope_reference import true_positions
 from PIL import Image
+from verl.utils import hf_processor
 from verl.workers.rollout.utils import qwen2_5_vl_dedup_image_tokens
 
-from verl_p2r.plugin.mrope import qwen2_position_ids
+from verl_p2r.plugin import vllm_video
+from verl_p2r.plugin.mrope import qwen_position_ids
 
 OURS = "verl_p2r.plugin.vllm_video"
 
@@ -40,7 +48,7 @@ def rollout(request, plugins, tiny_model):
 def sent(processor, content: list[dict]) -> tuple[list[int], dict[str, list]]:
     """Prompt ids and `multi_modal_data` as verl's vLLM server passes them."""
     ids, _ = encode(processor, content)
-    images, videos = media_of(content)
+    images, videos = media_of(content, processor.image_processor.patch_size)
     media = {name: given for name, given in (("image", images), ("video", videos)) if given}
     return qwen2_5_vl_dedup_image_tokens(ids.tolist(), processor), media
 
@@ -50,13 +58,24 @@ def assert_both_sides_true(rollout, processor, content: list[dict], media: list)
     output = rollout_positions.process(rollout, *sent(processor, content))
     assert output["prompt_token_ids"] == ids.tolist()
     theirs = rollout_positions.positions(rollout, output)
-    assert torch.equal(theirs, qwen2_position_ids(processor, ids, inputs)[1:])
+    assert torch.equal(theirs, qwen_position_ids(processor, ids, inputs)[1:])
     assert list(map(tuple, theirs.T.tolist())) == true_positions(parts_of(processor, ids, media))
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
 def test_rollout_trainer_and_truth_agree(rollout, processor, clips, sample):
     content = [video(clips, sample), {"type": "text", "text": "What moves?"}]
+    assert_both_sides_true(rollout, processor, content, [medium(sample)])
+
+
+# Beside the clips above, the ends of the range and odd rates between: all frames of a clip.
+EXTREMES = [(10, Fraction(1, 2)), (12, Fraction(3, 4)), (30, 25), (32, 30), (32, Fraction(30000, 1001))]
+
+
+@pytest.mark.parametrize(("frames", "rate"), EXTREMES, ids=str)
+def test_they_agree_from_half_a_frame_to_thirty_a_second(rollout, processor, make_clip, frames, rate):
+    sample = ("clip", {"nframes": frames}, frames, Fraction(rate))
+    content = [video({"clip": make_clip(frames, rate)}, sample), {"type": "text", "text": "What moves?"}]
     assert_both_sides_true(rollout, processor, content, [medium(sample)])
 
 
@@ -115,6 +134,110 @@ def test_same_pixels_at_other_times_are_another_cache_entry(plugins, processor, 
         (digest,) = output["mm_hashes"]["video"]
         assert seen.setdefault(fps, digest) == digest  # the third finds the first
     assert seen[4.0] != seen[1.0]
+
+
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl"])
+def other(request, plugins, tmp_path_factory):
+    """Another family's processors: vLLM's, verl's, and how the family lays a sample out."""
+    folder = qwen_models.save(tmp_path_factory.mktemp(request.param), request.param)
+    layout = stills if request.param == "qwen3_vl" else lambda sample: [(*medium(sample)[:3], Fraction(1))]
+    return rollout_positions.vllm_processor(str(folder), "bfloat16"), hf_processor(str(folder)), layout
+
+
+@pytest.fixture(scope="module")
+def qwen3(plugins, tmp_path_factory):
+    """vLLM's and verl's processors for Qwen3-VL."""
+    folder = qwen_models.save(tmp_path_factory.mktemp("qwen3"), "qwen3_vl")
+    made = rollout_positions.vllm_processor(str(folder), "bfloat16")
+    assert type(made).__module__ == OURS
+    return made, hf_processor(str(folder))
+
+
+@pytest.mark.parametrize("sample", [*SAMPLES, ("quick", {"nframes": 2}, 2, Fraction(1))], ids=str)
+def test_other_families_agree_too(other, clips, sample):
+    rollout, processor, layout = other
+    content = [video(clips, sample), {"type": "text", "text": "What moves?"}]
+    assert_both_sides_true(rollout, processor, content, layout(sample))
+
+
+def test_other_families_agree_on_images_and_videos_in_turn(other, clips):
+    rollout, processor, layout = other
+    side = 8 * processor.image_processor.patch_size
+    image = {"type": "image", "image": Image.new("RGB", (side, side))}
+    # Text that could melt into a timestamp behind it, and the same video twice.
+    content = [image, video(clips, SAMPLES[8]), {"type": "text", "text": "and <"}, video(clips, SAMPLES[4]), image]
+    content += [{"type": "text", "text": "then <1.0 seconds>: "}, video(clips, SAMPLES[8])]
+    still, first, second = [(1, 4, 4, Fraction(1))], layout(SAMPLES[8]), layout(SAMPLES[4])
+    assert_both_sides_true(rollout, processor, content, [*still, *first, *second, *still, *first])
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_qwen3_vl_writes_the_true_time_before_each_grid(qwen3, clips, sample):
+    _, processor = qwen3
+    ids, _ = encode(processor, [video(clips, sample)])
+    text = processor.tokenizer.decode(ids)
+    assert re.findall(r"<\d+\.\d seconds>(?=<.vision_start.><.video_pad.>)", text) == timestamps(clips, sample)
+    assert text.count(" seconds>") == sample[2] // 2
+
+
+@pytest.mark.parametrize(("frames", "rate"), EXTREMES, ids=str)
+def test_qwen3_vl_agrees_from_half_a_frame_to_thirty_a_second(qwen3, make_clip, frames, rate):
+    rollout, processor = qwen3
+    clips, sample = {"clip": make_clip(frames, rate)}, ("clip", {"nframes": frames}, frames, Fraction(rate))
+    content = [video(clips, sample)]
+    assert_both_sides_true(rollout, processor, content, stills(sample))
+    text = processor.tokenizer.decode(encode(processor, content)[0])
+    assert re.findall(r"<\d+\.\d seconds>", text) == timestamps(clips, sample)
+
+
+def test_stock_vllm_writes_a_qwen3_vl_video_twice(qwen3, clips, monkeypatch):
+    rollout, processor = qwen3
+    content = [video(clips, SAMPLES[1])]  # two grids
+    monkeypatch.setattr(vllm_video, "_is_spelled_out", lambda *_: False)  # what is left is vLLM's own
+    output = rollout_positions.process(rollout, *sent(processor, content))
+    first, second = timestamps(clips, SAMPLES[1])
+    seen = re.findall(r"<\d\.\d seconds>", processor.tokenizer.decode(output["prompt_token_ids"]))
+    assert seen == [first, first, second, second]
+
+
+def test_a_qwen3_vl_prompt_with_one_placeholder_a_video_is_vllms(qwen3, clips):
+    # As another client of the server may send it.
+    rollout, processor = qwen3
+    content = [video(clips, SAMPLES[1])]
+    ids, _ = encode(processor, content)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    output = rollout_positions.process(rollout, processor.tokenizer(text)["input_ids"], sent(processor, content)[1])
+    assert output["prompt_token_ids"] == ids.tolist()
+
+
+def test_a_qwen3_vl_prompt_with_other_grids_than_its_video_is_an_error(qwen3, clips):
+    rollout, processor = qwen3
+    ids, _ = sent(processor, [video(clips, SAMPLES[1])])
+    _, media = sent(processor, [video(clips, SAMPLES[2])])
+    with pytest.raises(ValueError, match=r"holds 2 temporal grids of video, but its videos have \[4\]"):
+        rollout_positions.process(rollout, ids, media)
+
+
+def test_the_mixture_of_experts_of_qwen3_vl_has_our_processor_too(plugins):
+    from vllm.model_executor.models.qwen3_vl_moe import Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeProcessingInfo
+
+    factory = Qwen3VLMoeForConditionalGeneration._processor_factory
+    assert factory.processor.__module__ == OURS
+    assert factory.info is Qwen3VLMoeProcessingInfo
+
+
+@pytest.mark.parametrize("pads", [1, 3], ids=["collapsed by verl", "not collapsed"])
+def test_videos_as_sent_by_hand(pads):
+    # 1 text, 2 and 3 vision start and end, 7 a timestamp, 9 the placeholder: two videos, of two grids and of one, each
+    # grid of three tokens. The second stands inside outer markers, as transformers 5.10 leaves them.
+    short, grid = [9] * pads, [2, 9, 9, 9, 3]
+    prompt = [1, 7, 2, *short, 3, 7, 2, *short, 3, 1, 2, 7, 2, *short, 3, 3, 1]
+    twice, once = [7, *grid, 7, *grid], [7, *grid]
+    rest, spans = vllm_video._videos_as_sent(prompt, [twice, once], 9)
+    assert rest == [1, 7, 9, 1, 2, 7, 9, 3, 1]
+    assert spans == [[*grid, 7, *grid], grid]
 
 
 @pytest.mark.slow

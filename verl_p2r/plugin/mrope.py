@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's four rows of position ids for the Qwen2-VL family, from true frame times."""
+"""verl's four rows of position ids for the Qwen-VL families, from true frame times."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from verl_p2r.positions import guarded_seconds_per_grid, mrope_positions
 
-FAMILY = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor")
+FAMILY = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor")
 
 
-def qwen2_position_ids(processor: Any, input_ids: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
+def qwen_position_ids(processor: Any, input_ids: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
     """Position ids of one unpadded sequence, as verl's actor takes them.
 
     Args:
@@ -21,8 +21,8 @@ def qwen2_position_ids(processor: Any, input_ids: Tensor, inputs: Mapping[str, A
         inputs: the processor's outputs: `image_grid_thw`, `video_grid_thw`, `second_per_grid_ts`.
 
     Returns:
-        Text positions, then time, height and width. Shape: (4, L), int64. None for other model families, whose
-        positions verl computes rightly.
+        Text positions, then time, height and width. Shape: (4, L), int64. None for other model families: their
+        positions are left to verl.
     """
     if type(processor).__name__ not in FAMILY:
         return None
@@ -41,6 +41,8 @@ def _media_in_order(processor: Any, input_ids: Tensor, inputs: Mapping[str, Any]
     """(grid, temporal step) of each medium in the order of its placeholders; images and videos may alternate."""
     images = [(grid, 1.0) for grid in _rows(inputs.get("image_grid_thw"))]
     videos = list(zip(_rows(inputs.get("video_grid_thw")), _temporal_steps(processor, inputs), strict=True))
+    if type(processor).__name__ == "Qwen3VLProcessor":  # time stands in the text: each grid is a still of its own
+        videos = [([1, h, w], 1.0) for (t, h, w), _ in videos for _ in range(t)]
     area = processor.image_processor.merge_size**2
     placeholders = input_ids[torch.isin(input_ids, torch.tensor([processor.image_token_id, processor.video_token_id]))]
     media, cursor = [], 0
@@ -60,10 +62,10 @@ def _media_in_order(processor: Any, input_ids: Tensor, inputs: Mapping[str, Any]
 
 
 def _temporal_steps(processor: Any, inputs: Mapping[str, Any]) -> list[float]:
-    """Positions between two temporal grids of each video: 1 for Qwen2-VL, true seconds x rate for Qwen2.5-VL."""
+    """Positions between two temporal grids of each video: true seconds x rate for Qwen2.5-VL, 1 for the others."""
     count = len(_rows(inputs.get("video_grid_thw")))
     rate = getattr(processor.config.vision_config, "tokens_per_second", None)
-    if type(processor).__name__ == "Qwen2VLProcessor" or rate is None or count == 0:
+    if type(processor).__name__ != "Qwen2_5_VLProcessor" or rate is None or count == 0:
         return [1.0] * count
     seconds = inputs.get("second_per_grid_ts")
     if seconds is None:

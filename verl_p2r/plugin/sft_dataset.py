@@ -1,61 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SFT rows with video placed right in time; named by `data.custom_cls`.
+"""SFT rows with video placed right in time, screened before the run; named by `data.custom_cls`.
 
-verl's dataset loads a video without its metadata, so that the Hugging Face processor assumes 24 fps, and tokenizes each
-message apart. Here one processor call makes the prompt exactly as the agent loop makes it in RL, the response is
-tokenized behind it, and the loss lies on the response alone.
+verl's dataset loads a video without its metadata, so that the Hugging Face processor assumes 24 fps, tokenizes each
+message apart, and calls the processor twice. Here one call makes the prompt exactly as the agent loop makes it in RL,
+the response is tokenized behind it, and the loss lies on the response alone.
 """
 
 from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import pandas as pd
 import torch
 from pyarrow.parquet import read_metadata
 from qwen_vl_utils import process_vision_info
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-from verl_p2r.plugin.mrope import FAMILY, qwen2_position_ids
+from verl_p2r.data_settings import DataSettings
+from verl_p2r.decode import install_reader
+from verl_p2r.frame_cache import FrameCache
+from verl_p2r.media import VisionSpec
+from verl_p2r.plugin.media_cache import GIB, CacheSettings, cache_settings, sources_in
+from verl_p2r.plugin.mrope import FAMILY, qwen_position_ids
 from verl_p2r.plugin.rl_dataset import P2RDataset
+from verl_p2r.rejects import Screening, admit, key_of, remembered
+from verl_p2r.rows import RowError
+from verl_p2r.screening import Limit, Medium, Sample, screen
+from verl_p2r.settings import merge
+from verl_p2r.template import parse_response, perception_end
+
+install_reader()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SFTSettings:
+    """What `data.p2r` holds for SFT beside `DataSettings`.
+
+    Args:
+        process_aware: False leaves the observation out of every response: the paper's process-agnostic SFT, on the
+            same rows and prompts [ours].
+    """
+
+    process_aware: bool = True
 
 
 class P2RSFTDataset(MultiTurnSFTDataset):
     """Rows of `messages` that end with the assistant's response, with `videos` and `images` beside them.
 
-    For the Qwen2-VL family; other families take verl's own path. Needs `data.pad_mode=no_padding`.
+    For Qwen2-VL, Qwen2.5-VL and Qwen3-VL; other families take verl's own path. Needs `data.pad_mode=no_padding`. Rows
+    that cannot work (over-long, missing or unreadable media, wrong columns) are left out before the run, counted by
+    reason. Validation rows are sampled and sized as training rows are, so that the two losses compare [ours].
 
     Raises:
-        ValueError: naming file and row, when the row does not end with one assistant message, its media cannot be
-            read, or it is longer than `data.max_length` (a cut would separate pixels from their tokens).
+        ValueError: more rows than `data.p2r.max_reject_share` are rejected; or, naming file and row, a row that passed
+            the screening cannot be read after all.
     """
 
+    def __init__(self, parquet_files, tokenizer, config, processor=None, max_samples: int = -1):
+        node = config.get("p2r")
+        self.settings = DataSettings.from_mapping(node or {})
+        self.process_aware = merge(
+            SFTSettings(), {k: v for k, v in (node or {}).items() if k == "process_aware"}, "data.p2r"
+        ).process_aware
+        self.media = None if node is None else self.settings.media.train
+        self.media_cache = cache_settings(config)
+        self.mm_processor_kwargs = dict(config.get("mm_processor_kwargs") or {})
+        self.split = "val" if parquet_files == config.get("val_files") != config.get("train_files") else "train"
+        super().__init__(parquet_files, tokenizer, config, _unbound(processor), max_samples)
+
     def __getitem__(self, item: int) -> dict[str, Any]:
-        if self.processor is None or type(self.processor).__name__ not in FAMILY:
+        if not self._ours:
             return super().__getitem__(item)
         try:
-            return self._encode({**self.dataframe.iloc[item].to_dict(), self.messages_key: self.messages[item]})
-        except (ValueError, TypeError, OSError, AssertionError) as error:
-            raise ValueError(f"{self._place(item)}: {error}") from error
+            return self._encode(*self._split(self._columns(item)))
+        except (ValueError, TypeError, OSError) as error:
+            file, row = self._place(item)
+            raise ValueError(f"{file} row {row}: {error}") from error
 
-    def _place(self, item: int) -> str:
-        """What names a row in messages: its file, and its row there."""
-        row = self.dataframe.index[item]  # verl's concatenation keeps each file's own numbers
-        files = [str(file) for file in self.parquet_files]
-        if self.max_samples <= 0 or not self.shuffle:  # else rows were drawn from all files
-            ends = list(accumulate(read_metadata(file).num_rows for file in files))
-            files = [files[bisect_right(ends, item)]]
-        return f"{', '.join(files)} row {row}"
+    @property
+    def _ours(self) -> bool:
+        return type(self.processor).__name__ in FAMILY
 
-    def _encode(self, row: dict[str, Any]) -> dict[str, Any]:
-        prompt, response = self._split(row)
-        images, videos = process_vision_info(prompt, image_patch_size=self.image_patch_size, return_video_metadata=True)
+    def _encode(self, prompt: list[dict], text: str, response: str) -> dict[str, Any]:
+        images, videos = self._decode(prompt)
         inputs = dict(
             build_multimodal_processor_inputs(
                 self.processor,
-                text=[self._text(prompt, add_generation_prompt=True)],
-                images=images,
-                videos=videos,
+                text=[text],
+                images=images or None,
+                videos=videos or None,
                 mm_processor_kwargs=self.mm_processor_kwargs,
             ).convert_to_tensors("pt")
         )
@@ -65,41 +106,133 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         response_ids = torch.tensor(self.tokenizer(response, add_special_tokens=False)["input_ids"])
         input_ids = torch.cat([prompt_ids, response_ids])
         if len(input_ids) > self.max_length:
-            raise ValueError(
-                f"{len(input_ids)} tokens are more than data.max_length={self.max_length}: raise it, take "
-                "fewer or smaller frames, or drop the row"
-            )
+            raise ValueError(f"{len(input_ids)} tokens are more than data.max_length={self.max_length}: raise it")
         return {
             "input_ids": input_ids,
-            "position_ids": qwen2_position_ids(self.processor, input_ids, inputs),
+            "position_ids": qwen_position_ids(self.processor, input_ids, inputs),
             "loss_mask": torch.cat([torch.zeros_like(prompt_ids), torch.ones_like(response_ids)]),
-            "multi_modal_inputs": inputs,
+            "multi_modal_inputs": inputs,  # {} for text: verl's collator asks the first row what there is
         }
 
+    def _decode(self, prompt: list[dict]) -> tuple[list | None, list | None]:
+        """The prompt's images, and its videos with their metadata, as the agent loop has them."""
+        sources = sources_in(prompt, self.image_patch_size)
+        if sources is None:  # pixels in the rows themselves
+            return process_vision_info(prompt, image_patch_size=self.image_patch_size, return_video_metadata=True)
+        media = [(source.kind, source.decode(_disk(self.media_cache))) for source in sources]
+        return [m for kind, m in media if kind == "image"], [m for kind, m in media if kind == "video"]
+
     def _read_files_and_process(self):
-        super()._read_files_and_process()
-        self.mm_processor_kwargs = self.apply_chat_template_kwargs.get("mm_processor_kwargs", {})
+        """verl's reading, of all rows; then the draw of `max_samples`, and of these the rows that work."""
         if self.pad_mode != "no_padding":
             raise ValueError(f"data.pad_mode is {self.pad_mode!r}: P2RSFTDataset makes unpadded rows, set no_padding")
+        if not self._ours:
+            return super()._read_files_and_process()
+        wanted, self.max_samples = self.max_samples, -1
+        super()._read_files_and_process()
+        self._ends = list(accumulate(read_metadata(file).num_rows for file in self.parquet_files))
+        self._origins: Sequence[int] = range(self._ends[-1])  # of the rows, counted through all files
+        self._keep(_of_first_rank(lambda: self._draw(wanted)))
+        kept = admit(
+            _of_first_rank(self._screen),
+            max_share=self.settings.max_reject_share,
+            setting="data.p2r.max_reject_share",
+            listing=self.settings.listing(f"sft_{self.split}"),
+        )
+        self._keep(kept)
 
-    def _split(self, row: dict[str, Any]) -> tuple[list[dict], str]:
-        """The prompt's messages with media in place, and the response's text up to and with its end token."""
-        messages = _MessageBuilder(self)._build_messages(row, key=self.messages_key)
+    def _draw(self, wanted: int) -> Sequence[int]:
+        """The rows that verl's `max_samples` takes."""
+        total = len(self.messages)
+        if not 0 < wanted < total:
+            return range(total)
+        if not self.shuffle:
+            return range(wanted)
+        return np.random.default_rng(self.seed).choice(total, size=wanted, replace=False).tolist()
+
+    def _keep(self, positions: Sequence[int]) -> None:
+        self._origins = [self._origins[i] for i in positions]
+        self.dataframe = self.dataframe.iloc[list(positions)]
+        self.messages = [self.messages[i] for i in positions]
+
+    def _screen(self) -> Screening:
+        spec = VisionSpec.from_processor(self.processor, self.mm_processor_kwargs)
+        limit = Limit(self.max_length, "data.max_length", self.tokenizer, spec)
+        probe = self._text([{"role": "user", "content": "7 <b>?"}], add_generation_prompt=True)
+        key = key_of(
+            self.parquet_files,
+            self._origins,
+            (self.messages_key, self.image_key, self.video_key, self.max_length, self.process_aware),
+            (self.settings.media_root, self.media, spec, dict(self.apply_chat_template_kwargs)),
+            (self.processor.chat_template, self.tokenizer.chat_template),
+            (len(self.tokenizer), self.tokenizer(probe)["input_ids"]),  # two tokenizers that agree on it are one
+        )
+        rows = map(self._columns, range(len(self)))
+        return remembered(
+            self.settings.cache_folder,
+            key,
+            lambda: screen(rows, lambda _, row: self._sample(row), self._place, limit, total=len(self)),
+        )
+
+    def _columns(self, item: int) -> dict[str, Any]:
+        return {**self.dataframe.iloc[item].to_dict(), self.messages_key: self.messages[item]}
+
+    def _place(self, item: int) -> tuple[str, int]:
+        """What names a row in messages: its file, and its row there."""
+        origin = self._origins[item]
+        file = bisect_right(self._ends, origin)
+        return str(self.parquet_files[file]), origin - (self._ends[file - 1] if file else 0)
+
+    def _sample(self, row: dict[str, Any]) -> Sample:
+        """A row as screening sees it.
+
+        Raises:
+            RowError: its columns are wrong.
+        """
+        try:
+            prompt, text, response = self._split(row)
+        except RowError:
+            raise
+        except Exception as error:  # whatever a row makes the chat template do, it is this row's fault alone
+            what = f"{type(error).__name__}: {error}"
+            raise RowError(
+                self.messages_key, "wrong columns", f"its columns make no messages ({what}): repair or drop it"
+            ) from error
+        fields = {"image": self.image_key, "video": self.video_key}
+        parts = [part for m in prompt if isinstance(m["content"], list) for part in m["content"]]
+        return Sample(text + response, tuple(Medium(fields[p["type"]], p) for p in parts if p["type"] in fields))
+
+    def _split(self, row: dict[str, Any]) -> tuple[list[dict], str, str]:
+        """The prompt's messages with media in place, its text, and the response's up to and with its end token."""
+        messages = row[self.messages_key]
         roles = [message["role"] for message in messages]
         if "assistant" not in roles or roles.index("assistant") != len(roles) - 1:
-            raise ValueError(
-                f"field {self.messages_key} has roles {roles}: it must end with its only assistant message"
+            raise RowError(
+                self.messages_key,
+                "roles",
+                f"field {self.messages_key} has roles {roles}: it must end with its only assistant message",
             )
-        texts = [message["content"] for message in messages[:-1] if isinstance(message["content"], str)]
-        if any(tag in text for text in texts for tag in ("<image>", "<video>")):  # verl leaves them in the text
-            raise ValueError(
-                f"field {self.messages_key} holds <image> or <video> but fields {self.image_key} and {self.video_key} "
-                "are empty: give the row its media"
+        prompt = _MessageBuilder(self).build(row, messages[:-1])
+        text = self._text(prompt, add_generation_prompt=True)
+        whole = self._text([*prompt, {"role": "assistant", "content": self._response(messages[-1]["content"])}])
+        if not whole.startswith(text):
+            raise RowError(
+                self.messages_key,
+                "chat template",
+                "the chat template changes the prompt when a response follows: it cannot be trained on",
             )
-        whole, prompt = self._text(messages), self._text(messages[:-1], add_generation_prompt=True)
-        if not whole.startswith(prompt):
-            raise ValueError("the chat template changes the prompt when a response follows: it cannot be trained on")
-        return messages[:-1], whole[len(prompt) :].rstrip()
+        return prompt, text, whole[len(text) :].rstrip()
+
+    def _response(self, content: str) -> str:
+        """What is learnt of a response: it begins with a word, as a sampled one does; without its observation if so
+        set, the rest as it was written."""
+        if not self.process_aware and parse_response(content).observation is not None:
+            content = content[perception_end(content) :]
+        if not content.strip():
+            raise RowError(
+                self.messages_key, "no response", f"field {self.messages_key} holds nothing to learn: drop the row"
+            )
+        return content.strip()
 
     def _text(self, messages: list[dict], **kwargs) -> str:
         return self.processor.apply_chat_template(
@@ -108,12 +241,52 @@ class P2RSFTDataset(MultiTurnSFTDataset):
 
 
 class _MessageBuilder(P2RDataset):
-    """The RL dataset's `_build_messages` (placeholders to media), for the columns of an SFT row."""
+    """The RL dataset's messages (placeholders to media, with their settings), for the columns of an SFT row."""
 
-    def __init__(self, dataset: MultiTurnSFTDataset):
+    def __init__(self, dataset: P2RSFTDataset):
         self.image_key, self.video_key, self.audio_key = dataset.image_key, dataset.video_key, "audios"
-        self.processor = dataset.processor
+        self.processor, self.settings, self.media = dataset.processor, dataset.settings, dataset.media
 
-    def _build_messages(self, example: dict, key: str):
-        messages = [dict(message) for message in example[key]]
-        return super()._build_messages({**example, key: messages}, key)
+    def build(self, row: dict[str, Any], messages: list[dict]) -> list[dict]:
+        """The messages with media in place.
+
+        Raises:
+            RowError: placeholders and media do not match in number.
+        """
+        texts = [message["content"] for message in messages if isinstance(message["content"], str)]
+        for tag, key in (("<image>", self.image_key), ("<video>", self.video_key)):
+            media = row.get(key)
+            count = 0 if media is None or media is pd.NA else len(media)
+            if (placeholders := "".join(texts).count(tag)) != count:
+                raise RowError(
+                    key,
+                    "placeholders",
+                    f"its messages hold {placeholders} {tag} but its field {key} {count}: write one placeholder per "
+                    "medium, and none in other text",
+                )
+        return self._build_messages({**row, "messages": [dict(message) for message in messages]}, "messages")
+
+
+def _unbound(processor: Any) -> Any:
+    """A processor without the methods that verl binds to it: with them no data loader can send it to a new process."""
+    if type(processor).__name__ not in FAMILY:
+        return processor
+    processor = copy(processor)
+    for name in ("get_rope_index", "get_vision_position_ids"):
+        vars(processor).pop(name, None)
+    return processor
+
+
+@lru_cache(maxsize=1)
+def _disk(settings: CacheSettings) -> FrameCache | None:
+    """The frame cache of this process: a worker of the data loader makes its own."""
+    return FrameCache(settings.directory, int(settings.disk_gib * GIB)) if settings.directory else None
+
+
+def _of_first_rank(make: Callable[[], T]) -> T:
+    """What the first rank makes, on all ranks: files are probed once, and all ranks see the same rows."""
+    if not torch.distributed.is_initialized():
+        return make()
+    made = [make() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(made, src=0)
+    return made[0]

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other Qwen-VL families as Hugging Face folders without weights: processor and config, at the tests' size."""
+
+from pathlib import Path
+
+import make_model
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+}
+VISION = {"depth": 1, "num_heads": 2, "spatial_merge_size": 2, "temporal_patch_size": 2}
+PIXELS = {"min_pixels": 56 * 56, "max_pixels": 1 << 20}  # wide enough that no frame of the tests is resized
+
+
+def save(folder: Path, family: str) -> Path:
+    """Write `family`'s ("qwen2_vl", "qwen3_vl") config and processor, with the quickstart's tokenizer."""
+    tokenizer = make_model.build_tokenizer()
+    processor, config = (_qwen3_vl if family == "qwen3_vl" else _qwen2_vl)(tokenizer)
+    for token, text in (
+        ("image_token_id", make_model.IMAGE),
+        ("video_token_id", make_model.VIDEO),
+        ("vision_start_token_id", make_model.VISION_START),
+        ("vision_end_token_id", make_model.VISION_END),
+    ):
+        setattr(config, token, tokenizer.convert_tokens_to_ids(text))
+    processor.save_pretrained(folder)
+    config.save_pretrained(folder)
+    return folder
+
+
+def _qwen2_vl(tokenizer):
+    from transformers import Qwen2VLConfig, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
+
+    processor = Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**PIXELS),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**PIXELS),
+        chat_template=tokenizer.chat_template,
+    )
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
+    config = Qwen2VLConfig(
+        text_config={**TEXT, "vocab_size": len(tokenizer), "rope_parameters": rope},
+        vision_config={**VISION, "embed_dim": 32, "hidden_size": 64, "patch_size": 14},
+        architectures=["Qwen2VLForConditionalGeneration"],
+    )
+    return processor, config
+
+
+def _qwen3_vl(tokenizer):
+    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor
+
+    size = {"shortest_edge": PIXELS["min_pixels"], "longest_edge": PIXELS["max_pixels"]}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=16, **PIXELS),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(size=size),
+        chat_template=tokenizer.chat_template,
+    )
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        text_config={**TEXT, "vocab_size": len(tokenizer), "head_dim": 16, "rope_parameters": rope},
+        vision_config={
+            **VISION,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "out_hidden_size": 64,
+            "patch_size": 16,
+            "deepstack_visual_indexes": [0],
+        },
+        architectures=["Qwen3VLForConditionalGeneration"],
+    )
+    return processor, config
