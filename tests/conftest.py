@@ -3,7 +3,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,6 +25,7 @@ sys.path.insert(0, str(QUICKSTART))
 import av  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from judge_server import JudgeServer  # noqa: E402
 
 import verl_p2r.plugin  # noqa: E402, F401  torch and torchvision made to fit before anything imports them
 
@@ -78,3 +79,33 @@ def processor(tiny_model):
     from verl.utils import hf_processor
 
     return hf_processor(str(tiny_model))
+
+
+@pytest.fixture(scope="session")
+def idle_judge_servers() -> Iterator[list[JudgeServer]]:
+    """Servers that run and that no test holds: starting one takes half a second."""
+    servers: list[JudgeServer] = []
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def make_judge_server(idle_judge_servers, tmp_path_factory) -> Iterator[Callable[[], JudgeServer]]:
+    """`make_judge_server()`: a judge behind real HTTP, in its own process, see `judge_server.py`; as many as needed."""
+    held: list[JudgeServer] = []
+
+    def make() -> JudgeServer:
+        server = idle_judge_servers.pop() if idle_judge_servers else None
+        held.append(server or JudgeServer(tmp_path_factory.mktemp("judge") / "journal.jsonl"))
+        held[-1].reset()
+        return held[-1]
+
+    yield make
+    idle_judge_servers.extend(held)
+
+
+@pytest.fixture
+def judge_server(make_judge_server) -> JudgeServer:
+    """A judge behind real HTTP, see `judge_server.py`."""
+    return make_judge_server()

@@ -5,19 +5,29 @@ Prints how long each run took. A run that hangs is killed after its limit, and f
 """
 
 import contextlib
+import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from judge_server import sha
+
+from verl_p2r.judge import KNOWN_REQUESTS, build_judge_prompt
+from verl_p2r.judge_guards import as_data
+from verl_p2r.template import parse_response
 
 pytestmark = pytest.mark.e2e
 
@@ -113,7 +123,27 @@ def rl(name: str, work: Path, sft: Path, out: Path, *overrides: str, steps: int 
 
 
 @pytest.fixture(scope="module")
-def pa_grpo(work, sft) -> Path:
+def rates(work) -> Path:
+    """The RL rows with their clips at many frame rates, four frames of each: 0.13 to 4 seconds between two grids."""
+    rows = pq.read_table(work / "data" / "rl_train.parquet").to_pylist()
+    for row, rate in zip(rows, itertools.cycle((1, 2, 5, Fraction(24000, 1001), 30)), strict=False):
+        [video] = row["videos"]
+        source, target = video["video"], str(work / f"{row['extra_info']['index']}_at_{float(rate):.2f}.mp4")
+        with av.open(source) as clip, av.open(target, "w") as container:
+            stream, picture = container.add_stream("libx264", rate=rate), clip.streams.video[0]
+            stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
+            for frame in clip.decode(picture):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"))))
+            container.mux(stream.encode())
+        del video["fps"]
+        video |= {"video": target, "nframes": 4}
+    path = work / "rates.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pa_grpo(work, sft, rates) -> Path:
     """A PA-GRPO run of a few steps, with the KL loss against a reference model."""
     out = work / "rl"
     rl(
@@ -121,6 +151,7 @@ def pa_grpo(work, sft) -> Path:
         work,
         sft,
         out,
+        f"data.train_files={rates}",
         "actor_rollout_ref.actor.use_kl_loss=True",
         "actor_rollout_ref.actor.kl_loss_coef=0.04",
         f"trainer.save_freq={RL_STEPS}",
@@ -187,6 +218,54 @@ def test_colocate_async_trains(work, sft):
     steps = metrics(out / "metrics.jsonl")
     assert "p2r/collapse/perception" in steps[RL_STEPS]
     assert steps[RL_STEPS]["training/rollout_actor_probs_pearson_corr"] >= 0.999
+
+
+def judged_by(server, *more: str) -> list[str]:
+    """Overrides that train with the judge `openai` behind a server, without guards, so that it is asked about all."""
+    return [
+        "p2r/judge=openai",
+        "algorithm.p2r.judge.kwargs.model=judge",
+        f"algorithm.p2r.judge.kwargs.base_urls=[{server.base_url}]",
+        "algorithm.p2r.judge.guards={answer_only:False,copied_question:False}",
+        *more,
+    ]
+
+
+def test_rl_is_rewarded_by_a_judge_over_http(work, sft, judge_server):
+    """The judge's rule, a word in the observation, is what each rollout's perception accuracy shows, faults and all."""
+    rule = r"\b(red|green|two)\b"
+    key = "sk-of-this-test-alone"
+    shares = {"500": 0.1, "429": 0.1, "drop": 0.1, "truncated": 0.1}
+    judge_server.control(yes_when=rule, api_key=key, shares=shares, retry_after=0.1, latency=0.1)
+    out = work / "openai"
+    output = rl("openai", work, sft, out, *judged_by(judge_server), OPENAI_API_KEY=key)
+    steps = metrics(out / "metrics.jsonl")
+    assert all(steps[i]["p2r/no_verdict"] == 0 for i in range(1, RL_STEPS + 1))
+    rows = [
+        json.loads(line)
+        for i in range(1, RL_STEPS + 1)
+        for line in (out / "rollouts" / f"{i}.jsonl").read_text().splitlines()
+    ]
+    texts = [parse_response(row["output"]).observation for row in rows]
+    for row, text in zip(rows, texts, strict=True):
+        assert row["perception_accuracy"] == float(bool(text and re.search(rule, as_data(text))))
+    asked = Counter(call.prompt for call in judge_server.calls() if call.outcome == "ok")
+    known = {sha(build_judge_prompt(request)) for request in KNOWN_REQUESTS.values()}
+    assert known <= set(asked)  # the health check
+    assert len({text for text in texts if text}) >= 1
+    assert len(set(asked) - known) >= len({as_data(text) for text in texts if text})
+    written = [path for path in [work / "openai.log", *out.rglob("*")] if path.is_file() and path.suffix != ".pt"]
+    assert key not in output
+    assert not [path for path in written if key.encode() in path.read_bytes()]
+
+
+def test_a_judge_that_cannot_be_reached_ends_the_run_before_it_begins(work, sft, judge_server):
+    judge_server.kill()
+    hurry = [f"algorithm.p2r.judge.kwargs.{name}=2" for name in ("connect_timeout_s", "timeout_s", "deadline_s")]
+    output = rl("dead_judge", work, sft, work / "dead_judge", *judged_by(judge_server, *hurry), ok=False)
+    assert "the judge 'openai' fails its health check" in output
+    assert judge_server.base_url in output
+    assert not (work / "dead_judge" / "rollouts").exists()
 
 
 def test_validation_only_ends_after_validation(work, sft):

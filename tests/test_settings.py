@@ -26,7 +26,13 @@ PAPER = {
         "format_weight": 1.0,
         "length": {"minimum": 320, "maximum": 512, "reward": 0.2},
     },
-    "judge": {"name": "facts", "max_no_verdict_share": 0.05, "kwargs": {}},
+    "judge": {
+        "name": "facts",
+        "max_no_verdict_share": 0.05,
+        "health_check": True,
+        "guards": {"answer_only": False, "copied_question": False},
+        "kwargs": {},
+    },
 }
 
 
@@ -38,7 +44,7 @@ def test_defaults_are_the_papers():
 def test_omegaconf_node_reads_like_a_dict():
     node = OmegaConf.create({**PAPER, "judge": {"name": "m:C", "kwargs": {"urls": ["a", "b"], "retry": {"times": 3}}}})
     judge = P2RSettings.from_mapping(node).judge
-    assert judge == JudgeSettings("m:C", 0.05, {"urls": ["a", "b"], "retry": {"times": 3}})
+    assert judge == JudgeSettings("m:C", kwargs={"urls": ["a", "b"], "retry": {"times": 3}})
     assert type(judge.kwargs) is type(judge.kwargs["retry"]) is dict
     assert type(judge.kwargs["urls"]) is list
 

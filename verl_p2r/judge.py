@@ -2,86 +2,36 @@
 """The perception judge: does the observation suffice to deduce the answer? R_acc,P of VideoP2R (arXiv 2511.11113).
 
 A judge is any class with an async `judge(request) -> Verdict`. It is chosen by its registered name, or by
-`module:Class`. `facts` needs no model: the row lists what the observation must state.
+`module:Class`: `facts` needs no model (the row lists what the observation must state), `openai` asks a model over HTTP,
+`verl` a model that verl serves beside the training. Without verl:
+
+    judge = get_judge("openai", model="Qwen/Qwen3-8B", base_urls=["http://localhost:8000/v1"])
+    verdict = await ask(judge, JudgeRequest(question, solution, observation), guards)
 """
 
+import asyncio
 import functools
 import importlib
 import inspect
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from verl_p2r.accuracy import answer_text
+from verl_p2r.facts import Fact, contains, words
+from verl_p2r.judge_guards import MAX_OBSERVATION, as_data, guarded
+from verl_p2r.settings import JudgeGuards
 
 J = TypeVar("J", bound=type)
 
+PROMPT_VERSION = 1
+"""Part of a cached verdict's key: raise it whenever `build_judge_prompt` writes another text for the same request."""
+
 # At most one optional `/`, so that the two runs of white space never compete for the same characters: linear time.
 _TAG = re.compile(r"<\s*(/\s*)?judgement\s*>", re.IGNORECASE)
-_BRACKETS = str.maketrans("<>", "‹›")
 _PLACEHOLDER = re.compile(r"\{(question|solution|observation)\}")
-# A word, with what belongs to a number kept in it: its sign, decimal point and thousands commas.
-_WORD = re.compile(r"(?:(?<![^\W_])-(?=\d))?[^\W_]+(?:(?<=\d)(?:\.(?=\d)|,(?=\d{3}(?!\d)))[^\W_]+)*")
-
-
-@dataclass(frozen=True)
-class Fact:
-    """Something the observation must state, and what it must not state beside it.
-
-    Args:
-        state: a word or phrase.
-        excludes: phrases that contradict it; an observation that states one of them fails, so that listing every
-            possibility ("red green blue") earns nothing.
-    """
-
-    state: str
-    excludes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not _words(self.state):
-            raise ValueError(f"fact {self.state!r} holds no word: write what the observation must state")
-        for phrase in self.excludes:
-            if not _words(phrase):
-                raise ValueError(f"fact {self.state!r}: its `not` holds {phrase!r}, which has no word: remove it")
-            if states(self.state, phrase):
-                raise ValueError(f"fact {self.state!r} states its own `not` {phrase!r}, so nothing passes: remove one")
-
-    @classmethod
-    def parse(cls, value: Any) -> "Fact":
-        """Read a fact from a row: a text, or `{"state": "red", "not": ["green", "blue"]}`.
-
-        Raises:
-            ValueError: any other shape, or a fact that nothing could pass.
-
-        >>> Fact.parse("two circles")
-        Fact(state='two circles', excludes=())
-        >>> Fact.parse({"state": "red", "not": ["green", "blue"]})
-        Fact(state='red', excludes=('green', 'blue'))
-        """
-        if isinstance(value, Fact):
-            return value
-        if isinstance(value, str):
-            return cls(value)
-        if not isinstance(value, Mapping) or not {"state"} <= set(value) <= {"state", "not"}:
-            raise ValueError(f'fact {value!r}: write a text, or {{"state": "red", "not": ["green", "blue"]}}')
-        # Parquet gives lists back as arrays, and an absent list as None.
-        excludes = value.get("not")
-        phrases = () if excludes is None else _items(excludes, value)
-        return cls(_text(value["state"], value), tuple(_text(phrase, value) for phrase in phrases))
-
-    @classmethod
-    def parse_all(cls, values: Any) -> "tuple[Fact, ...] | None":
-        """Read a row's `extra_info.facts`: a list or array of facts; None or an empty one gives None.
-
-        >>> Fact.parse_all(["red", "circle"])
-        (Fact(state='red', excludes=()), Fact(state='circle', excludes=()))
-        """
-        if values is None:
-            return None
-        return tuple(cls.parse(value) for value in _items(values, values)) or None
 
 
 @dataclass(frozen=True)
@@ -100,22 +50,38 @@ class JudgeRequest:
     question: str
     solution: str
     observation: str
-    problem_type: str
-    facts: tuple[Fact, ...] | None
-    row: str
+    problem_type: str = ""
+    facts: tuple[Fact, ...] | None = None
+    row: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judge's decision: True sufficient, False not, None when it gave none; and why."""
+    """A judge's decision, and what it took.
+
+    Args:
+        value: True sufficient, False not, None when none was reached.
+        reason: the judge's own words, or why there is no verdict.
+        source: the judge itself, a cache of its verdicts, or a rule that came before it.
+        retries: how often it was asked again.
+        prompt_tokens, completion_tokens: what the calls for it cost, as the server counts; 0 when it does not say.
+    """
 
     value: bool | None
     reason: str
+    source: Literal["judge", "cache", "rule"] = "judge"
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """Decides whether an observation suffices. One instance serves many concurrent calls."""
+    """Decides whether an observation suffices. One instance serves many concurrent calls.
+
+    A judge that can read any row may also have `async def ask_anew(request) -> Verdict`, the same without a cache: it
+    is then asked two known questions before a run begins (`check_judge`).
+    """
 
     async def judge(self, request: JudgeRequest) -> Verdict:
         """Judge one observation; a verdict of None says that none was reached.
@@ -123,6 +89,70 @@ class Judge(Protocol):
         An exception loses the rollout, and too many lost rollouts end the run (`trainer.p2r.max_lost_share`).
         """
         ...
+
+
+async def ask(judge: Judge, request: JudgeRequest, guards: JudgeGuards | None = None) -> Verdict:
+    """Ask a judge about one observation, rules first: an empty or guarded one is a No, and no judge is asked.
+
+    Args:
+        judge: from `get_judge`.
+        request: what to judge.
+        guards: which guards are on; default: none.
+    """
+    why = guarded(request.question, request.solution, request.observation, guards or JudgeGuards())
+    return await judge.judge(request) if why is None else Verdict(False, why, "rule")
+
+
+_KNOWN = "Which ball does the child kick?\nOptions:\nA. the red ball\nB. the blue ball"
+KNOWN_REQUESTS = {
+    True: JudgeRequest(
+        question=_KNOWN,
+        solution="<answer>A</answer>",
+        observation="A child in a yellow coat stands between two balls, a red one and a blue one. The child walks up "
+        "to the red ball and kicks the red ball across the grass. The blue ball lies still until the end.",
+        problem_type="multiple choice",
+        row="the known Yes",
+    ),
+    False: JudgeRequest(
+        question=_KNOWN,
+        solution="<answer>A</answer>",
+        observation="A wooden bench stands under a tree at the edge of a park. Leaves fall, and a dog sleeps beside "
+        "the bench. The camera does not move.",
+        problem_type="multiple choice",
+        row="the known No",
+    ),
+}
+"""What `check_judge` asks: an observation that plainly suffices, and one that plainly does not."""
+
+
+async def check_judge(judge: Judge, name: str) -> None:
+    """Refuse a judge that cannot tell an observation that suffices from one that does not.
+
+    Args:
+        judge: the judge; one without `ask_anew` is not asked.
+        name: how messages call it.
+
+    Raises:
+        RuntimeError: with what it answered.
+    """
+    ask_anew = getattr(judge, "ask_anew", None)
+    if ask_anew is None:
+        return
+    verdicts = await asyncio.gather(*(ask_anew(request) for request in KNOWN_REQUESTS.values()))
+    wrong = [
+        f"{request.row} got {_SAID[verdict.value]}: {verdict.reason}"
+        for (value, request), verdict in zip(KNOWN_REQUESTS.items(), verdicts, strict=True)
+        if verdict.value is not value
+    ]
+    if wrong:
+        raise RuntimeError(
+            f"the judge {name!r} fails its health check, so its verdicts would teach nothing. {'. '.join(wrong)}. "
+            "Check that its server is up with this model, or choose a stronger model; algorithm.p2r.judge."
+            "health_check=False trains on it all the same"
+        )
+
+
+_SAID = {True: "Yes", False: "No", None: "no verdict"}
 
 
 def parse_verdict(reply: str) -> bool | None:
@@ -153,13 +183,17 @@ def parse_verdict(reply: str) -> bool | None:
     return {"yes": True, "no": False}.get(words.pop()) if len(words) == 1 else None
 
 
-def build_judge_prompt(request: JudgeRequest, template: str | None = None) -> str:
+def build_judge_prompt(
+    request: JudgeRequest, template: str | None = None, max_observation_chars: int = MAX_OBSERVATION
+) -> str:
     """Write the prompt that asks an LLM for a verdict.
 
     Args:
-        request: what to judge. Angle brackets in it become ‹ ›, so that nothing it says can pose as a tag.
+        request: what to judge. Each text goes in as `judge_guards.as_data` makes it, so that nothing it says can pose
+            as a tag or as one of the prompt's markers.
         template: a text with the placeholders {question}, {solution} and {observation}; default: the package's
             `prompts/judge.txt`. Other braces stay as they are.
+        max_observation_chars: a longer observation loses its middle, visibly [ours].
 
     Raises:
         ValueError: the template lacks a placeholder.
@@ -168,26 +202,31 @@ def build_judge_prompt(request: JudgeRequest, template: str | None = None) -> st
     >>> build_judge_prompt(request, "{question} {solution} {observation}")
     'Which? A ‹/observation› Yes'
     """
-    template = _default_template() if template is None else template
+    template = default_template() if template is None else template
     missing = {"question", "solution", "observation"} - set(_PLACEHOLDER.findall(template))
     if missing:
         names = ", ".join(f"{{{name}}}" for name in sorted(missing))
         raise ValueError(f"the judge's template lacks {names}: add each where its text belongs")
     data = {
-        "question": request.question,
-        "solution": answer_text(request.solution),
-        "observation": request.observation,
+        "question": as_data(request.question),
+        "solution": as_data(answer_text(request.solution)),
+        "observation": as_data(request.observation, max_observation_chars),
     }
     # One pass, so that a placeholder inside the data stays data.
-    return _PLACEHOLDER.sub(lambda match: data[match[1]].strip().translate(_BRACKETS), template)
+    return _PLACEHOLDER.sub(lambda match: data[match[1]], template)
 
 
 @functools.lru_cache(maxsize=1)
-def _default_template() -> str:
+def default_template() -> str:
+    """The package's own `prompts/judge.txt`."""
     return files("verl_p2r").joinpath("prompts/judge.txt").read_text(encoding="utf-8")
 
 
-_judges: dict[str, type] = {}
+# Classes, or where to import them from on first use: only a run that asks a model loads a network client.
+_judges: dict[str, type | str] = {
+    "openai": "verl_p2r.judge_client:OpenAIJudge",
+    "verl": "verl_p2r.judge_client:OpenAIJudge",  # at the address that verl_p2r.plugin.judge_verl fills in
+}
 
 
 def register_judge(name: str) -> Callable[[J], J]:
@@ -200,8 +239,9 @@ def register_judge(name: str) -> Callable[[J], J]:
     def register(cls: J) -> J:
         if ":" in name:
             raise ValueError(f"judge name {name!r}: a `:` marks an import path, choose a name without it")
-        if _judges.setdefault(name, cls) is not cls:
-            raise ValueError(f"judge name {name!r} is taken by {_judges[name].__qualname__}: choose another")
+        taken = _judges.setdefault(name, cls)
+        if taken is not cls:
+            raise ValueError(f"judge name {name!r} is taken by {getattr(taken, '__qualname__', taken)}: choose another")
         return cls
 
     return register
@@ -221,7 +261,8 @@ def get_judge(name: str, /, **kwargs: Any) -> Judge:
     >>> type(get_judge("facts")).__name__
     'FactsJudge'
     """
-    cls = _import_judge(name) if ":" in name else _judges.get(name)
+    found = name if ":" in name else _judges.get(name)
+    cls = _import_judge(found) if isinstance(found, str) else found
     if cls is None:
         raise ValueError(
             f"algorithm.p2r.judge.name {name!r} is unknown: use one of {', '.join(sorted(_judges))}, "
@@ -268,41 +309,11 @@ class FactsJudge:
                 f"{request.row}: the facts judge found no extra_info.facts: list there what the observation must "
                 "state, or set algorithm.p2r.judge.name to another judge"
             )
-        observed = _words(request.observation)
+        observed = words(request.observation)
         for fact in request.facts:
-            if not _contains(observed, fact.state):
+            if not contains(observed, fact.state):
                 return Verdict(False, f"does not state {fact.state!r}")
             for phrase in fact.excludes:
-                if _contains(observed, phrase):
+                if contains(observed, phrase):
                     return Verdict(False, f"states {phrase!r}, which contradicts {fact.state!r}")
         return Verdict(True, "states every fact")
-
-
-def states(text: str, phrase: str) -> bool:
-    """Tell whether a text holds a phrase as whole words, whatever the case, white space and punctuation.
-
-    >>> states("A RED, round ball.", "red round"), states("a coloured ball", "red"), states("3.14 m", "3")
-    (True, False, False)
-    """
-    return _contains(_words(text), phrase)
-
-
-def _contains(words: str, phrase: str) -> bool:
-    return f" {_words(phrase)} " in f" {words} "
-
-
-def _words(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
-    return " ".join(word.replace(",", "") for word in _WORD.findall(folded))
-
-
-def _items(values: Any, shown: Any) -> Iterable[Any]:
-    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
-        raise ValueError(f"facts {shown!r}: give a list, for example ['red', 'circle']")
-    return values
-
-
-def _text(value: Any, shown: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"fact {shown!r}: {value!r} is not a text, quote it")
-    return value

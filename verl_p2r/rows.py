@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_p2r.accuracy import PROBLEM_TYPES
-from verl_p2r.judge import Fact, JudgeRequest
+from verl_p2r.facts import Fact
+from verl_p2r.judge import JudgeRequest
 
 
 class RowError(ValueError):

@@ -75,17 +75,34 @@ class ProcessSettings:
 
 
 @dataclass(frozen=True)
+class JudgeGuards:
+    """Rules that give a No before any judge is asked [ours]; off in the paper's setting.
+
+    Args:
+        answer_only: an observation that merely states an answer is no evidence for it.
+        copied_question: nor is a near-verbatim copy of the question.
+    """
+
+    answer_only: bool = False
+    copied_question: bool = False
+
+
+@dataclass(frozen=True)
 class JudgeSettings:
     """Who decides whether an observation suffices to deduce the answer.
 
     Args:
         name: a registered judge, or `module:Class`.
         max_no_verdict_share: the share of a batch's rows, in [0, 1], that may stay without a verdict.
+        health_check: ask the judge two questions with known verdicts before the run begins.
+        guards: rules that come before the judge.
         kwargs: the judge's own options.
     """
 
     name: str = "facts"
     max_no_verdict_share: float = 0.05
+    health_check: bool = True
+    guards: JudgeGuards = JudgeGuards()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

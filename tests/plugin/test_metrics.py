@@ -9,7 +9,7 @@ from verl.trainer.ppo.v1.utils import MetricsAggregator
 from verl_p2r.plugin.metrics import process_metrics
 
 
-def info(perception: float, reasoning: float, **changes) -> dict[str, float]:
+def info(perception: float, reasoning: float, **changes) -> dict:
     """One response's numbers as the reward manager writes them."""
     numbers = {
         "perception_reward": perception,
@@ -25,6 +25,10 @@ def info(perception: float, reasoning: float, **changes) -> dict[str, float]:
         "reasoning_tokens": 0,
         "both_rewards": 0,
         "acc": 0.0,
+        "judge_error": "",
+        "judge_seconds": None,
+        "judge_cached": None,
+        "judge_retries": None,
     }
     assert changes.keys() <= numbers.keys()
     return {**numbers, **changes}
@@ -82,15 +86,39 @@ def test_groups_of_one_are_no_collapse():
 
 
 def test_what_was_never_measured_is_left_out():
-    metrics = process_metrics([info(0, 1, perception_accuracy=math.nan)] * 2, ["a", "a"])
+    metrics = process_metrics([info(0, 1, perception_accuracy=None)] * 2, ["a", "a"])
     assert "p2r/perception/accuracy" not in metrics
     assert metrics["p2r/reasoning/reward"] == 1.0
     assert not any(math.isnan(value) for value in metrics.values())
 
 
 def test_what_was_measured_on_some_rows_is_their_mean():
-    infos = [info(0, 1, perception_accuracy=accuracy) for accuracy in (math.nan, 1.0, 0.0, 1.0)]
+    infos = [info(0, 1, perception_accuracy=accuracy) for accuracy in (None, 1.0, 0.0, 1.0)]
     assert process_metrics(infos, ["a"] * 4)["p2r/perception/accuracy"] == pytest.approx(2 / 3)
+
+
+def test_what_the_judge_took_by_hand():
+    """Over the three responses that it was asked about; the fourth had no observation."""
+    infos = [
+        info(1, 0, judge_seconds=1.0, judge_cached=0, judge_retries=2),
+        info(1, 0, judge_seconds=2.0, judge_cached=0, judge_retries=1, perception_valid=0, judge_error="no reply"),
+        info(1, 0, judge_seconds=0.0, judge_cached=1, judge_retries=0),
+        info(0, 0),
+    ]
+    metrics = process_metrics(infos, ["a", "a", "b", "b"])
+    assert {name: value for name, value in metrics.items() if name.startswith("p2r/judge/")} == pytest.approx(
+        {
+            "p2r/judge/seconds": 1.0,
+            "p2r/judge/seconds_p95": 1.9,  # between 1 and 2, nine tenths of the way
+            "p2r/judge/cached": 1 / 3,
+            "p2r/judge/retries": 1.0,
+        }
+    )
+
+
+def test_rows_of_a_manager_without_these_numbers_have_no_judge_metrics():
+    row = {key: value for key, value in info(1, 0).items() if not key.startswith("judge_")}
+    assert not any(name.startswith("p2r/judge/") for name in process_metrics([row], ["a"]))
 
 
 def test_a_batch_of_nothing_but_padding_logs_nothing():
@@ -99,7 +127,9 @@ def test_a_batch_of_nothing_but_padding_logs_nothing():
 
 def test_verls_aggregator_averages_every_metric_over_sub_steps():
     """verl picks max, min or sum by substrings of a metric's name: none of ours may hold one."""
-    steps = [process_metrics([info(1, 0), info(0, 1, perception_valid=0)], ["a", "a"]) for _ in range(2)]
+    judged = {"judge_seconds": 1.0, "judge_cached": 0, "judge_retries": 2}
+    infos = [info(1, 0, **judged), info(0, 1, perception_valid=0, **judged)]
+    steps = [process_metrics(infos, ["a", "a"]) for _ in range(2)]
     steps[1] = {name: value + 3.0 for name, value in steps[0].items()}
     aggregator = MetricsAggregator()
     aggregator.add_step_metrics(steps[0], sample_count=2)

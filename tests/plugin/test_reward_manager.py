@@ -2,7 +2,6 @@
 """The reward manager `p2r` on rows as verl's agent loop hands them over, with a real tokenizer."""
 
 import asyncio
-import math
 
 import numpy as np
 import pytest
@@ -130,7 +129,12 @@ def test_a_perfect_response_by_hand(tokenizer):
         "reasoning_tokens": tokens - perception_tokens,  # end-of-sequence included
         "both_rewards": info["both_rewards"],
         "acc": 1.0,
+        "judge_error": "",
+        "judge_seconds": info["judge_seconds"],
+        "judge_cached": 0,
+        "judge_retries": 0,
     }
+    assert 0 <= info["judge_seconds"] < 60
 
 
 @pytest.mark.parametrize(
@@ -159,12 +163,15 @@ def test_every_path_gives_the_same_plain_keys(tokenizer):
     infos = [score(manager(tokenizer, **p2r), data(tokenizer, text))[1] for p2r, text in settings.values()]
     assert len({tuple(info) for info in infos}) == 1
     for info in infos:
-        assert {type(value) for value in info.values()} <= {int, float}
+        assert {type(value) for value in info.values()} <= {int, float, str, type(None)}
     columns = {key: [info[key] for info in infos] for key in infos[0]}
     found = process_validation_metrics(["toy"] * 6, ["a", "a", "a", "b", "b", "b"], {"reward": [0.0] * 6, **columns})
     assert found["toy"]["perception_format"]["mean@3"] == pytest.approx(4 / 6)
     assert found["toy"]["acc"]["mean@3"] == pytest.approx(4 / 6)
-    assert columns.keys() <= found["toy"].keys()
+    assert columns.keys() - found["toy"].keys() == {"judge_error"}  # a text
+    # None is left out: "a" has three verdicts, one Yes; "b" has two, both Yes, and one row without.
+    means = found["toy"]["perception_accuracy"]
+    assert (means["mean@3"], means["mean@2"]) == (pytest.approx(1 / 3), 1.0)
 
 
 def test_a_response_of_no_tokens_has_no_tokens(tokenizer):
@@ -175,7 +182,8 @@ def test_a_response_of_no_tokens_has_no_tokens(tokenizer):
 def test_a_judge_without_a_verdict_makes_the_row_invalid(tokenizer):
     total, info = score(manager(tokenizer, **judged_by("SilentJudge")), data(tokenizer, GOOD))
     assert info["perception_valid"] == 0
-    assert info["perception_accuracy"] == 0.0
+    assert info["perception_accuracy"] is None
+    assert info["judge_error"] == "the line is dead"
     assert info["perception_reward"] == 1.0  # its form
     assert info["reasoning_reward"] == pytest.approx(2.2)
     assert total == pytest.approx(3.2)
@@ -183,7 +191,55 @@ def test_a_judge_without_a_verdict_makes_the_row_invalid(tokenizer):
 
 def test_a_response_without_an_observation_needs_no_verdict(tokenizer):
     _, info = score(manager(tokenizer, **judged_by("SilentJudge")), data(tokenizer, MALFORMED))
-    assert (info["perception_valid"], info["perception_accuracy"]) == (1, 0.0)
+    assert (info["perception_valid"], info["perception_accuracy"], info["judge_seconds"]) == (1, 0.0, None)
+
+
+def test_a_guarded_observation_is_a_no_and_asks_no_judge(tokenizer):
+    CuriousJudge.seen.clear()
+    judge = judged_by("CuriousJudge")["judge"]
+    row = data(tokenizer, GOOD.replace("A red ball moves left.", "The answer is B."))
+    guarded = manager(tokenizer, judge={**judge, "guards": {"answer_only": True}})
+    _, info = score(guarded, row)
+    assert (info["perception_accuracy"], info["perception_valid"], info["judge_seconds"]) == (0.0, 1, None)
+    assert not CuriousJudge.seen
+    _, info = score(manager(tokenizer, judge=judge), row)  # the paper's setting
+    assert info["perception_accuracy"] == 1.0
+    assert len(CuriousJudge.seen) == 1
+
+
+def openai_judge(server, **kwargs) -> dict:
+    return {"name": "openai", "kwargs": {"model": "judge", "base_urls": server.base_url, **kwargs}}
+
+
+def test_responses_are_judged_over_http_all_at_once(tokenizer, judge_server):
+    """32 rollouts of 0.3 s each, as many calls at once; equal observations are paid for once."""
+    judge_server.control(latency=0.3)
+    texts = [GOOD.replace("red ball", f"{'red' if i % 2 else 'blue'} ball {i // 2 % 8}") for i in range(32)]
+    question = {"index": 17, "split": "train", "question": "Which colour?\nA. blue\nB. red"}
+    rows = [data(tokenizer, text, extra_info=question) for text in texts]
+    own = manager(tokenizer, judge=openai_judge(judge_server))
+
+    async def main():
+        results = await asyncio.gather(*(own.run_single(row) for row in rows))
+        await own.judge.aclose()
+        return results
+
+    infos = [result["reward_extra_info"] for result in asyncio.run(main())]
+    assert [info["perception_accuracy"] for info in infos] == [float(i % 2) for i in range(32)]
+    assert sum(info["judge_cached"] for info in infos) == 16
+    assert all(info["judge_seconds"] > 0.25 for info in infos)
+    calls = judge_server.calls()
+    assert len(calls) == 16
+    assert max(call.start for call in calls) < min(call.end for call in calls)  # none waited for another
+
+
+def test_a_dead_judge_marks_rows_and_loses_none(tokenizer, judge_server):
+    judge_server.kill()
+    own = manager(tokenizer, judge=openai_judge(judge_server, deadline_s=0.5, timeout_s=0.5, connect_timeout_s=0.5))
+    _, info = score(own, data(tokenizer, GOOD))
+    assert (info["perception_valid"], info["perception_accuracy"], info["reasoning_accuracy"]) == (0, None, 1.0)
+    assert "no verdict within 0.5 s" in info["judge_error"]
+    assert "ClientConnectorError" in info["judge_error"]
 
 
 def test_perception_off_asks_no_judge_that_costs(tokenizer):
@@ -191,7 +247,7 @@ def test_perception_off_asks_no_judge_that_costs(tokenizer):
     total, info = score(manager(tokenizer, **judged_by("SilentJudge", **off)), data(tokenizer, GOOD))
     assert total == pytest.approx(2.2)
     assert (info["perception_reward"], info["perception_valid"], info["perception_format"]) == (0.0, 1, 1.0)
-    assert math.isnan(info["perception_accuracy"])
+    assert (info["perception_accuracy"], info["judge_error"], info["judge_seconds"]) == (None, "", None)
 
 
 def test_perception_off_still_measures_with_the_facts_judge(tokenizer):
@@ -235,7 +291,7 @@ def test_columns_as_parquet_gives_them(tokenizer):
 def test_of_several_outputs_the_last_is_scored(tokenizer):
     _, last = score(manager(tokenizer), data(tokenizer, GOOD + " and much more than that", WRONG))
     _, alone = score(manager(tokenizer), data(tokenizer, WRONG))
-    assert last == alone
+    assert {**last, "judge_seconds": 0} == {**alone, "judge_seconds": 0}
 
 
 def test_strict_reaches_the_accuracy(tokenizer):

@@ -20,7 +20,7 @@ from transfer_queue import KVBatchMeta
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, get_kl_controller
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
-from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
@@ -91,7 +91,10 @@ class Rollout(SimpleNamespace):
         parts |= {f"{process}_length_reward": 0.0 for process in ("perception", "reasoning")}
         rewards = {"perception_reward": self.perception, "reasoning_reward": self.reasoning}
         both = _both(self.perception, self.reasoning)
-        return {**rewards, **parts, **tokens, "perception_valid": int(self.valid), "both_rewards": both, "acc": 0.5}
+        judge = {"judge_error": "" if self.valid else f"the line to {self.uid} is dead"}
+        judge |= {"judge_seconds": 0.5, "judge_cached": 0, "judge_retries": 1}
+        valid = int(self.valid)
+        return {**rewards, **parts, **tokens, "perception_valid": valid, "both_rewards": both, "acc": 0.5, **judge}
 
 
 def rollouts(seed: int = 0, groups=(("a", 4), ("b", 3), ("c", 1)), length: int | None = None) -> list[Rollout]:
@@ -355,8 +358,27 @@ def test_too_many_rows_without_a_verdict_end_the_run(queue, limit):
     if limit == 0.25:
         trainer._compute_advantage(batch, {})
         return
-    with pytest.raises(RuntimeError, match=r"no verdict on 25.0% .*max_no_verdict_share=24.0%: check that the judge"):
+    with pytest.raises(RuntimeError, match=r"no verdict on 25.0% .*max_no_verdict_share=24.0%: check .*") as caught:
         trainer._compute_advantage(batch, {})
+    assert all(f"x the line to {uid} is dead" in str(caught.value) for uid in {rows[0].uid, rows[1].uid})
+
+
+def validated(valid: list[int | None], errors: list[str | None]):
+    """What verl's validation makes of these columns; a row of another reward manager holds None."""
+    trainer = make_trainer("algorithm.p2r.judge.max_no_verdict_share=0.25")
+    columns = {"reward": [1.0] * len(valid), "perception_valid": valid} | ({"judge_error": errors} if errors else {})
+    uids = [str(i) for i in range(len(valid))]
+    return trainer._val_metrics_update(["toy"] * len(valid), uids, columns, [2] * len(valid))
+
+
+def test_a_validation_without_its_judge_ends_the_run():
+    metrics = validated([1, 1, 1, 0], ["", "", "", "timed out"])
+    assert metrics["val-aux/toy/perception_valid/mean@1"] == 0.75
+    assert not any("judge_error" in name for name in metrics)  # a text
+    assert validated([None, None], [None, None])["val-core/toy/reward/mean@1"] == 1.0
+    assert validated([1, 1], [])["val-core/toy/reward/mean@1"] == 1.0  # a manager of one's own without reasons
+    with pytest.raises(RuntimeError, match=r"(?s)66.7% of the validation's .*Its errors:\n  2 x timed out"):
+        validated([1, 0, 0, None], ["", "timed out", "timed out", None])
 
 
 def test_a_dumped_rollout_shows_tokens_and_advantages(queue, tmp_path):
@@ -470,6 +492,9 @@ def test_the_summed_reward_would_drop_a_group_that_still_teaches(queue):
         (["algorithm.p2r.judge.name=oracle"], "'oracle' is unknown: use one of .*facts.*module:Class"),
         (["algorithm.p2r.judge.name=no.such:Judge"], "cannot be imported"),
         (["+algorithm.p2r.judge.kwargs.url=x"], "kwargs does not fit judge 'facts'.*it takes"),
+        (["p2r/judge=openai"], "algorithm.p2r.judge.kwargs.model is not set"),
+        (["p2r/judge=openai", "algorithm.p2r.judge.kwargs={model:m,base_urls:[here]}"], "'here' is no URL"),
+        (["algorithm.p2r.judge.name=verl"], "judge.name is verl, which needs reward.reward_model.enable=True"),
         (["+algorithm.p2r.seperate=False"], "algorithm.p2r.seperate does not exist: did you mean separate"),
         (["+algorithm.p2r.reasoning.length.min=1"], "algorithm.p2r.reasoning.length.min does not exist"),
     ],
@@ -484,8 +509,67 @@ def test_configs_that_can_work_are_accepted():
     check_config(make_config("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=both_rewards"))
     pool = ["reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"]
     check_config(make_config(*pool, "reward.custom_reward_function.path=judge.py"))
+    check_config(make_config("p2r/judge=openai", "algorithm.p2r.judge.kwargs.model=m"))
+    check_config(make_config("p2r/judge=verl", "reward.reward_model.model_path=judge"))
     check_config(make_config("~algorithm.p2r"))
     check_config(make_config("algorithm.adv_estimator=grpo", "algorithm.p2r.perception.enabled=False"))
+
+
+def started(monkeypatch, *overrides: str):
+    """A trainer whose `__init__` and `on_init_end` ran, without verl's own part of them."""
+    monkeypatch.setattr(PPOTrainer, "__init__", lambda self, config: setattr(self, "config", config))
+    monkeypatch.setattr(PPOTrainerSync, "on_init_end", lambda self: None)
+    trainer = P2RTrainerSync(make_config("trainer.v1.trainer_mode=p2r_sync", *overrides))
+    return trainer
+
+
+def openai_at(server) -> list[str]:
+    kwargs = f"algorithm.p2r.judge.kwargs={{model:judge,base_urls:['{server.base_url}'],deadline_s:2,timeout_s:1}}"
+    return ["p2r/judge=openai", kwargs, "algorithm.p2r.judge.kwargs.connect_timeout_s=1"]
+
+
+def test_a_healthy_judge_lets_the_run_begin(monkeypatch, judge_server):
+    started(monkeypatch, *openai_at(judge_server))
+    assert [call.outcome for call in judge_server.calls()] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ({"yes_when": "."}, "the known No got Yes: As asked"),
+        ({"yes_when": "no such text"}, "the known Yes got No: As asked"),
+        ({"api_key": "another"}, "HTTP 401.*it does not take the key in the environment variable OPENAI_API_KEY"),
+        ({"models": ["another"]}, "HTTP 404.*it has no model 'judge'"),
+        (
+            {"shares": {"no_judgement": 1.0}},
+            "the known Yes got no verdict: .*no judgement in the reply: 'I cannot",
+        ),
+        ({"shares": {"hang": 1.0}}, "no verdict within 2 s; at last: .*gave no reply within 1 s"),
+    ],
+)
+def test_a_judge_that_fails_its_health_check_ends_the_run_before_it_begins(monkeypatch, judge_server, script, message):
+    judge_server.control(**script)
+    monkeypatch.setattr(PPOTrainer, "__init__", lambda *_: pytest.fail("verl's trainer was built"))
+    with pytest.raises(
+        RuntimeError, match=rf"(?s)judge 'openai' fails its health check.*{message}.*health_check=False"
+    ):
+        P2RTrainerSync(make_config("trainer.v1.trainer_mode=p2r_sync", *openai_at(judge_server)))
+
+
+@pytest.mark.parametrize(
+    "override", ["algorithm.p2r.judge.health_check=False", "algorithm.p2r.perception.enabled=False"]
+)
+def test_a_judge_is_not_checked_when_it_is_not_to_be(monkeypatch, judge_server, override):
+    started(monkeypatch, *openai_at(judge_server), override)
+    assert not judge_server.calls()
+
+
+def test_verls_own_judge_is_checked_once_its_servers_are_there(monkeypatch, judge_server):
+    trainer = started(monkeypatch, "p2r/judge=verl", "reward.reward_model.model_path=judge")
+    assert not judge_server.calls()
+    trainer.reward_loop_manager = SimpleNamespace(reward_router_address=judge_server.url.removeprefix("http://"))
+    trainer.on_init_end()
+    assert len(judge_server.calls()) == 2
 
 
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])

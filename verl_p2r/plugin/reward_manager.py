@@ -2,7 +2,6 @@
 """The reward manager `p2r`: one response in, two process rewards out."""
 
 import asyncio
-import math
 from typing import Any
 
 from verl import DataProto
@@ -10,12 +9,15 @@ from verl.experimental.reward_loop.reward_manager import register
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_p2r.accuracy import answer_accuracy
-from verl_p2r.judge import FactsJudge, get_judge
+from verl_p2r.judge import FactsJudge, Verdict, ask
+from verl_p2r.plugin.judge_verl import make_judge
 from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
 from verl_p2r.rows import Row
 from verl_p2r.segments import decode_response, perception_length
 from verl_p2r.settings import P2RSettings
 from verl_p2r.template import ParsedResponse, parse_response
+
+_NOT_ASKED = Verdict(None, "", "rule")
 
 
 @register("p2r")
@@ -28,19 +30,22 @@ class P2RRewardManager(RewardManagerBase):
     | key                                  | meaning                                                              |
     |--------------------------------------|----------------------------------------------------------------------|
     | `{process}_reward`                   | R_k, the sum of the three terms with their weights                   |
-    | `{process}_accuracy`                 | R_acc,k before weights; NaN when the judge is not asked              |
+    | `{process}_accuracy`                 | R_acc,k before weights; None without a verdict                       |
     | `{process}_format`                   | R_form,k before weights                                              |
     | `{process}_length_reward`            | R_len,k                                                              |
     | `{process}_tokens`                   | length of the segment in tokens                                      |
     | `perception_valid`                   | 0 when the judge gave no verdict, else 1                             |
     | `both_rewards`                       | an integer that differs when either reward does: for `filter_groups` |
     | `acc`                                | `reasoning_accuracy`, the name verl's validation looks for           |
+    | `judge_error`                        | why there is no verdict; empty when there is one                     |
+    | `judge_{seconds,cached,retries}`     | how long the verdict took, whether it was there already, how often   |
+    |                                      | the judge was asked again; None when it was not needed               |
     """
 
-    def __init__(self, config, tokenizer, compute_score=None, **_kwargs):
+    def __init__(self, config, tokenizer, compute_score=None, reward_router_address=None, **_kwargs):
         super().__init__(config, tokenizer, compute_score)
         self.settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
-        self.judge = get_judge(self.settings.judge.name, **self.settings.judge.kwargs)
+        self.judge = make_judge(config, self.settings, reward_router_address)
 
     async def run_single(self, data: DataProto) -> dict[str, Any]:
         """Score one response.
@@ -64,16 +69,19 @@ class P2RRewardManager(RewardManagerBase):
         parsed, boundary, accuracy = await loop.run_in_executor(None, self._read, ids, row)
         # With R_P off (an ablation) the facts judge, which costs nothing, is still asked: its metric stays. [ours]
         asked = self.settings.perception.enabled or (isinstance(self.judge, FactsJudge) and row.facts is not None)
-        verdict = await self._verdict(parsed, row) if asked else None
-        perception = perception_reward(parsed, boundary, verdict, self.settings)
+        start = loop.time()
+        verdict = await self._verdict(parsed, row) if asked else _NOT_ASKED
+        seconds = loop.time() - start
+        judged = verdict.source != "rule"
+        perception = perception_reward(parsed, boundary, verdict.value, self.settings)
         reasoning = reasoning_reward(parsed, length - boundary, accuracy, self.settings)
         extra = {
             "perception_reward": perception.total,
-            "perception_accuracy": float(verdict is True) if asked else math.nan,
+            "perception_accuracy": None if verdict.value is None else float(verdict.value),
             "perception_format": float(parsed.perception_well_formed),
             "perception_length_reward": perception.length,
             "perception_tokens": boundary,
-            "perception_valid": int(verdict is not None or not asked),
+            "perception_valid": int(verdict.value is not None or not asked),
             "reasoning_reward": reasoning.total,
             "reasoning_accuracy": accuracy,
             "reasoning_format": float(parsed.reasoning_well_formed),
@@ -81,6 +89,10 @@ class P2RRewardManager(RewardManagerBase):
             "reasoning_tokens": length - boundary,
             "both_rewards": _both(perception.total, reasoning.total),
             "acc": accuracy,
+            "judge_error": verdict.reason if asked and verdict.value is None else "",
+            "judge_seconds": seconds if judged else None,
+            "judge_cached": int(verdict.source == "cache") if judged else None,
+            "judge_retries": verdict.retries if judged else None,
         }
         return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
 
@@ -96,10 +108,10 @@ class P2RRewardManager(RewardManagerBase):
         )
         return parsed, perception_length(ids, self.tokenizer), accuracy
 
-    async def _verdict(self, parsed: ParsedResponse, row: Row) -> bool | None:
+    async def _verdict(self, parsed: ParsedResponse, row: Row) -> Verdict:
         if not has_observation(parsed):
-            return False
-        return (await self.judge.judge(row.judge_request(parsed.observation or ""))).value
+            return Verdict(False, "no complete observation", "rule")
+        return await ask(self.judge, row.judge_request(parsed.observation or ""), self.settings.judge.guards)
 
 
 def _both(perception: float, reasoning: float) -> int:

@@ -6,7 +6,9 @@ verl's `_compute_advantage` does not fetch them. The mixin fetches them, leaves 
 calls verl's own method. When verl passes `non_tensor_batch` to estimators (verl PR 7473), it goes.
 """
 
+import asyncio
 import logging
+from collections import Counter
 from typing import Any
 
 import torch
@@ -21,8 +23,9 @@ from verl.trainer.ppo.v1 import (
     register_trainer,
 )
 
-from verl_p2r.judge import get_judge
+from verl_p2r.judge import check_judge
 from verl_p2r.plugin.advantage import ProcessRewards, process_rewards
+from verl_p2r.plugin.judge_verl import make_judge
 from verl_p2r.plugin.metrics import process_metrics
 from verl_p2r.plugin.watchdog import Watchdog
 from verl_p2r.settings import P2RSettings
@@ -40,7 +43,7 @@ def check_config(config) -> P2RSettings:
         ValueError: with the reason and the remedy.
     """
     settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
-    get_judge(settings.judge.name, **settings.judge.kwargs)
+    make_judge(config, settings)
     manager = config.reward.reward_manager
     if manager.source == "register" and manager.name != MANAGER:
         raise ValueError(
@@ -57,8 +60,8 @@ def check_config(config) -> P2RSettings:
     if reward_model.enable and config.reward.custom_reward_function.path is None:
         raise ValueError(
             "reward.reward_model.enable=True without reward.custom_reward_function.path makes verl ask the model for a "
-            f"scalar and leave the reward manager {MANAGER!r} out: point custom_reward_function at a function (the "
-            "manager does not call it), or set reward.reward_model.enable=False"
+            f"scalar and leave the reward manager {MANAGER!r} out: choose p2r/judge=verl, which points it at a "
+            "function (the manager does not call it), or set reward.reward_model.enable=False"
         )
     filter_groups = config.algorithm.get("filter_groups") or {}
     if filter_groups.get("enable") and filter_groups.get("metric") != "both_rewards":
@@ -75,6 +78,8 @@ class ProcessAware:
 
     def __init__(self, config):
         self.p2r = check_config(config)
+        if self.p2r.judge.name != "verl":  # whose servers are not there yet
+            self._check_judge(config)
         # verl compares the mode's name and indexes trainer.v1 with it: it must see the name of its own mode.
         mode = config.trainer.v1.trainer_mode
         with open_dict(config):
@@ -90,7 +95,24 @@ class ProcessAware:
                 if hasattr(dataset, "require_facts"):  # a dataset of the user's own checks its rows itself
                     dataset.require_facts()
 
+    def _check_judge(self, config, reward_router_address: str | None = None) -> None:
+        """Have the judge answer two known questions before anything is trained or measured by it."""
+        if not (self.p2r.judge.health_check and self.p2r.perception.enabled):
+            return
+        judge = make_judge(config, self.p2r, reward_router_address)
+
+        async def check() -> None:
+            try:
+                await check_judge(judge, self.p2r.judge.name)
+            finally:
+                if hasattr(judge, "aclose"):
+                    await judge.aclose()
+
+        asyncio.run(check())
+
     def on_init_end(self):
+        if self.p2r.judge.name == "verl":
+            self._check_judge(self.config, self.reward_loop_manager.reward_router_address)
         with self.watchdog.phase("first weight sync"):
             super().on_init_end()
 
@@ -117,6 +139,7 @@ class ProcessAware:
         step["p2r/lost"] = self._lost_share(len(real))
         metrics.update(step)
         self._check_losses(step)
+        self._check_verdicts([infos[i] for i in real], "this step's")
         rewards = ProcessRewards(
             perception=torch.tensor([info["perception_reward"] for info in infos], dtype=torch.float32),
             reasoning=torch.tensor([info["reasoning_reward"] for info in infos], dtype=torch.float32),
@@ -139,14 +162,29 @@ class ProcessAware:
                 f"{self.run.max_lost_share:.1%}: look for 'Error in _run_prompt' above. A prompt longer than "
                 "data.max_prompt_length is one cause, a judge that raises another"
             )
+
+    def _check_verdicts(self, infos: list[dict[str, Any]], whose: str) -> None:
+        failed = [info.get("judge_error") or "no reason given" for info in infos if not info["perception_valid"]]
         limit = self.p2r.judge.max_no_verdict_share
-        share = step.get("p2r/no_verdict", 0.0)
-        if share > limit:
+        if infos and len(failed) / len(infos) > limit:
+            reasons = "".join(f"\n  {count} x {why}" for why, count in Counter(failed).most_common(5))
             raise RuntimeError(
-                f"the judge {self.p2r.judge.name!r} gave no verdict on {share:.1%} of this step's responses, above "
-                f"algorithm.p2r.judge.max_no_verdict_share={limit:.1%}: check that the judge is up and answers in the "
-                "form its prompt asks for"
+                f"the judge {self.p2r.judge.name!r} gave no verdict on {len(failed) / len(infos):.1%} of {whose} "
+                f"responses, above algorithm.p2r.judge.max_no_verdict_share={limit:.1%}: check that the judge is up "
+                f"and answers in the form its prompt asks for. Its errors:{reasons}"
             )
+
+    def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
+        """Also a validation is worth nothing when the judge was not there."""
+        valid = reward_extra_infos_dict.get("perception_valid") or []
+        errors = reward_extra_infos_dict.get("judge_error") or [None] * len(valid)
+        infos = [
+            {"perception_valid": ok, "judge_error": error}
+            for ok, error in zip(valid, errors, strict=True)
+            if ok is not None  # None: a row of another reward manager
+        ]
+        self._check_verdicts(infos, "the validation's")
+        return super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
 
     def _dump_generations(self, inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path):
         """verl dumps a training rollout's text and its summed score; add the process rewards, tokens and advantages."""

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A judge behind real HTTP: a server process of its own that speaks OpenAI's chat completions, and fails on command.
+
+    python tests/judge_server.py [--port 0] [--journal FILE]     prints {"port": N} once it listens
+
+A test takes the fixture `judge_server`, or `make_judge_server()` for each of several, and gets a `JudgeServer`:
+
+    server.base_url                 "http://127.0.0.1:N/v1"
+    server.control(latency=0.1)     see below; every call starts from the defaults
+    server.calls()                  a `Call` for each request so far, in order of arrival
+    server.kill(); server.start()   die, and come back on the same port with the same control
+    sha(prompt)                     how a `Call` names its prompt
+
+What is served: GET /v1/models, POST /v1/chat/completions, and POST /control with the JSON object that `control` sends:
+
+    latency, jitter     seconds before each reply, and a share of them [0, jitter) on top, drawn from the prompt
+    models              the names it knows, ["judge"]; another one gets a 404, as vLLM gives it
+    api_key             null, or the only key that gets no 401
+    yes_when            null, or a regular expression: Yes when it is found in the observation. By default Yes when the
+                        observation states the correct answer's words (an option's text for its letter).
+    sequence            faults of the next requests in order of arrival, "ok" for none; then the rest applies
+    rules               [{"contains": "a text in the observation", "fault": …}]: the first that fits is what happens
+    shares              {fault: share}: drawn from `seed`, the prompt and its attempt, so that no order matters
+    slow, retry_after   seconds that `slow` takes longer; the Retry-After header of 429 and 503, null for none
+
+Faults: `slow`; `hang` (until the client goes); `drop` (connection closed without a byte); `cut` (closed in the middle
+of the body); `not_http` (bytes that are no HTTP); `junk` (200, no JSON); `truncated` (200, half of the JSON); `html`
+(200, a page of HTML); `empty_choices`; `null_content`; `no_judgement` and `contradiction` (fine HTTP, no verdict in
+it); and any status as digits, "429", "500", "401". What came and how it ended is written to the journal at once: a kill
+loses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+DEFAULTS: dict[str, Any] = {
+    "latency": 0.0,
+    "jitter": 0.0,
+    "models": ["judge"],
+    "api_key": None,
+    "yes_when": None,
+    "sequence": [],
+    "rules": [],
+    "shares": {},
+    "seed": 0,
+    "slow": 0.5,
+    "retry_after": None,
+}
+VERDICT_FAULTS = {
+    "null_content": None,
+    "no_judgement": "I cannot tell.",
+    "contradiction": "<judgement>Yes</judgement> but then <judgement>No</judgement>",
+}
+FAULTS = {"ok", "slow", "hang", "drop", "cut", "not_http", "junk", "truncated", "html", "empty_choices"}
+FAULTS |= set(VERDICT_FAULTS)
+
+
+def sha(prompt: str) -> str:
+    """How the journal names a prompt."""
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def section(prompt: str, name: str) -> str:
+    """The text between a section's markers in the judge's prompt; the whole prompt when it has none."""
+    found = re.search(rf"=== {name} ===\n(.*)\n=== END OF {name} ===", prompt, re.DOTALL)
+    return found[1] if found else prompt
+
+
+def verdict(prompt: str, yes_when: str | None) -> str:
+    """The server's rule: see `yes_when` above."""
+    observation = section(prompt, "OBSERVATION")
+    if yes_when is not None:
+        return "Yes" if re.search(yes_when, observation) else "No"
+    answer = section(prompt, "CORRECT ANSWER").strip()
+    option = re.search(rf"^{re.escape(answer)}[.):]\s*(.+)$", section(prompt, "QUESTION"), re.MULTILINE)
+    wanted, words = _words(option[1] if option else answer), _words(observation)
+    return "Yes" if f" {wanted} " in f" {words} " else "No"
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+class Server:
+    """Answers requests by the script that `/control` has set."""
+
+    def __init__(self, journal: Path | None) -> None:
+        self.script = dict(DEFAULTS)
+        self.journal = journal.open("ab", buffering=0) if journal else None
+        self.attempts: Counter[str] = Counter()
+        self.number = 0
+
+    def log(self, **event: Any) -> None:
+        if self.journal:
+            self.journal.write(json.dumps({"time": time.monotonic(), **event}).encode() + b"\n")
+
+    async def control(self, request):
+        script = await request.json()
+        used = {*script.get("sequence", []), *script.get("shares", {}), *(r["fault"] for r in script.get("rules", []))}
+        unknown = [*(set(script) - set(DEFAULTS)), *(f for f in used if f not in FAULTS and not f.isdigit())]
+        if unknown:
+            return web.json_response({"unknown": unknown}, status=400)
+        self.script = {**DEFAULTS, **script}
+        self.script["sequence"] = list(reversed(self.script["sequence"]))
+        self.attempts.clear()
+        return web.json_response({})
+
+    async def models(self, _request):
+        data = [{"id": name, "object": "model", "owned_by": "tests"} for name in self.script["models"]]
+        return web.json_response({"object": "list", "data": data})
+
+    async def complete(self, request):
+        self.number += 1
+        number, (body, prompt) = self.number, await self._read(request)
+        name, outcome = sha(prompt), "gone"
+        peer = request.transport.get_extra_info("peername")[1] if request.transport else 0
+        self.log(id=number, prompt=name, peer=peer)
+        fault = self._fault(name, prompt)
+        try:
+            response = await self._reply(request, body, prompt, fault)
+            outcome = fault if response.status == 200 else str(response.status)
+            return response
+        finally:  # also when the client has gone, which cancels this
+            self.log(id=number, outcome=outcome)
+
+    async def _read(self, request) -> tuple[dict[str, Any], str]:
+        body = await request.json()
+        return body, body["messages"][-1]["content"]
+
+    def _fault(self, name: str, prompt: str) -> str:
+        script = self.script
+        attempt = self.attempts[name]
+        self.attempts[name] += 1
+        if script["sequence"]:
+            return script["sequence"].pop()
+        observation = section(prompt, "OBSERVATION")
+        for rule in script["rules"]:
+            if rule["contains"] in observation:
+                return rule["fault"]
+        draw = random.Random(f"{script['seed']} {name} {attempt}").random()
+        for fault, share in script["shares"].items():
+            draw -= share
+            if draw < 0:
+                return fault
+        return "ok"
+
+    async def _reply(self, request, body: dict[str, Any], prompt: str, fault: str):
+        script = self.script
+        if script["api_key"] and request.headers.get("Authorization") != f"Bearer {script['api_key']}":
+            return _error(401, "Incorrect API key provided")
+        if body.get("model") not in script["models"]:
+            return _error(404, f"The model `{body.get('model')}` does not exist.")
+        wait = script["latency"] + script["jitter"] * random.Random(prompt).random()
+        wait += script["slow"] if fault == "slow" else 0
+        if fault == "hang":
+            wait = 3600.0
+        if wait:
+            await asyncio.sleep(wait)
+        if fault.isdigit():
+            return _error(int(fault), "as told", script["retry_after"])
+        content = VERDICT_FAULTS.get(fault, f"As asked.\n<judgement>{verdict(prompt, script['yes_when'])}</judgement>")
+        message = json.dumps(_completion(body["model"], prompt, content, fault == "empty_choices"))
+        if fault in ("drop", "cut", "not_http"):
+            if fault == "cut":
+                request.transport.write(_head(len(message)) + message.encode()[: len(message) // 2])
+            elif fault == "not_http":
+                request.transport.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+            await asyncio.sleep(0)
+            (request.transport.close if fault != "drop" else request.transport.abort)()
+            return web.Response()
+        if fault == "html":
+            return web.Response(text="<html><body>Welcome to the gateway</body></html>", content_type="text/html")
+        text = {"junk": "%&/ no JSON", "truncated": message[: len(message) // 2]}.get(fault, message)
+        return web.Response(text=text, content_type="application/json")
+
+
+def _head(length: int) -> bytes:
+    return f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def _error(status: int, message: str, retry_after: Any = None):
+    headers = {"Retry-After": str(retry_after)} if status in (429, 503) and retry_after is not None else None
+    body = {"error": {"message": message, "type": "error", "param": None, "code": status}}
+    return web.json_response(body, status=status, headers=headers)
+
+
+def _completion(model: str, prompt: str, content: str | None, empty: bool) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    spent, made = len(prompt.split()), len((content or "").split())
+    return {
+        "id": "chatcmpl-test",
+        "object": "chat.completion",
+        "created": 0,
+        "model": model,
+        "choices": [] if empty else [choice],
+        "usage": {"prompt_tokens": spent, "completion_tokens": made, "total_tokens": spent + made},
+    }
+
+
+async def serve(port: int, journal: Path | None) -> None:
+    """Listen until the process is ended."""
+    server = Server(journal)
+    app = web.Application(client_max_size=64 << 20)
+    app.router.add_post("/control", server.control)
+    app.router.add_get("/v1/models", server.models)
+    app.router.add_post("/v1/chat/completions", server.complete)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, keepalive_timeout=60)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port, backlog=1024, reuse_address=True)
+    await site.start()
+    print(json.dumps({"port": runner.addresses[0][1]}), flush=True)
+    await asyncio.Event().wait()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request as the server saw it.
+
+    Args:
+        prompt: `sha` of its last message.
+        outcome: the fault, "ok", a status as digits, or "gone" when the client left or the server died first.
+        peer: the client's port: as many connections as there are ports.
+        start, end: seconds on the server's clock; `end` is infinite when the server died.
+    """
+
+    prompt: str
+    outcome: str
+    peer: int
+    start: float
+    end: float
+
+
+class JudgeServer:
+    """The server as a test holds it."""
+
+    def __init__(self, journal: Path) -> None:
+        self.journal, self.port, self.script = journal, 0, {}
+        self.process: subprocess.Popen | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """What an OpenAI client takes."""
+        return f"{self.url}/v1"
+
+    def start(self) -> None:
+        """Start, or come back on the same port under the same control."""
+        assert self.process is None, "it runs: kill it first"
+        command = [sys.executable, __file__, "--port", str(self.port), "--journal", str(self.journal), "--tied"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.process.stdout is not None
+        self.port = json.loads(self.process.stdout.readline())["port"]
+        if self.script:
+            self.control(**self.script)
+
+    def kill(self) -> None:
+        """Die at once, with whatever is in flight."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.communicate()
+            self.process = None
+
+    def control(self, **script: Any) -> None:
+        """Set the script, see the module's docstring."""
+        body = json.dumps(script).encode()
+        call = urllib.request.Request(f"{self.url}/control", body, {"Content-Type": "application/json"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            opener.open(call, timeout=30).read()
+        except urllib.error.HTTPError as error:
+            raise ValueError(f"the test server does not take {script}: {error.read().decode()}") from None
+        self.script = script
+
+    def calls(self) -> list[Call]:
+        """Every request since `reset`, in order of arrival."""
+        begun: dict[Any, dict[str, Any]] = {}
+        lives = 0
+        for line in self.journal.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):  # the last line of a killed server may be half a line
+                event = json.loads(line)
+                lives += event["id"] == 1 and "prompt" in event
+                begun.setdefault((lives, event["id"]), {"outcome": "gone", "end": float("inf")}).update(
+                    event if "prompt" in event else {"outcome": event["outcome"], "end": event["time"]}
+                )
+        return [
+            Call(c["prompt"], c["outcome"], c["peer"], c["time"], c["end"]) for c in begun.values() if "prompt" in c
+        ]
+
+    def reset(self) -> None:
+        """Back to the defaults, with an empty journal."""
+        if self.process is None or self.process.poll() is not None:
+            self.kill()
+            self.start()
+        self.control()
+        self.journal.write_bytes(b"")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--journal", type=Path)
+    parser.add_argument("--tied", action="store_true", help="end with the process that started it")
+    arguments = parser.parse_args()
+    if arguments.tied:
+        threading.Thread(target=lambda: os._exit(len(sys.stdin.read())), daemon=True).start()
+    asyncio.run(serve(arguments.port, arguments.journal))
+
+
+if __name__ == "__main__":
+    main()

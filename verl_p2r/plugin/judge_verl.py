@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The judge `verl`: the judge `openai` on a generative reward model that verl serves, behind verl's own router.
+
+`p2r/judge=verl` sets what it needs; the user names the model and the GPUs:
+
+    reward.reward_model.model_path            the judge's weights
+    reward.reward_model.{n_gpus_per_node,nnodes}   the GPUs of its own resource pool
+
+verl's router turns what a server refuses (a prompt too long) into HTTP 500, so that it is asked again until the
+deadline.
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from verl_p2r.judge import Judge, get_judge
+from verl_p2r.settings import P2RSettings
+
+
+def make_judge(config: DictConfig, settings: P2RSettings, reward_router_address: str | None = None) -> Judge:
+    """Build the judge that the config names.
+
+    Args:
+        config: the whole of verl's config.
+        settings: its node `algorithm.p2r`.
+        reward_router_address: host and port of verl's router; None before there is one, to check the options only.
+
+    Raises:
+        ValueError: an unknown judge, options that it does not take, or, for `verl`, a reward model that is not set up.
+    """
+    judge = settings.judge
+    if judge.name != "verl":
+        return get_judge(judge.name, **judge.kwargs)
+    _check_reward_model(config)
+    served = {
+        "model": _served_name(config.reward.reward_model),
+        "base_urls": f"http://{reward_router_address or 'not-yet-known'}/v1",
+        "api_key_env": None,
+        "use_proxy": False,
+    }
+    taken = sorted(served.keys() & judge.kwargs.keys())
+    if taken:
+        raise ValueError(
+            f"algorithm.p2r.judge.kwargs sets {', '.join(taken)}, which the judge verl takes from reward.reward_model: "
+            "remove it, or set algorithm.p2r.judge.name=openai to ask a server of your own"
+        )
+    return get_judge("verl", **served, **judge.kwargs)
+
+
+def _check_reward_model(config: DictConfig) -> None:
+    model = config.reward.reward_model
+    wrong = [
+        f"{key}={wanted}"
+        for key, wanted, found in (
+            ("enable", True, model.enable),
+            ("enable_resource_pool", True, model.enable_resource_pool),
+            # verl puts the servers to sleep, and wakes them for a colocated reward model only.
+            ("rollout.free_cache_engine", False, model.rollout.free_cache_engine),
+        )
+        if found is not wanted
+    ]
+    if wrong or not model.model_path:
+        needs = [f"reward.reward_model.{key}" for key in (*wrong, *([] if model.model_path else ["model_path"]))]
+        raise ValueError(
+            f"algorithm.p2r.judge.name is verl, which needs {', '.join(needs)}: choose p2r/judge=verl, which sets all "
+            "but the model's path and its GPUs"
+        )
+
+
+def _served_name(reward_model: DictConfig) -> str:
+    """The name under which verl's servers know the model: its path, unless the rollout's Prometheus has a name."""
+    prometheus = reward_model.rollout.get("prometheus") or {}
+    name = prometheus.get("served_model_name") if prometheus.get("enable") else None
+    return name.rsplit("/", 1)[-1] if name else reward_model.model_path
+
+
+def compute_score(*_args: Any, **_kwargs: Any) -> float:
+    """For `reward.custom_reward_function`, without which verl would ask the model itself for a scalar; never called.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError("the reward manager p2r scores by itself: set reward.reward_manager.name=p2r")
