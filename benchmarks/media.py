@@ -54,7 +54,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from qwen_vl_utils import vision_process
 from transfer_queue.utils.serial_utils import encode
 from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
@@ -157,6 +157,7 @@ def configure(side: str, folder: Path) -> DictConfig:
         f"data.p2r.screen_cache={folder / 'screenings'}",
     )
     config = copy.deepcopy(config)
+    OmegaConf.resolve(config)  # as verl's entrypoint does
     if side == STOCK:
         config.data.custom_cls.path = None
         config.data.filter_overlong_prompts = True
