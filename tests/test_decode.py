@@ -478,6 +478,21 @@ def test_frames_are_resized_as_pillow_resizes_images(name, patch_size):
     assert (away > 2).float().mean() < 0.001
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+def test_frames_before_the_first_key_frame_do_not_count(tmp_path, ending):
+    """As in a recording that begins anywhere: they cannot be decoded."""
+    whole, path = write(tmp_path / "whole.mp4", 36), str(tmp_path / f"clip.{ending}")
+    with av.open(str(whole)) as source, av.open(path, "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in [p for p in source.demux(video=0) if p.size][3:]:
+            packet.stream = stream
+            target.mux(packet)
+    everything = all_frames(path)
+    assert probe_video(path).frames == len(everything) < 33
+    frames, metadata, _ = read_video({"video": path, "nframes": 4})
+    assert np.array_equal(frames.numpy(), everything[metadata["frames_indices"]].transpose(0, 3, 1, 2))
+
+
 @pytest.mark.parametrize("flags", ["faststart", "frag_keyframe+empty_moov", "disable_chpl"])
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
 def test_only_an_mp4_known_to_be_upright_goes_undecoded(tmp_path, monkeypatch, flags, turn):

@@ -26,6 +26,7 @@ from verl_p2r.probe import open_video, probe_video
 
 READER = "pyav"
 DENSE = 8  # with a frame wanted in so many, decoding in order is as fast as seeking
+THREADS = min(4, os.cpu_count() or 1)  # of one decoder; many files are decoded at once
 WORTH_A_SEEK = 16  # frames that a seek must leave out; the decoder's threads start anew after it
 
 
@@ -192,7 +193,7 @@ def _in_order(
     container: Any, stream: Any, wanted: list[int], check_time: Callable[[], None]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decode from the start and count."""
-    stream.thread_type = "AUTO"
+    stream.thread_type, stream.codec_context.thread_count = "AUTO", THREADS
     ahead = set(wanted)
     for index, frame in enumerate(container.decode(stream)):
         check_time()
@@ -206,7 +207,7 @@ def _by_seeking(
     container: Any, stream: Any, wanted: list[int], check_time: Callable[[], None]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decode from the key frame before each wanted frame; stop at the first doubt about a frame's index."""
-    stream.thread_type = "AUTO"
+    stream.thread_type, stream.codec_context.thread_count = "AUTO", THREADS
     timeline = _timeline(container, stream, check_time)
     if timeline is None or wanted[-1] >= len(timeline.times):
         return

@@ -43,7 +43,8 @@ def probe_video(path: str) -> VideoInfo:
         total = stream.frames
         if total and "mp4" in container.format.name:  # its edit list may hide frames that the header counts
             shown = [entry for entry in entries if not entry.is_discard]
-            total = len(shown)
+            # A file cut out of a stream may begin between key frames: what cannot be decoded does not count.
+            total = len(shown) if entries[0].is_keyframe else 0
             if total and fps > 0 and stream.width and _is_upright_mp4(path):
                 if _is_blank(path, shown[0]) or _is_blank(path, shown[-1]):
                     raise MediaError(f"{path}: the file holds zeros for video: it was not written to its end")
@@ -63,10 +64,11 @@ def _first_frame(
     """Decode the first frame; with `count` read all packets for the times of what they show."""
     stream.codec_context.skip_frame = "DEFAULT"
     stream.codec_context.thread_count = 1
-    frame, times = None, array("q")
+    frame, times, decodable = None, array("q"), False
     for packet in container.demux(stream):
         check_time()
-        if packet.size and not packet.is_discard:
+        decodable |= packet.is_keyframe
+        if packet.size and not packet.is_discard and decodable:
             times.append(packet.pts or 0)
         frame = frame or next(iter(packet.decode()), None)
         if not count and not frame and packet.is_keyframe and not packet.is_discard:
@@ -80,8 +82,8 @@ def _first_frame(
 def _is_upright_mp4(path: str) -> bool:
     """Whether the header of an mp4 says that no track is turned; FFmpeg tells it only with a decoded frame.
 
-    False where it does not say so plainly: in a `moov` box (ISO/IEC 14496-12) each `tkhd` box ends in a matrix, of
-    which the first, second, fourth and fifth number turn the picture, and in width and height.
+    False where it does not say so plainly: the `moov` box (ISO/IEC 14496-12) holds a matrix for all, in the `mvhd` box,
+    and one for each track, in its `tkhd` box; their first, second, fourth and fifth number turn the picture.
     """
     with open(path, "rb") as file:
         while len(head := file.read(8)) == 8:
@@ -96,13 +98,17 @@ def _is_upright_mp4(path: str) -> bool:
             file.seek(body, os.SEEK_CUR)
         else:
             return False
-        tracks = file.read(body).split(b"tkhd")[1:]
+        header = file.read(body)
     turns = []
-    for track in tracks:
-        start = 52 if track[:1] == b"\x01" else 40  # version 1 has longer times
-        matrix = struct.unpack(">9i", track[start : start + 36].ljust(36, b"\0"))
-        turns.append((matrix[0], matrix[1], matrix[3], matrix[4]))
-    return bool(turns) and all(turn == (1 << 16, 0, 0, 1 << 16) for turn in turns)
+    for box, (offset, longer) in {b"mvhd": (36, 48), b"tkhd": (40, 52)}.items():  # version 1 has longer times
+        boxes = header.split(box)[1:]
+        if not boxes:
+            return False
+        for content in boxes:
+            start = longer if content[:1] == b"\x01" else offset
+            matrix = struct.unpack(">9i", content[start : start + 36].ljust(36, b"\0"))
+            turns.append((matrix[0], matrix[1], matrix[3], matrix[4]))
+    return all(turn == (1 << 16, 0, 0, 1 << 16) for turn in turns)
 
 
 def _is_blank(path: str, entry: Any) -> bool:

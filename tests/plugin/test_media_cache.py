@@ -127,6 +127,16 @@ def test_media_know_their_sources_and_others_have_none(clips, tmp_path):
     assert cache.sources_of([frames, picture]) == (video(clips["quick"]), image)
     assert cache.sources_of([frames, picture.copy()]) is None
     assert cache.sources_of([frames.clone()]) is None
+    picture.putpixel((0, 0), (255, 0, 0))  # a tool drew on it
+    assert cache.sources_of([picture]) is None
+
+
+def test_a_tool_that_draws_on_its_image_draws_on_no_other(tmp_path):
+    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
+    image = Source("image", json.dumps({"image": str(tmp_path / "a.png")}), 14)
+    first, second = asyncio.run(ask(MediaCache(PLENTY), image, image))
+    first.putpixel((0, 0), (255, 0, 0))
+    assert second.getpixel((0, 0)) == (0, 0, 0)
 
 
 def test_epochs_share_a_directory(clips, decodes, tmp_path):

@@ -86,6 +86,7 @@ def test_what_is_pickled_is_small_and_loads_nothing(two_nodes):
     assert "image_grid_thw" not in row
     assert list(row) == ["video_grid_thw", "pixel_values_videos"]
     assert row.get("image_grid_thw") is None
+    assert row != shared("never made")
     row["second_per_grid_ts"] = torch.ones(1)
     assert row.pop("second_per_grid_ts").item() == 1
     assert len(row) == 2

@@ -6,10 +6,12 @@ of the processor, two thirds of them on the worker's event loop, and 2 n copies 
 """
 
 import asyncio
+import functools
+import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import Any
 
 import cachetools
@@ -23,14 +25,16 @@ from verl.utils.tokenizer import build_multimodal_processor_inputs
 from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
 from verl_p2r.plugin.media_cache import THREADS, MediaCache, cache_of, cache_settings
-from verl_p2r.plugin.mrope import qwen_position_ids
-from verl_p2r.plugin.pixels import PixelStore, Recipe, SharedInputs, split
+from verl_p2r.plugin.mrope import FAMILY, qwen_position_ids
+from verl_p2r.plugin.pixels import PIXELS, PixelStore, Recipe, SharedInputs, tensors
 
-PROMPTS_KEPT = 4096  # whose small tensors, some kilobytes each, a worker remembers
+logger = logging.getLogger(__name__)
+
+PROMPTS_KEPT = 1024  # whose small tensors, some kilobytes each, a worker remembers
 
 
 class SharingProcessor(wrapt.CallableObjectProxy):
-    """A Hugging Face processor that runs once for a prompt, and gives the pixels to the store, not to its caller.
+    """A Qwen-VL processor that runs once for a prompt, and gives the pixels to the store, not to its caller.
 
     Args:
         processor: the processor to stand in for.
@@ -42,30 +46,48 @@ class SharingProcessor(wrapt.CallableObjectProxy):
     def __init__(self, processor: Any, media: MediaCache, store: PixelStore, return_pixels: bool = False):
         super().__init__(processor)
         self._self_media, self._self_store, self._self_return_pixels = media, store, return_pixels
-        self._self_small: cachetools.LRUCache[Recipe, dict] = cachetools.LRUCache(PROMPTS_KEPT)
+        self._self_ids: cachetools.LRUCache[Recipe, Any] = cachetools.LRUCache(PROMPTS_KEPT)
         self._self_shared: cachetools.LRUCache[tuple, tuple] = cachetools.LRUCache(PROMPTS_KEPT)
+        self._self_lock = Lock()  # of the two, which threads share; never held while the processor runs
         # One prompt's callers queue up at one lock: the first processes, the others find. Striped, to stay few.
-        self._self_locks = [Lock() for _ in range(64)]
+        self._self_prompts = [Lock() for _ in range(64)]
+        self._self_slots = BoundedSemaphore(THREADS)  # for what processing needs of memory
 
     def __call__(self, text=None, images=None, videos=None, **kwargs) -> Any:
-        call = partial(self.__wrapped__, text=text, images=images, videos=videos, **kwargs)
         media = self._self_sources(images, videos)
         if media is None or kwargs.get("audio") is not None:
-            return call()
-        recipe = Recipe(tuple(text), *media)
-        with self._self_locks[hash(recipe) % len(self._self_locks)]:
-            small, pixels = self._self_small.get(recipe), self._self_store.get(recipe)
-            if small is None or pixels is None:
-                small, large = split(call())
-                pixels = self._self_store.put(recipe, large)
-                self._self_small[recipe] = small
-                self._self_shared[recipe.media] = (_of_media(small), tuple(large), recipe)
-        return BatchFeature({**small, **(ray.get(pixels) if self._self_return_pixels else {})})
+            return self.__wrapped__(text=text, images=images, videos=videos, **kwargs)
+        ids, (small, *_), pixels = self._once(text, images, videos, **kwargs)
+        return BatchFeature(
+            {"input_ids": ids, **small, **(tensors(pixels, copy=True) if self._self_return_pixels else {})}
+        )
+
+    def pixels_of(self, text=None, images=None, videos=None, **kwargs) -> Any:
+        """Process media if need be, and say where their pixels lie: a `ray.ObjectRef`."""
+        return self._once(text, images, videos, **kwargs)[-1]
+
+    def _once(self, text, images, videos, **kwargs) -> tuple[Any, tuple, Any]:
+        recipe = Recipe(tuple(text), *self._self_sources(images, videos))
+        with self._self_prompts[hash(recipe) % len(self._self_prompts)]:
+            with self._self_lock:
+                ids, shared = self._self_ids.get(recipe), self._self_shared.get(recipe.media)
+            pixels = self._self_store.get(recipe)
+            if ids is None or shared is None or pixels is None:
+                with self._self_slots:
+                    outputs = self.__wrapped__(text=text, images=images, videos=videos, **kwargs)
+                ids, shared, large = _split(outputs, recipe)
+                pixels = self._self_store.put(recipe, large)  # kept by who asked, even if it is evicted at once
+                with self._self_lock:
+                    self._self_ids[recipe], self._self_shared[recipe.media] = ids, shared
+        return ids, shared, pixels
 
     def shared(self, images, videos) -> tuple[dict[str, Tensor], tuple[str, ...], Recipe] | None:
         """What `SharedInputs` takes, for media that were processed here."""
         media = self._self_sources(images, videos)
-        return media and self._self_shared.get(media[0] + media[1])
+        if media is None:
+            return None
+        with self._self_lock:
+            return self._self_shared.get(media[0] + media[1])
 
     def _self_sources(self, images, videos):
         if not images and not videos:
@@ -83,7 +105,7 @@ class P2RAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
         super().__init__(*args, **kwargs)
         self._media = cache_of(self.config.data)
         self._pixels = PixelStore(cache_settings(self.config.data).pixels_bytes)
-        if self.processor is not None:
+        if type(self.processor).__name__ in FAMILY:  # what other families make of a medium may depend on the text
             sglang = self.rollout_config.name == "sglang"
             self.processor = SharingProcessor(self.processor, self._media, self._pixels, return_pixels=sglang)
         self._name = ray.get_runtime_context().get_actor_name() or ""
@@ -106,15 +128,22 @@ class P2RAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
             ]
             again = partial(
                 build_multimodal_processor_inputs,
-                self.processor,
+                self.processor.pixels_of,
                 text=list(recipe.text),
                 images=images or None,
                 videos=videos or None,
                 mm_processor_kwargs=self._get_mm_processor_kwargs(),
             )
-            await asyncio.get_running_loop().run_in_executor(self._threads, again)
-            reference = self._pixels.get(recipe)
+            reference = await asyncio.get_running_loop().run_in_executor(self._threads, again)
+            self._warn_of_evictions()
         return [reference]
+
+    @functools.cache  # noqa: B019  once a worker, which lives as long as its process
+    def _warn_of_evictions(self) -> None:
+        logger.warning(
+            "a prompt's pixels were evicted before the trainer read them, and are made again, which is slow: raise "
+            "data.p2r.media_cache.pixels_gib if this is no resumed run"
+        )
 
     async def _agent_loop_postprocess(self, output, validate, **kwargs) -> None:
         outputs = output if isinstance(output, list) else [output]
@@ -137,7 +166,7 @@ class P2RAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
 
     def _shared(self, output):
         media = output.multi_modal_data or {}
-        if self.processor is None or media.get("audios"):
+        if not isinstance(self.processor, SharingProcessor) or media.get("audios"):
             return None
         return self.processor.shared(media.get("images"), media.get("videos"))
 
@@ -174,9 +203,14 @@ class P2RAgentLoopManager(AgentLoopManagerTQ):
         self.agent_loop_workers_class = ray.remote(P2RAgentLoopWorker)
 
 
-def _of_media(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The small outputs as verl puts them into `multi_modal_inputs`: those of the text out, images' lengths in."""
-    inputs = {name: value for name, value in outputs.items() if name not in ("input_ids", "attention_mask")}
-    if (grid := inputs.get("image_grid_thw")) is not None:
-        inputs["images_seqlens"] = torch.repeat_interleave(grid[:, 1] * grid[:, 2], grid[:, 0])
-    return inputs
+def _split(outputs: Mapping[str, Any], recipe: Recipe) -> tuple[Any, tuple, dict[str, Tensor]]:
+    """A processor's outputs taken apart: the prompt's ids, what `SharedInputs` takes, and the pixels.
+
+    Of the small outputs, those that verl puts into `multi_modal_inputs`: none of the text, and the images' lengths.
+    """
+    large = {name: outputs[name] for name in PIXELS if outputs.get(name) is not None}
+    of_text = {"input_ids", "attention_mask", "mm_token_type_ids"}
+    small = {name: value for name, value in outputs.items() if name not in of_text | large.keys()}
+    if (grid := small.get("image_grid_thw")) is not None:
+        small["images_seqlens"] = torch.repeat_interleave(grid[:, 1] * grid[:, 2], grid[:, 0])
+    return outputs["input_ids"], (small, tuple(large), recipe), large

@@ -9,6 +9,7 @@ whole numbers, too. A directory, if the user names one, keeps them over epochs.
 import asyncio
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 import cachetools
+from PIL import Image
 from torch.utils.weak import WeakIdKeyDictionary
 
 from verl_p2r.decode import fetch_video, install_reader
@@ -85,26 +87,35 @@ class MediaCache:
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="decode")
 
     async def fetch(self, source: Source) -> Any:
-        """Give a decoded medium, as `Source.decode` does; callers share one object and must not write to it."""
-        if source in self._done:
-            return self._done[source]
-        key = (asyncio.get_running_loop(), source)
-        if key not in self._running:
-            self._running[key] = asyncio.ensure_future(self._decode(source))
-            self._running[key].add_done_callback(lambda _: self._running.pop(key))
-        return await asyncio.shield(self._running[key])
+        """Give a decoded medium, as `Source.decode` does; callers share one video and must not write to it."""
+        medium = self._done.get(source)
+        if medium is None:
+            key = (asyncio.get_running_loop(), source)
+            if key not in self._running:
+                self._running[key] = asyncio.ensure_future(self._decode(source))
+                self._running[key].add_done_callback(lambda _: self._running.pop(key))
+            medium = await asyncio.shield(self._running[key])
+        if source.kind == "image":
+            medium = medium.copy()  # a tool may draw on it
+        self._sources[_identity(medium)] = (source, _checksum(medium))
+        return medium
 
     async def _decode(self, source: Source) -> Any:
         medium = await asyncio.get_running_loop().run_in_executor(self._threads, source.decode, self._disk)
-        self._sources[_identity(medium)] = source
         if _bytes_of(medium) <= self._done.maxsize:
             self._done[source] = medium
         return medium
 
     def sources_of(self, media: Sequence[Any]) -> tuple[Source, ...] | None:
-        """What media (frames or images as `fetch` gave them) were decoded from; None when one is not from here."""
-        sources = [self._sources.get(_identity(medium)) for medium in media]
-        return None if None in sources else tuple(sources)
+        """What media (frames or images as `fetch` gave them) were decoded from; None when one is not from here, or is
+        an image that was drawn on."""
+        known = [self._sources.get(_identity(medium), (None, None)) for medium in media]
+        if any(
+            source is None or checksum != _checksum(medium)
+            for (source, checksum), medium in zip(known, media, strict=True)
+        ):
+            return None
+        return tuple(source for source, _ in known)
 
 
 @dataclass(frozen=True)
@@ -165,6 +176,11 @@ def sources_in(messages: Sequence[Mapping[str, Any]], patch_size: int) -> list[S
 def _identity(medium: Any) -> Any:
     """The object that stands for a medium on its way to the processor: frames lose their metadata there."""
     return medium[0] if isinstance(medium, tuple) else medium
+
+
+def _checksum(medium: Any) -> int | None:
+    """Of an image; frames are not written to by anyone."""
+    return zlib.crc32(medium.tobytes()) if isinstance(medium, Image.Image) else None
 
 
 def _bytes_of(medium: Any) -> int:

@@ -8,6 +8,7 @@ there has to last: the agent loop worker makes evicted pixels again, and after a
 
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -50,6 +51,8 @@ class SharedInputs(MutableMapping):
 
     def __init__(self, small: Mapping[str, Tensor], names: tuple[str, ...], recipe: Recipe, worker: str):
         self._small, self._names, self._recipe, self._worker = dict(small), names, recipe, worker
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # Mapping's would load the pixels and compare them
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._names:
@@ -95,7 +98,7 @@ class PixelStore:
         Raises:
             ValueError: they alone are more than `max_bytes`.
         """
-        arrays = {name: tensor.numpy() for name, tensor in pixels.items()}
+        arrays = {name: np.asarray(values) for name, values in pixels.items()}
         size = sum(array.nbytes for array in arrays.values())
         if size > self._kept.maxsize:
             raise ValueError(
@@ -129,21 +132,29 @@ def load(worker: str, recipe: Recipe) -> dict[str, Tensor]:
         RuntimeError: no agent loop worker is there to ask.
     """
     [reference] = ray.get(_worker(worker).pixels.remote(recipe))
+    return tensors(reference)
+
+
+def tensors(reference: Any, copy: bool = False) -> dict[str, Tensor]:
+    """Read pixels from Ray's object store.
+
+    Args:
+        reference: their `ray.ObjectRef`.
+        copy: own them, instead of looking at shared memory that must not be written to.
+    """
+    arrays = ray.get(reference)
+    if copy:
+        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return {name: torch.from_numpy(array) for name, array in ray.get(reference).items()}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _worker(name: str) -> Any:
-    for candidate in (name, *(other for other in ray.util.list_named_actors() if other.startswith(WORKER_PREFIX))):
-        try:
-            return ray.get_actor(candidate)
-        except ValueError:
-            continue
+    with suppress(ValueError):  # gone
+        return ray.get_actor(name)
+    for other in ray.util.list_named_actors():
+        if other.startswith(WORKER_PREFIX):
+            with suppress(ValueError):
+                return ray.get_actor(other)
     raise RuntimeError(f"the pixels of a row were made by {name}, and no agent loop worker is alive to make them again")
-
-
-def split(outputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A processor's outputs without pixels, and the pixels."""
-    pixels = {name: outputs[name] for name in PIXELS if isinstance(outputs.get(name), Tensor | np.ndarray)}
-    return {name: value for name, value in outputs.items() if name not in pixels}, pixels
