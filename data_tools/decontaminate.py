@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training records whose medium or question occurs in a benchmark, left out and listed."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from data_tools.folders import whole_folder, write_manifest, write_records
+from data_tools.reading import RawRecord, read_values
+from data_tools.records import Record, Records
+from data_tools.rejects import Reject, RejectLog
+from verl_p2r.rows import RowError
+
+MEDIUM, QUESTION = "medium in a benchmark", "question in a benchmark"
+
+# What benchmarks call them, the likeliest first.
+MEDIUM_FIELDS = ("path", "video", "video_path", "video_name", "video_id", "videoID", "image", "image_path")
+QUESTION_FIELDS = ("problem", "question")
+
+_MARKS = re.compile(r"<(?:image|video|audio)>")
+_OPTIONS = re.compile(r"\s*Options:\s*\n.*", re.DOTALL)
+_NO_WORD = re.compile(r"[\W_]+")
+
+
+def question_key(question: str) -> str:
+    """A question reduced to its words: case, punctuation, width of characters, placeholders and options do not count.
+
+    >>> question_key("<video>What  is the man's NAME?") == question_key("what is the man’s name")
+    True
+    """
+    text = _OPTIONS.sub("", _MARKS.sub(" ", question))
+    return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def medium_key(path: str) -> str:
+    """A medium's file name without folders and ending, for benchmarks unpack the same files elsewhere.
+
+    Edge rules [ours]:
+        A name of digits alone tells too little: the last folder's name is part of it, where there is one.
+
+    >>> medium_key("./STAR/Charades_v1_480/0a8ck.mp4"), medium_key("0A8CK"), medium_key("x/images/12.png")
+    ('0a8ck', '0a8ck', 'images/12')
+    """
+    posix = PurePosixPath(path.strip().replace("\\", "/"))
+    stem = posix.stem if re.fullmatch(r"\.\w{2,5}", posix.suffix) else posix.name
+    return (f"{posix.parent.name}/{stem}" if stem.isdecimal() and posix.parent.name else stem).casefold()
+
+
+class Benchmark:
+    """What occurs in some benchmark files, and where first.
+
+    Args:
+        files: JSON lists or JSON lines, gzip-compressed or not, or parquet.
+        medium_fields: the first of these that a row has names its medium.
+        question_fields: likewise its question.
+
+    Raises:
+        ValueError: a file cannot be read, or none of its rows has any of the fields.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[Path],
+        medium_fields: Sequence[str] = MEDIUM_FIELDS,
+        question_fields: Sequence[str] = QUESTION_FIELDS,
+    ) -> None:
+        self.media: dict[str, str] = {}
+        self.questions: dict[str, str] = {}
+        for file in files:
+            found = 0
+            for raw in _rows(file, {*medium_fields, *question_fields}):
+                if isinstance(raw.value, RowError):
+                    raise ValueError(f"{raw.file}:{raw.line}: {raw.value}: a benchmark must be read whole")
+                for key, keys, fields in (
+                    (medium_key, self.media, medium_fields),
+                    (question_key, self.questions, question_fields),
+                ):
+                    if text := _first(raw.value, fields):
+                        keys.setdefault(key(text), f"{raw.file}:{raw.line}")
+                        found += 1
+            if not found:
+                fields = ", ".join((*medium_fields, *question_fields))
+                raise ValueError(f"{file}: no row has one of the fields {fields}: name the benchmark's own")
+        self.media.pop("", None)
+        self.questions.pop("", None)
+
+    def contains(self, record: Record, by: Collection[str] = ("medium", "question")) -> RowError | None:
+        """Why a record must go; None when it may stay.
+
+        Args:
+            record: the record.
+            by: what counts, `medium`, `question` or both.
+        """
+        where = self.media.get(medium_key(record.path)) if "medium" in by else None
+        if where:
+            return record.error("path", MEDIUM, f"{record.path} occurs in the benchmark at {where}")
+        where = self.questions.get(question_key(record.problem)) if "question" in by else None
+        if where:
+            return record.error("problem", QUESTION, f"its question occurs in the benchmark at {where}")
+        return None
+
+
+@dataclass(frozen=True)
+class Decontamination:
+    """What `decontaminate` has done.
+
+    Args:
+        read, written: numbers of records.
+        dropped: records dropped, by reason; they are listed in `dropped.jsonl`.
+        rejected: records that could not be read, by reason.
+        first: the first of these.
+        failed: more than `max_reject_share` could not be read, a file was damaged, or nothing is left.
+    """
+
+    read: int
+    written: int
+    dropped: Mapping[str, int]
+    rejected: Mapping[str, int]
+    first: tuple[Reject, ...]
+    failed: bool
+
+
+def decontaminate(
+    files: Sequence[Path],
+    benchmark: Benchmark,
+    folder: Path,
+    *,
+    by: Collection[str] = ("medium", "question"),
+    max_reject_share: float = 0.01,
+    on_bytes: Callable[[int], object] = lambda count: None,
+) -> Decontamination:
+    """Leave out the records that occur in a benchmark.
+
+    Args:
+        files: of records.
+        benchmark: what must not be trained on.
+        folder: for the records that stay, `dropped.jsonl` and `rejects.jsonl`; an earlier output is replaced.
+        by: what counts, `medium`, `question` or both.
+        max_reject_share: the largest share of records, in [0, 1], that may be unreadable.
+        on_bytes: told how many more bytes of the files have been read.
+
+    Raises:
+        ValueError: the folder cannot be used.
+    """
+    with (
+        whole_folder(folder, files) as partial,
+        RejectLog(partial / "rejects.jsonl") as rejects,
+        RejectLog(partial / "dropped.jsonl") as dropped,
+    ):
+        source = Records(files, rejects, on_bytes)
+        written = write_records(partial, _clean(source, benchmark, by, dropped))
+        failed = rejects.damaged or not written or rejects.total > max_reject_share * source.read
+        write_manifest(
+            partial,
+            "decontaminate",
+            files,
+            read=source.read,
+            written=written,
+            rejects=rejects,
+            failed=failed,
+            dropped=dict(dropped.reasons.most_common()),
+            settings={"by": sorted(by), "max_reject_share": max_reject_share},
+        )
+    return Decontamination(
+        source.read, written, dict(dropped.reasons), dict(rejects.reasons), tuple(rejects.first), failed
+    )
+
+
+def _clean(
+    records: Iterable[Record], benchmark: Benchmark, by: Collection[str], dropped: RejectLog
+) -> Iterator[Record]:
+    for record in records:
+        error = benchmark.contains(record, by)
+        if error is None:
+            yield record
+        else:
+            dropped.add(record.file, record.line, record.problem_id, error)
+
+
+def _rows(file: Path, fields: Collection[str]) -> Iterator[RawRecord]:
+    try:
+        if file.suffix != ".parquet":
+            yield from read_values(file)
+            return
+        parquet, row = pq.ParquetFile(file), 0
+        for batch in parquet.iter_batches(columns=[name for name in parquet.schema_arrow.names if name in fields]):
+            for value in batch.to_pylist():
+                row += 1
+                yield RawRecord(str(file), row, value)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: cannot be read as a benchmark ({error})") from error
+
+
+def _first(row: Any, fields: Sequence[str]) -> str:
+    values = (row.get(name) for name in fields) if isinstance(row, Mapping) else ()
+    return next((value for value in values if isinstance(value, str) and value.strip()), "")

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proof that the media of records exist and decode: each file once, many at a time."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from data_tools.records import Record
+from data_tools.rejects import RejectLog
+from verl_p2r.rows import RowError
+
+AHEAD = 8  # records that are looked at before their turn, for each worker
+
+
+class MediaCheck:
+    """A step that leaves out the records whose media cannot be used.
+
+    Args:
+        root: the folder that the records' paths start from.
+        rejects: the log of what is left out.
+        workers: files decoded at a time; each holds the frames that training takes of a video, in full size.
+    """
+
+    def __init__(self, root: Path, rejects: RejectLog, workers: int) -> None:
+        self.root, self.rejects, self.workers = root, rejects, workers
+        self.files, self.bad = 0, 0
+        self._faults: dict[tuple[str, str], RowError | None] = {}  # of each file that has been decoded
+        self._running: dict[tuple[str, str], Future[RowError | None]] = {}
+
+    def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The records whose media decode, in order."""
+        ahead: deque[Record] = deque()
+        with ThreadPoolExecutor(self.workers) as pool:
+            for record in records:
+                medium = (record.data_type, record.path)
+                if medium not in self._faults and medium not in self._running:
+                    self._running[medium] = pool.submit(fault_of, record.data_type, self.root / record.path)
+                ahead.append(record)
+                if len(ahead) >= AHEAD * self.workers:
+                    yield from self._passed(ahead.popleft())
+            for record in ahead:
+                yield from self._passed(record)
+
+    def _passed(self, record: Record) -> Iterator[Record]:
+        medium = (record.data_type, record.path)
+        running = self._running.pop(medium, None)
+        if running is not None:
+            self._faults[medium] = fault = running.result()
+            self.files += 1
+            self.bad += fault is not None
+        fault = self._faults[medium]
+        if fault is None:
+            yield record
+        else:
+            self.rejects.add(record.file, record.line, record.problem_id, fault)
+
+
+def fault_of(kind: str, path: Path) -> RowError | None:
+    """What keeps a file from being trained on; None when nothing does.
+
+    Args:
+        kind: `image` or `video`.
+        path: of the file. Of a video the frames are decoded that training takes by default, the last one among them.
+    """
+    from verl_p2r.decode import read_video  # brings torch, 0.2 GB
+    from verl_p2r.media import TRAINING, MediaError
+
+    try:
+        if kind == "image":
+            with Image.open(path) as image:
+                image.load()
+        else:
+            read_video(TRAINING.fill({"video": str(path)}))
+    except Exception as error:  # whatever a damaged file makes its library do, it is this file's fault alone
+        missing = not path.is_file()
+        what = str(error) if isinstance(error, MediaError) else f"{path}: {type(error).__name__}: {error}"
+        remedy = "unpack it there, or set the media root" if missing else "fetch it again, or drop the record"
+        return RowError("path", "missing file" if missing else "unreadable file", f"field path: {what}: {remedy}")
+    return None

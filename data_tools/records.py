@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one record type of the data tools, validated at the door.
+
+    JSON of Video-R1, of the VideoP2R release (every value a text in its RL file), or our own  →  Record
+
+What a question is, its options and its solution are told by `verl_p2r.records.columns_of`, as in training; what only
+files can get wrong is told here. No text is ever evaluated.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from data_tools.reading import RawRecord, read_values
+from data_tools.rejects import RejectLog
+from verl_p2r.accuracy import answer_accuracy
+from verl_p2r.records import PromptTemplate, columns_of
+from verl_p2r.rows import RowError
+from verl_p2r.template import parse_response
+
+AGREEMENT = 0.6  # accuracy from which the paper calls an answer right
+
+_BARE = PromptTemplate("{question}", {})
+_NOTHING = ("", "None", "null", "nan")  # how a missing value looks when it was made a text
+_TRUTHS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One question about one medium, with the response to it if there is one.
+
+    Args:
+        problem_id: unique in a data set.
+        problem: the question, without its options.
+        problem_type: one of `accuracy.PROBLEM_TYPES`.
+        data_type: `image` or `video`.
+        path: of the medium, relative, without `.` and `..`.
+        solution: the correct answer, with or without its `<answer>` tags.
+        options: of a multiple choice question.
+        data_source: where the record is from; the path's first folder when the file does not say.
+        answer: the solution again, in the release's own words.
+        observation, process, output: of a response; see `response`.
+        reward: the response's accuracy, in [0, 1].
+        select: whether the response was kept.
+        extra: fields of the file that are none of these, as they were.
+        file, line: where the record was read.
+    """
+
+    problem_id: str
+    problem: str
+    problem_type: str
+    data_type: str
+    path: str
+    solution: str
+    options: tuple[str, ...] = ()
+    data_source: str = ""
+    answer: str | None = None
+    observation: str | None = None
+    process: str | None = None
+    output: str | None = None
+    reward: float | None = None
+    select: bool | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    file: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)
+
+    @classmethod
+    def parse(cls, raw: Any, *, file: str = "", line: int = 0, index: int = 0) -> "Record":
+        """Validate a record.
+
+        Args:
+            raw: what JSON holds; lists, numbers and truth values may be written as text, Python's or JSON's way.
+            file, line: where it was read.
+            index: the record's number, its `problem_id` when it has none.
+
+        Edge rules [ours]:
+            `answer` may differ from `solution` as far as the paper's 0.6 of accuracy allows. Fields that are missing,
+            empty, `None`, `null` or `nan` are not set.
+
+        Raises:
+            RowError: a field is missing, or is not what it should be.
+
+        >>> Record.parse({"problem": "How many?", "problem_type": "numerical", "data_type": "video", "options": "[]",
+        ...               "path": "./STAR/a.mp4", "solution": "<answer>3</answer>", "select": "True"}).path
+        'STAR/a.mp4'
+        """
+        columns = columns_of(raw, index, _BARE)
+        _check_unicode(raw)
+        own = columns["extra_info"]
+        record = cls(
+            problem_id=own["problem_id"].strip() if raw.get("problem_id") is not None else str(index),
+            problem=str(raw["problem"]),
+            problem_type=own["problem_type"],
+            data_type=raw["data_type"],
+            path=_relative(str(raw["path"])),
+            solution=columns["reward_model"]["ground_truth"],
+            options=tuple(own["options"]),
+            data_source=columns["data_source"],
+            **{name: _text(raw, name) for name in _TEXTS},
+            reward=_number(raw, "reward"),
+            select=_truth(raw, "select"),
+            extra={name: value for name, value in raw.items() if name not in _OWN},
+            file=file,
+            line=line,
+        )
+        record._check_answer()
+        return record
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object, unknown fields included and fields that are not set left out."""
+        own = {name: getattr(self, name) for name in _OWN}
+        own["options"] = list(self.options)
+        return {name: value for name, value in own.items() if value is not None} | dict(self.extra)
+
+    @property
+    def response(self) -> str | None:
+        """The response in the template; None without one.
+
+        `output` or `process` where it keeps to the template, else the parts put together: `observation`, the thinking
+        of `process`, and the solution [ours].
+        """
+        for text in (self.output, self.process):
+            if text is not None and "<observation>" in text:
+                parsed = parse_response(text)
+                if parsed.perception_well_formed and parsed.reasoning_well_formed:
+                    return text.strip()
+        if not self.observation or not self.process:
+            return None
+        observation, thinking = _inside(self.observation, "observation"), _inside(self.process, "think")
+        text = (
+            f"<observation>{observation}</observation>\n<think>{thinking}</think>\n"
+            f"<answer>{_inside(self.solution, 'answer')}</answer>"
+        )
+        parsed = parse_response(text)
+        return text if parsed.perception_well_formed and parsed.reasoning_well_formed else None
+
+    def error(self, field: str, reason: str, problem: str) -> RowError:
+        """An error about one of the record's fields."""
+        return RowError(field, reason, f"field {field}: {problem}")
+
+    def _check_answer(self) -> None:
+        """Refuse a record whose `answer` is another than its `solution`."""
+        if self.answer is None:
+            return
+        answer, solution = _inside(self.answer, "answer"), _inside(self.solution, "answer")
+        if answer.casefold() == solution.casefold():
+            return
+        if answer_accuracy(self.problem_type, answer, solution, options=self.options) < AGREEMENT:
+            raise RowError(
+                "answer",
+                "conflicting answers",
+                f"field answer is {_short(answer)} but solution is {_short(solution)}: correct one of them, or drop "
+                "the record",
+            )
+
+
+_TEXTS = ("answer", "observation", "process", "output")
+_OWN = tuple(name for name in Record.__dataclass_fields__ if name not in ("extra", "file", "line"))
+
+
+def files_of(inputs: Iterable[str | Path]) -> list[Path]:
+    """The files of inputs: files as they are; of a folder that a step has written, its records, in order.
+
+    Raises:
+        ValueError: there is no such file, or a folder without records.
+    """
+    files: list[Path] = []
+    for path in map(Path, inputs):
+        found = sorted(path.glob("part-*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
+        if not found:
+            what = "holds no part-*.jsonl of a step" if path.is_dir() else "does not exist"
+            raise ValueError(f"{path} {what}: name files of records, or the output folder of a step")
+        files += found
+    return files
+
+
+class Records:
+    """The records of some files, one by one; those that are none go to the log of rejects.
+
+    Args:
+        files: JSON lists or JSON lines, gzip-compressed or not.
+        rejects: the log.
+        on_bytes: told how many more bytes have been read.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], rejects: RejectLog, on_bytes: Callable[[int], object] = lambda count: None
+    ) -> None:
+        self.files, self.rejects, self.on_bytes = files, rejects, on_bytes
+        self.read = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        seen: dict[bytes, int] = {}  # of hashes: 263K of them take 40 MB, however long the ids
+        for file in self.files:
+            for raw in read_values(file, self.on_bytes):
+                index = self.read
+                self.read += 1
+                try:
+                    record = _parsed(raw, index)
+                    first = seen.setdefault(blake2b(record.problem_id.encode(), digest_size=8).digest(), index)
+                    if first != index:
+                        raise RowError(
+                            "problem_id",
+                            "duplicate id",
+                            f"field problem_id is {_short(record.problem_id)}, as record {first + 1} of the input has "
+                            "it: give each record its own",
+                        )
+                except RowError as error:
+                    self.rejects.add(raw.file, raw.line, _id_of(raw.value), error)
+                else:
+                    yield record
+
+
+def _parsed(raw: RawRecord, index: int) -> Record:
+    if isinstance(raw.value, RowError):
+        raise raw.value
+    return Record.parse(raw.value, file=raw.file, line=raw.line, index=index)
+
+
+def _id_of(value: Any) -> str | None:
+    return str(value["problem_id"]) if isinstance(value, Mapping) and value.get("problem_id") is not None else None
+
+
+def _relative(path: str) -> str:
+    """A path that stays below the media's folder, in its shortest form."""
+    path = path.strip()
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    windows = "\\" in path or path[1:2] == ":"
+    if ".." in parts or path.startswith(("/", "~")) or windows or "://" in path or "\0" in path or not parts:
+        raise RowError(
+            "path",
+            "unsafe path",
+            f"field path is {_short(path)}: give a path relative to the folder of the media, without '..', with '/'",
+        )
+    return "/".join(parts)
+
+
+def _check_unicode(raw: Mapping[str, Any]) -> None:
+    for name, value in raw.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if value else ""
+        if not (text.isascii() and name.isascii()):
+            try:
+                text.encode()
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise RowError(
+                    name,
+                    "invalid UTF-8",
+                    f"field {name!a} holds bytes that are no UTF-8, at character {error.start}: write it as UTF-8",
+                ) from error
+
+
+def _text(raw: Mapping[str, Any], name: str) -> str | None:
+    value = raw.get(name)
+    if value is None or value in _NOTHING:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise RowError(name, "no text", f"field {name} is {_short(value)}: give a text, or leave it out")
+    return value
+
+
+def _number(raw: Mapping[str, Any], name: str) -> float | None:
+    value = raw.get(name)
+    if value is None or value in _NOTHING:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RowError(name, "no number", f"field {name} is {_short(value)}: give a number, or leave it out")
+    return number
+
+
+def _truth(raw: Mapping[str, Any], name: str) -> bool | None:
+    value = raw.get(name)
+    if value is None or isinstance(value, bool) or value in _NOTHING:
+        return value if isinstance(value, bool) else None
+    truth = _TRUTHS.get(str(value).strip().lower())
+    if truth is None:
+        raise RowError(name, "no truth value", f"field {name} is {_short(value)}: give true or false, or leave it out")
+    return truth
+
+
+def _inside(text: str, tag: str) -> str:
+    """What stands inside the first block of a tag; the text itself when there is none."""
+    _, opened, rest = text.partition(f"<{tag}>")
+    return (rest.partition(f"</{tag}>")[0] if opened else text).strip()
+
+
+def _short(value: Any) -> str:
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"

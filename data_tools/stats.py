@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a set of records is made of: counts, lengths of both segments, repeated questions, what earlier steps kept."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from data_tools.decontaminate import question_key
+from data_tools.folders import history_of
+from data_tools.records import Record
+from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.settings import LengthBand, P2RSettings
+from verl_p2r.template import perception_end
+
+PROCESSES = ("perception", "reasoning")
+SOURCES = 20  # how many a table shows
+QUANTILES = (0.05, 0.5, 0.95)
+
+_BATCH = 256  # responses tokenized at a time
+
+
+@dataclass
+class Stats:
+    """Counts of a set of records.
+
+    Args:
+        records, responses: how many there are, and how many of them have a response in the template.
+        types: by modality and problem type.
+        sources: by data source.
+        lengths: process → length in tokens → responses; empty without a tokenizer.
+        questions: distinct questions, by their words.
+        same_medium: records whose question, by its words, was asked of their medium before.
+        history: the steps they have come through: name, records read and written, rejects by reason.
+    """
+
+    records: int = 0
+    responses: int = 0
+    types: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    lengths: dict[str, Counter[int]] = field(default_factory=dict)
+    questions: int = 0
+    same_medium: int = 0
+    history: Sequence[Mapping[str, Any]] = ()
+
+    @classmethod
+    def collect(cls, records: Iterable[Record], tokenizer: Any = None, files: Sequence[Path] = ()) -> "Stats":
+        """Look at each record once.
+
+        Args:
+            records: the records.
+            tokenizer: a fast Hugging Face tokenizer, to measure responses with.
+            files: where the records are from, for what earlier steps kept.
+        """
+        stats = cls(history=history_of(files), lengths={name: Counter() for name in PROCESSES} if tokenizer else {})
+        questions: set[bytes] = set()
+        asked: set[bytes] = set()
+        for response in _batches(stats._count(records, questions, asked)):
+            if tokenizer is not None:
+                for lengths in segment_lengths(response, tokenizer):
+                    for name, length in zip(PROCESSES, lengths, strict=True):
+                        stats.lengths[name][length] += 1
+        stats.questions = len(questions)
+        stats.same_medium = stats.records - len(asked)
+        return stats
+
+    def _count(self, records: Iterable[Record], questions: set[bytes], asked: set[bytes]) -> Iterator[str]:
+        """Count records by all but their lengths, and give their responses."""
+        for record in records:
+            self.records += 1
+            self.types[record.data_type, record.problem_type] += 1
+            self.sources[record.data_source] += 1
+            question = question_key(record.problem)
+            questions.add(_hash(question))
+            asked.add(_hash(f"{record.path}\n{question}"))
+            if (response := record.response) is not None:
+                self.responses += 1
+                yield response
+
+    def tables(self) -> list[Table]:
+        """The counts as tables for a terminal."""
+        tables = [types_table(self.types), _sources_table(self.sources), self._questions_table()]
+        if any(self.lengths.values()):
+            tables.append(_lengths_table(self.lengths))
+        if self.history:
+            tables.append(_history_table(self.history))
+        return tables
+
+    def _questions_table(self) -> Table:
+        table = _table("questions", "records", "share")
+        for name, count in (
+            ("with a response in the template", self.responses),
+            ("with words that another record has too", self.records - self.questions),
+            ("the same, about the same medium", self.same_medium),
+        ):
+            table.add_row(name, f"{count:,}", _share(count, self.records))
+        return table
+
+
+def segment_lengths(responses: Sequence[str], tokenizer: Any) -> list[tuple[int, int]]:
+    """The lengths of both segments of some responses, in tokens, as the rewards count them.
+
+    Args:
+        responses: texts, without their end token.
+        tokenizer: a fast Hugging Face tokenizer.
+
+    Returns:
+        For each, the tokens of P, whose first character lies in P's region, and those of R, with the end token.
+    """
+    encoded = tokenizer(list(responses), add_special_tokens=False, return_offsets_mapping=True)
+    lengths = []
+    for response, offsets in zip(responses, encoded["offset_mapping"], strict=True):
+        end = perception_end(response)
+        perception = sum(start < end for start, _ in offsets)
+        lengths.append((perception, len(offsets) - perception + 1))
+    return lengths
+
+
+def types_table(counts: Mapping[tuple[str, str], int]) -> Table:
+    """Records by modality and problem type."""
+    table = _table("modality", *PROBLEM_TYPES, "sum")
+    for name, rows in (("image", ("image",)), ("video", ("video",)), ("sum", ("image", "video"))):
+        cells = [sum(counts.get((row, kind), 0) for row in rows) for kind in PROBLEM_TYPES]
+        table.add_row(name, *(f"{count:,}" for count in (*cells, sum(cells))))
+    return table
+
+
+def _sources_table(sources: Counter[str]) -> Table:
+    table = _table("source", "records", "share")
+    shown = sources.most_common(SOURCES)
+    rest = sources.total() - sum(count for _, count in shown) if len(sources) > SOURCES else 0
+    for name, count in shown + ([(f"{len(sources) - SOURCES} more", rest)] if rest else []):
+        table.add_row(name.replace("[", "\\["), f"{count:,}", _share(count, sources.total()))
+    return table
+
+
+def _lengths_table(lengths: Mapping[str, Counter[int]]) -> Table:
+    settings = P2RSettings()
+    table = _table("tokens of", *(f"{q:.0%}" for q in QUANTILES), "band", "below", "inside", "above")
+    for name, counts in lengths.items():
+        band: LengthBand = getattr(settings, name).length
+        below = sum(n for length, n in counts.items() if length < band.minimum)
+        above = sum(n for length, n in counts.items() if length > band.maximum)
+        parts = (below, counts.total() - below - above, above)
+        values = [str(quantile(counts, q)) for q in QUANTILES]
+        shares = [_share(part, counts.total()) for part in parts]
+        table.add_row(name, *values, f"{band.minimum}-{band.maximum}", *shares)
+    return table
+
+
+def quantile(counts: Mapping[int, int], share: float) -> int:
+    """The smallest value that at least a share of what was counted does not exceed.
+
+    >>> quantile({10: 1, 20: 2, 30: 1}, 0.5), quantile({10: 1, 20: 2, 30: 1}, 1.0)
+    (20, 30)
+    """
+    wanted, seen, value = share * sum(counts.values()), 0, 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= wanted:
+            break
+    return value
+
+
+def _history_table(history: Iterable[Mapping[str, Any]]) -> Table:
+    table = _table("step", "read", "kept", "keep rate")
+    for step in history:
+        table.add_row(step["step"], f"{step['read']:,}", f"{step['written']:,}", _share(step["written"], step["read"]))
+    return table
+
+
+def _batches(responses: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(islice(responses, _BATCH)):
+        yield batch
+
+
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(box=None)
+    table.add_column(first)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def _hash(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=8).digest()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of records, against counts by hand and against the rewards' own measure of a segment."""
+
+import pytest
+from release_files import OBSERVATION, THINKING, release_record, write_lines
+from rich.console import Console
+from typer.testing import CliRunner
+
+from data_tools.cli import app
+from data_tools.decontaminate import Benchmark, decontaminate
+from data_tools.records import Record
+from data_tools.stats import Stats, segment_lengths
+from verl_p2r.segments import perception_length
+
+RAWS = [
+    release_record(0, path="STAR/a.mp4"),
+    release_record(1, path="STAR/a.mp4", problem="which ball moves FIRST"),
+    release_record(2, path="STAR/b.mp4"),
+    release_record(3, path="Chart/c.png", data_type="image", problem_type="numerical", problem="2?", answer=None),
+    release_record(4, path="STAR/d.mp4", problem="Why?", output=None, process=None),
+]
+
+
+def shown(stats: Stats) -> str:
+    console = Console(width=200, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    for table in stats.tables():
+        console.print(table)
+    return console.export_text()
+
+
+def test_counts_by_hand():
+    stats = Stats.collect(map(Record.parse, RAWS))
+    assert (stats.records, stats.responses) == (5, 4)
+    assert stats.types == {("video", "multiple choice"): 4, ("image", "numerical"): 1}
+    assert stats.sources == {"STAR": 4, "Chart": 1}
+    # Three records ask the same question, two of them of the same video.
+    assert (stats.questions, stats.same_medium) == (3, 1)
+    lines = [line.split() for line in shown(stats).splitlines()]
+    assert ["image", "0", "1", "0", "0", "0", "1"] in lines
+    assert ["video", "4", "0", "0", "0", "0", "4"] in lines
+    assert ["sum", "4", "1", "0", "0", "0", "5"] in lines
+    assert ["STAR", "4", "80.0%"] in lines
+    assert ["with", "words", "that", "another", "record", "has", "too", "2", "40.0%"] in lines
+
+
+def test_segments_are_measured_as_the_rewards_measure_them(processor):
+    tokenizer = processor.tokenizer
+    texts = [
+        f"<observation>{OBSERVATION}</observation>\n<think>{THINKING}</think>\n<answer>A</answer>",
+        "<observation>été 😀</observation>  <think>a</think><answer>b</answer>",
+        "no block at all",
+        "<think>only</think>",
+        "<observation>never closed",
+    ]
+    expected = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        perception = perception_length(ids, tokenizer)
+        expected.append((perception, len(ids) - perception))
+    assert segment_lengths(texts, tokenizer) == expected
+    assert expected[0][0] > 20
+    assert expected[0][1] > 20
+
+
+class Letters:
+    """A tokenizer whose tokens are characters."""
+
+    def __call__(self, texts, **_):
+        return {"offset_mapping": [[(i, i + 1) for i in range(len(text))] for text in texts]}
+
+
+def test_lengths_are_set_beside_the_bands():
+    # The tags of P are 27 characters; those of R, "\n" between the blocks, "A" and the end token are 36.
+    raws = []
+    for i, (p, r) in enumerate([(100, 319), (101, 320), (293, 476), (294, 477), (294, 477)]):
+        text = f"<observation>{'o' * p}</observation>\n<think>{'t' * r}</think>\n<answer>A</answer>"
+        raws.append(release_record(i, output=text))
+    stats = Stats.collect(map(Record.parse, raws), Letters())
+    tags = len("<observation></observation>"), len("\n<think></think>\n<answer>A</answer>") + 1
+    assert sorted(stats.lengths["perception"].elements()) == [p + tags[0] for p in (100, 101, 293, 294, 294)]
+    assert sorted(stats.lengths["reasoning"].elements()) == [r + tags[1] for r in (319, 320, 476, 477, 477)]
+    lines = [line.split() for line in shown(stats).splitlines()]
+    # P's band is 128 to 320 tokens: 127 | 128, 320 | 321, 321. R's is 320 to 512: all five but those above it.
+    assert ["perception", "127", "320", "321", "128-320", "20.0%", "40.0%", "40.0%"] in lines
+    above = sum(r + tags[1] > 512 for r in (319, 320, 476, 477, 477))
+    assert lines[-1][-3:] == ["0.0%", f"{(5 - above) / 5:.1%}", f"{above / 5:.1%}"]
+
+
+def test_no_records_make_empty_tables():
+    assert "sum" in shown(Stats.collect([]))
+
+
+def test_the_command_shows_what_earlier_steps_kept(tmp_path, tiny_model):
+    training = write_lines(tmp_path / "a.jsonl", [*RAWS, {"problem": "x"}])
+    bench = Benchmark([write_lines(tmp_path / "b.jsonl", [{"video": "b.mp4"}])])
+    decontaminate([training], bench, tmp_path / "clean")
+    done = CliRunner().invoke(
+        app, ["stats", str(tmp_path / "clean"), "--tokenizer", str(tiny_model), "--published"], env={"COLUMNS": "150"}
+    )
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.output.splitlines()]
+    assert ["decontaminate", "6", "4", "66.7%"] in lines
+    assert any(line[:1] == ["perception"] for line in lines)
+    assert "sum: 4 records, published 162,062 (-162,058)" in done.output
+    assert "0 records rejected" in done.output
+
+
+def test_a_command_without_files_says_so(tmp_path):
+    done = CliRunner().invoke(app, ["stats", str(tmp_path / "no.json")])
+    assert done.exit_code == 2
+    assert "does not exist" in done.output
+
+
+@pytest.mark.parametrize("source", ["[red]", "a[/b]"])
+def test_names_are_no_markup(source):
+    assert source in shown(Stats.collect([Record.parse(release_record(data_source=source))]))
