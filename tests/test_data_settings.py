@@ -22,7 +22,7 @@ def test_the_yaml_holds_the_defaults():
 
 
 def test_keys_of_other_parts_are_left_to_them():
-    node = OmegaConf.create({"max_reject_share": 0, "frame_cache": {"folder": "x"}})
+    node = OmegaConf.create({"max_reject_share": 0, "media_cache": {"directory": "x"}, "process_aware": True})
     assert DataSettings.from_mapping(node) == DataSettings(max_reject_share=0.0)
 
 
@@ -31,6 +31,7 @@ def test_keys_of_other_parts_are_left_to_them():
     [
         ({"max_reject_share": 1.5}, r"data\.p2r\.max_reject_share is 1\.5: give a share between 0 and 1"),
         ({"max_reject_share": "1%"}, r"data\.p2r\.max_reject_share is '1%': give a finite number"),
+        ({"max_reject_shar": 0.1}, r"data\.p2r\.max_reject_shar does not exist: did you mean max_reject_share"),
         ({"media": {"train": {"max_frame": 8}}}, r"data\.p2r\.media\.train\.max_frame does not exist: did you mean"),
         ({"media": {"val": {"max_frames": None}}}, r"data\.p2r\.media\.val\.max_frames is None: give a whole number"),
     ],

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings of the data: the part of the YAML node `data.p2r` that says how rows are read and screened."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 from verl_p2r.media import EVALUATION, TRAINING, MediaSettings
 from verl_p2r.settings import merge
+
+OF_OTHERS = ("media_cache", "process_aware")  # keys of the node that the caches and the SFT dataset read
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,13 @@ class DataSettings:
         """Read the settings from a (possibly partial) mapping; what it leaves out keeps its default.
 
         Args:
-            mapping: the configuration node, plain or OmegaConf; keys of other parts are not looked at.
+            mapping: the configuration node, plain or OmegaConf; `OF_OTHERS` are not looked at.
             where: the node's dotted path, for error messages.
 
         Raises:
-            ValueError: a value of the wrong type or out of range; the message names the dotted path.
+            ValueError: an unknown key, a value of the wrong type or out of range; the message names the dotted path.
         """
-        own = {field.name for field in dataclasses.fields(cls)}
-        return merge(cls(), {key: value for key, value in mapping.items() if key in own}, where)
+        return merge(cls(), {key: value for key, value in mapping.items() if key not in OF_OTHERS}, where)
 
     @property
     def cache_folder(self) -> Path | None:

@@ -176,5 +176,5 @@ def test_pixels_frame_lists_and_audio_have_no_name(part):
 
 
 def test_an_unknown_setting_is_an_error():
-    with pytest.raises(TypeError, match="memory_gb"):
+    with pytest.raises(ValueError, match=r"data\.p2r\.media_cache\.memory_gb does not exist: did you mean memory_gib"):
         cache_settings({"p2r": {"media_cache": {"memory_gb": 1}}})

@@ -23,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from verl_p2r.decode import fetch_video, install_reader
 from verl_p2r.frame_cache import FrameCache
+from verl_p2r.settings import merge
 
 install_reader()
 
@@ -144,8 +145,13 @@ class CacheSettings:
 
 
 def cache_settings(data_config: Mapping[str, Any]) -> CacheSettings:
-    """Read them from the `data` node of the config."""
-    return CacheSettings(**((data_config.get("p2r") or {}).get("media_cache") or {}))
+    """Read them from the `data` node of the config.
+
+    Raises:
+        ValueError: an unknown key or a value of the wrong type, by its dotted path.
+    """
+    node = (data_config.get("p2r") or {}).get("media_cache") or {}
+    return merge(CacheSettings(), node, "data.p2r.media_cache")
 
 
 @lru_cache(maxsize=1)
