@@ -6,8 +6,9 @@ probed once; its frames, sizes and tokens follow by arithmetic, and no video is 
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -71,6 +72,36 @@ class Limit:
     name: str
     tokenizer: Any
     spec: VisionSpec | None
+
+
+def media_in(messages: Iterable[Mapping[str, Any]], fields: Mapping[str, str]) -> tuple[Medium, ...]:
+    """The media of a conversation, in the order of their placeholders.
+
+    Args:
+        messages: with a list of elements as content where they hold media.
+        fields: for each kind of medium, `image` and `video`, the row's field that names it.
+
+    Raises:
+        RowError: an element without a path.
+    """
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    media = tuple(Medium(fields[part["type"]], part) for part in parts if part["type"] in fields)
+    for field, part in media:
+        if not part.keys() & {part["type"], f"{part['type']}_url"}:
+            raise RowError(field, "no media", f"field {field} holds {part}, without a path in {part['type']!r}")
+    return media
+
+
+@contextmanager
+def columns_at_fault(field: str) -> Iterator[None]:
+    """Whatever a row makes the chat template do is this row's fault alone: turn any error into a `RowError`."""
+    try:
+        yield
+    except RowError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise RowError(field, "wrong columns", f"its columns make no prompt ({what}): repair or drop it") from error
 
 
 def screen(

@@ -25,7 +25,7 @@ from verl_p2r.plugin.media_cache import cache_of, sources_in
 from verl_p2r.records import ENDINGS, PromptTemplate, is_record, read_records, to_table
 from verl_p2r.rejects import Screening, admit, key_of, remembered
 from verl_p2r.rows import Row, RowError
-from verl_p2r.screening import Limit, Medium, Sample, screen
+from verl_p2r.screening import Limit, Sample, columns_at_fault, media_in, screen
 
 TAGS = {"<image>": "image", "<video>": "video"}
 
@@ -168,25 +168,12 @@ class P2RDataset(RLHFDataset):
         """
         if (error := self._unusable.get(self._origins[position])) is not None:
             raise error
-        try:
+        with columns_at_fault(self.prompt_key):
             Row.from_columns(columns)
             self._check_placeholders(columns)
             messages = self._build_messages(columns, self.prompt_key)
             text = self._text(messages)
-        except RowError:
-            raise
-        except Exception as error:  # whatever a row makes the chat template do, it is this row's fault alone
-            what = f"{type(error).__name__}: {error}"
-            raise RowError(
-                self.prompt_key, "wrong columns", f"its columns make no prompt ({what}): repair or drop it"
-            ) from error
-        fields = {"image": self.image_key, "video": self.video_key}
-        parts = [part for m in messages if isinstance(m["content"], list) for part in m["content"]]
-        media = tuple(Medium(fields[p["type"]], p) for p in parts if p["type"] in fields)
-        for field, part in media:
-            if not part.keys() & {part["type"], f"{part['type']}_url"}:
-                raise RowError(field, "no media", f"field {field} holds {part}, without a path in {part['type']!r}")
-        return Sample(text, media)
+        return Sample(text, media_in(messages, {"image": self.image_key, "video": self.video_key}))
 
     def _text(self, messages: list[dict]) -> str:
         """What verl's agent loop renders."""

@@ -31,7 +31,7 @@ from verl_p2r.plugin.mrope import FAMILY, qwen_position_ids
 from verl_p2r.plugin.rl_dataset import P2RDataset
 from verl_p2r.rejects import Screening, admit, key_of, remembered
 from verl_p2r.rows import RowError
-from verl_p2r.screening import Limit, Medium, Sample, screen
+from verl_p2r.screening import Limit, Sample, columns_at_fault, media_in, screen
 from verl_p2r.settings import merge
 from verl_p2r.template import parse_response, perception_end
 
@@ -189,18 +189,9 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         Raises:
             RowError: its columns are wrong.
         """
-        try:
+        with columns_at_fault(self.messages_key):
             prompt, text, response = self._split(row)
-        except RowError:
-            raise
-        except Exception as error:  # whatever a row makes the chat template do, it is this row's fault alone
-            what = f"{type(error).__name__}: {error}"
-            raise RowError(
-                self.messages_key, "wrong columns", f"its columns make no messages ({what}): repair or drop it"
-            ) from error
-        fields = {"image": self.image_key, "video": self.video_key}
-        parts = [part for m in prompt if isinstance(m["content"], list) for part in m["content"]]
-        return Sample(text + response, tuple(Medium(fields[p["type"]], p) for p in parts if p["type"] in fields))
+        return Sample(text + response, media_in(prompt, {"image": self.image_key, "video": self.video_key}))
 
     def _split(self, row: dict[str, Any]) -> tuple[list[dict], str, str]:
         """The prompt's messages with media in place, its text, and the response's up to and with its end token."""
