@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading frames: a PyAV reader behind qwen-vl-utils, and checks that say early what cannot be read.
+"""Reading frames: a PyAV reader behind qwen-vl-utils.
 
 qwen-vl-utils decides how many frames and what sizes; of its readers, one is unmaintained and the others need builds of
 torchvision or torchcodec that match torch. PyAV carries its own FFmpeg. A reader the user forces with
@@ -19,7 +19,6 @@ import av
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
-from PIL import Image
 
 from verl_p2r.media import MediaError, frame_size, sample_frames
 from verl_p2r.probe import open_video, probe_video
@@ -113,36 +112,6 @@ def decode_frames(path: str, indices: Sequence[int]) -> np.ndarray:
     if frames.missing:
         raise MediaError(f"{path}: frame {frames.missing[0]} cannot be decoded: the file is truncated or corrupt")
     return frames.array
-
-
-def check_video(element: Mapping[str, Any]) -> None:
-    """Look at a video's container and apply the sampling rules to it.
-
-    Args:
-        element: as for `read_video`.
-
-    Raises:
-        MediaError: naming the file and the reason.
-    """
-    path = local_path(element["video"])
-    sample_frames({**element, "video": path}, probe_video(path))
-
-
-def check_image(element: Mapping[str, Any]) -> None:
-    """Open an image file and check it as far as its format allows without decoding.
-
-    Args:
-        element: an image element of a message: `image` is a path or `file://` URL.
-
-    Raises:
-        MediaError: naming the file and the reason.
-    """
-    path = local_path(element["image"])
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path}: cannot be opened as an image ({error})") from error
 
 
 def local_path(source: str) -> str:
