@@ -13,9 +13,10 @@ from aiohttp import web
 from judge_server import sha
 from tenacity import wait_fixed, wait_random_exponential
 
-from verl_p2r import judge_client
+from verl_p2r import chat_client, judge_client
+from verl_p2r.chat_client import _retry_after
 from verl_p2r.judge import PROMPT_VERSION, JudgeRequest, build_judge_prompt, check_judge, get_judge
-from verl_p2r.judge_client import OpenAIJudge, _retry_after
+from verl_p2r.judge_client import OpenAIJudge
 
 KEY = "sk-0123456789abcdef"
 
@@ -46,7 +47,7 @@ def make(*servers, **kwargs) -> OpenAIJudge:
 
 @pytest.fixture(autouse=True)
 def quick_backoff(monkeypatch):
-    monkeypatch.setattr(judge_client, "_BACKOFF", wait_random_exponential(multiplier=0.01, max=0.1))
+    monkeypatch.setattr(chat_client, "_BACKOFF", wait_random_exponential(multiplier=0.01, max=0.1))
 
 
 def test_a_yes_and_a_no_with_what_they_cost(judge_server):
@@ -166,7 +167,7 @@ def test_retry_after_as_a_date():
 
 
 def test_a_server_that_asks_for_no_wait_is_not_hammered(judge_server, monkeypatch):
-    monkeypatch.setattr(judge_client, "_BACKOFF", wait_fixed(0.2))
+    monkeypatch.setattr(chat_client, "_BACKOFF", wait_fixed(0.2))
     judge_server.control(shares={"429": 1.0}, retry_after=0)
     (verdict,) = run(make(judge_server, deadline_s=1.0, timeout_s=1.0), request())
     assert verdict.value is None
@@ -175,8 +176,8 @@ def test_a_server_that_asks_for_no_wait_is_not_hammered(judge_server, monkeypatc
 
 def test_calls_that_fail_together_count_as_one(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(judge_client.time, "monotonic", lambda: clock[0])
-    endpoint = judge_client._Endpoint("http://a", None)
+    monkeypatch.setattr(chat_client.time, "monotonic", lambda: clock[0])
+    endpoint = chat_client._Endpoint("http://a")
     assert [endpoint.unreachable() for _ in range(5)] == [0.5] * 5
     clock[0] += 1
     assert [endpoint.unreachable() for _ in range(5)] == [1.0] * 5
@@ -194,7 +195,7 @@ def test_a_server_that_never_replies_costs_its_deadline_and_no_more(judge_server
     assert time.monotonic() - begun < 5
     for verdict in verdicts:
         assert verdict.value is None
-        assert verdict.reason.startswith("no verdict within 1 s; at last: ")
+        assert verdict.reason.startswith("no reply of use within 1 s; at last: ")
         assert verdict.reason.endswith("gave no reply within 0.3 s")
 
 
@@ -244,7 +245,7 @@ def test_a_call_moves_on_to_another_server(make_judge_server, fault):
 
 
 def test_a_dead_server_is_left_and_taken_back(make_judge_server, monkeypatch):
-    monkeypatch.setattr(judge_client, "_REST_S", 0.2)
+    monkeypatch.setattr(chat_client, "_REST_S", 0.2)
     good, dead = make_judge_server(), make_judge_server()
     dead.kill()
     judge = make(good, dead, concurrency=4)
@@ -264,7 +265,7 @@ def test_a_dead_server_is_left_and_taken_back(make_judge_server, monkeypatch):
 
 
 def test_a_server_that_dies_and_comes_back_loses_nothing(judge_server, monkeypatch):
-    monkeypatch.setattr(judge_client, "_REST_S", 0.1)
+    monkeypatch.setattr(chat_client, "_REST_S", 0.1)
     judge_server.control(latency=0.2)
     judge = make(judge_server, concurrency=16)
 
@@ -421,9 +422,9 @@ def test_what_is_sent(monkeypatch, options, sent):
 
 
 def test_a_reply_that_was_cut_off_says_so():
-    reply = {"choices": [{"message": {"content": "Let me think"}, "finish_reason": "length"}]}
-    with pytest.raises(judge_client._NoJudgement, match=r"\(cut off by max_tokens: raise it\): 'Let me think'"):
-        judge_client._read("http://a", reply, 0)
+    reply = b'{"choices": [{"message": {"content": "Let me think"}, "finish_reason": "length"}]}'
+    with pytest.raises(chat_client.UselessReply, match=r"\(cut off by max_tokens: raise it\): 'Let me think'"):
+        judge_client._verdict(chat_client._read("http://a", reply, 0))
 
 
 @pytest.mark.parametrize(
