@@ -11,15 +11,17 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -28,8 +30,12 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
+    from data_tools.build import BuildSettings
     from data_tools.rejects import Reject
+    from data_tools.steps import StepReport
     from data_tools.to_parquet import ExportSettings, Report
+
+T = TypeVar("T")
 
 app = typer.Typer(help="Data for VideoP2R: import, export, decontaminate, look.", no_args_is_help=True)
 console = Console()
@@ -45,6 +51,9 @@ MediaRoot = Annotated[str | None, typer.Option(help="Folder of the media, writte
 CheckMedia = Annotated[bool, typer.Option(help="Decode every medium; drop the records of those that fail.")]
 Workers = Annotated[int, typer.Option(min=1, help="Media decoded at a time.")]
 Template = Annotated[str, typer.Option(help="Prompt template: one of the package's, or a text file.")]
+Config = Annotated[
+    Path | None, typer.Option(help="A YAML file as `build` takes it, for everything else about this step.")
+]
 MaxRejects = Annotated[float, typer.Option(help="Largest share of records that may be rejected.")]
 
 
@@ -61,6 +70,122 @@ class By(str, Enum):
     medium = "medium"
     question = "question"
     both = "both"
+
+
+@app.command("generate")
+def generate_command(
+    inputs: Inputs,
+    out: Out,
+    media_root: Annotated[Path, typer.Option(help="Folder that the media's paths start from.")] = Path(),
+    model: Annotated[str | None, typer.Option(help="The model's name on its server.")] = None,
+    base_url: Annotated[list[str] | None, typer.Option(help="A server, http://…/v1; may be repeated.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Calls in flight at once.")] = None,
+    config: Config = None,
+    max_reject_share: MaxRejects = 0.01,
+) -> None:
+    """Step 1: a vision-language model behind an OpenAI-compatible server answers each record in the template.
+
+    Replies are kept in OUT.replies.sqlite: start again after a stop, and only what is missing is asked.
+
+    Example: verl-p2r-data generate mine.jsonl --out mine/1-generate --media-root /data --model Qwen2.5-VL-72B-Instruct
+    --base-url http://localhost:8000/v1
+    """
+    from data_tools.asking import count_records
+    from data_tools.generate import generate
+    from data_tools.records import files_of
+
+    with _errors():
+        urls = ",".join(base_url or []) or None
+        settings = _with(_of_build(config).generate, model=model, base_urls=urls, concurrency=concurrency)
+        files = files_of(inputs)
+        with _kept_bar("generate", count_records(files)) as told:
+            report = generate(files, out, settings, media_root, max_reject_share=max_reject_share, told=told)
+    _step(report, out)
+    _leave(report.failed)
+
+
+@app.command("verify")
+def verify_command(
+    inputs: Inputs,
+    out: Out,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Of the answer; the paper's, and the default, is 0.6.")
+    ] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help="Compare answers as Video-R1 does.")] = None,
+    config: Config = None,
+    max_reject_share: MaxRejects = 0.01,
+) -> None:
+    """Step 2: keep the responses that are in the template and whose answer is right.
+
+    Example: verl-p2r-data verify mine/1-generate --out mine/2-verify
+    """
+    from data_tools.asking import count_records
+    from data_tools.records import files_of
+    from data_tools.verify import verify
+
+    with _errors():
+        settings = _with(_of_build(config).verify, min_accuracy=min_accuracy, strict=strict)
+        files = files_of(inputs)
+        with _kept_bar("verify", count_records(files)) as told:
+            report = verify(files, out, settings, max_reject_share=max_reject_share, told=told)
+    _step(report, out)
+    _leave(report.failed)
+
+
+@app.command("judge")
+def judge_command(
+    inputs: Inputs,
+    out: Out,
+    judge: Annotated[str | None, typer.Option(help="openai, facts, or module:Class.")] = None,
+    model: Annotated[str | None, typer.Option(help="The judge's name on its server.")] = None,
+    base_url: Annotated[list[str] | None, typer.Option(help="A server, http://…/v1; may be repeated.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Calls in flight at once.")] = None,
+    config: Config = None,
+    max_reject_share: MaxRejects = 0.01,
+) -> None:
+    """Step 3: keep the records whose observation suffices to deduce the answer, says a judge that sees no media.
+
+    Verdicts are kept in OUT.replies.sqlite: start again after a stop, and only what is missing is asked.
+
+    Example: verl-p2r-data judge mine/2-verify --out mine/3-judge --model Qwen2.5-32B-Instruct --base-url
+    http://localhost:8000/v1
+    """
+    from data_tools.asking import count_records
+    from data_tools.judge import judge as run
+    from data_tools.records import files_of
+
+    with _errors():
+        settings = _with(_of_build(config).judge, name=judge, concurrency=concurrency)
+        own = {name: value for name, value in (("model", model), ("base_urls", base_url)) if value}
+        settings = _with(settings, kwargs={**settings.kwargs, **own})
+        files = files_of(inputs)
+        with _kept_bar("judge", count_records(files)) as told:
+            report = run(files, out, settings, max_reject_share=max_reject_share, told=told)
+    _step(report, out)
+    _leave(report.failed)
+
+
+@app.command("build")
+def build_command(
+    config: Annotated[Path, typer.Argument(help="A YAML file, see examples/data/build.yaml.")],
+) -> None:
+    """All three steps, then SFT and RL parquet, from one YAML file; start it again after a stop, and it goes on.
+
+    Example: verl-p2r-data build examples/data/build.yaml
+    """
+    from data_tools.build import BuildSettings, build
+    from data_tools.steps import StepReport
+
+    failed = False
+    with _errors():
+        settings = BuildSettings.load(config)
+        for report in build(settings, _kept_bar):
+            if isinstance(report, StepReport):
+                _step(report, None)
+            else:
+                _summary(report, Path(settings.out))
+            failed = failed or report.failed
+    _leave(failed)
 
 
 @app.command("import-release")
@@ -150,10 +275,7 @@ def decontaminate_command(
         with _bar("decontaminating", files) as on_bytes:
             done = decontaminate(files, known, out, by=names, max_reject_share=max_reject_share, on_bytes=on_bytes)
     _say(f"benchmark: {len(known.media):,} media, {len(known.questions):,} questions")
-    _say(f"{done.read:,} records read, {done.written:,} kept in {out}")
-    for reason, count in done.dropped.items():
-        _say(f"  dropped, {reason}: {count:,} (dropped.jsonl)")
-    _rejects(done.rejected, done.first, out)
+    _step(done, out)
     _leave(done.failed)
 
 
@@ -164,6 +286,9 @@ def stats_command(
         str | None, typer.Option(help="Of the model, a folder or a name: measures both segments.")
     ] = None,
     published: Annotated[bool, typer.Option(help="Compare with the published counts of VideoP2R-CoT-162K.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also draw them, as PNG files in this folder.")
+    ] = None,
 ) -> None:
     """Counts by type, source and modality, lengths of both segments, repeated questions, keep rate of each step.
 
@@ -184,6 +309,54 @@ def stats_command(
     if published:
         _differences(differences("sft", stats.types))
     _rejects(rejects.reasons, rejects.first, None)
+    if png is not None:
+        from data_tools.stats_plots import write_plots
+
+        with _errors():
+            for file in write_plots(stats, png):
+                _say(f"written: {file}")
+
+
+@app.command("view")
+def view_command(
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")],
+    media_root: Annotated[Path, typer.Option(help="Folder that the media's paths start from.")] = Path(),
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Records to show.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw; the same one shows the same records.")] = 0,
+    frames: Annotated[int, typer.Option(min=1, max=64, help="The most pictures of a video.")] = 8,
+) -> None:
+    """A page to look at a sample of records with: frames, texts, verdicts, why they were dropped, filters.
+
+    Name the folders of several steps to see what each has dropped.
+
+    Example: verl-p2r-data view mine/verify mine/judge --out mine.html --media-root /data/mine
+    """
+    from data_tools.rejects import RejectLog
+    from data_tools.view import Sample, sources_of, write_page
+
+    with _errors(), tempfile.TemporaryDirectory() as folder, RejectLog(Path(folder) / "rejects.jsonl") as rejects:
+        sources = sources_of(inputs)
+        with _bar("reading", [file for source in sources for file in source]) as on_bytes:
+            sample = Sample.draw(sources, count, seed, rejects, on_bytes)
+        with _count_bar("reading frames", len(sample.cards)) as on_medium:
+            page = write_page(sample, out, media_root, frames, on_medium)
+    _rejects(rejects.reasons, rejects.first, None)
+    if page.faults:
+        _say(f"{len(page.faults):,} media cannot be shown; the page says why. The first: {page.faults[0]}", "yellow")
+    shown = f"{len(sample.cards):,} of {sample.totals.total():,} records"
+    _say(f"{out}: {shown}, {page.bytes / (1 << 20):.1f} MiB; open it in a browser")
+
+
+def _with(settings: T, **given: Any) -> T:
+    """Settings with the options that were given."""
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})  # type: ignore
+
+
+def _of_build(config: Path | None) -> BuildSettings:
+    from data_tools.build import BuildSettings
+
+    return BuildSettings.load(config) if config else BuildSettings()
 
 
 def _settings(
@@ -220,6 +393,48 @@ def _bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], object]]:
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task(what, total=sum(file.stat().st_size for file in files))
         yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def _count_bar(what: str, total: int) -> Iterator[Callable[[], object]]:
+    """A progress bar over things that are counted."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def _kept_bar(what: str, total: int) -> Iterator[Callable[[bool], object]]:
+    """A progress bar over records: how many a second, how long it will take, what share of them goes on."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[kept]}"),
+    )
+    done = kept = 0
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total, rate="", kept="")
+
+        def told(on: bool) -> None:
+            nonlocal done, kept
+            done, kept = done + 1, kept + on
+            speed = progress.tasks[task].speed
+            progress.update(
+                task, completed=done, rate=f"{speed:,.1f}/s" if speed else "", kept=f"kept {kept / done:.1%}"
+            )
+
+        yield told
+
+
+def _step(report: StepReport, folder: Path | None) -> None:
+    where = f" in {folder}" if folder else ""
+    _say(f"{report.step}: {report.read:,} records read, {report.written:,} kept{where}")
+    for reason, count in report.dropped.items():
+        _say(f"  dropped, {reason}: {count:,} (dropped.jsonl)")
+    _rejects(report.rejected, report.first, folder)
 
 
 def _summary(report: Report, folder: Path) -> None:

@@ -4,16 +4,14 @@
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_tools.folders import whole_folder, write_manifest, write_records
 from data_tools.reading import RawRecord, read_values
-from data_tools.records import Record, Records
-from data_tools.rejects import Reject, RejectLog
+from data_tools.records import Record
+from data_tools.steps import Dropped, StepReport, run_step
 from verl_p2r.rows import RowError
 
 MEDIUM, QUESTION = "medium in a benchmark", "question in a benchmark"
@@ -89,7 +87,7 @@ class Benchmark:
         self.media.pop("", None)
         self.questions.pop("", None)
 
-    def contains(self, record: Record, by: Collection[str] = ("medium", "question")) -> RowError | None:
+    def contains(self, record: Record, by: Collection[str] = ("medium", "question")) -> Dropped | None:
         """Why a record must go; None when it may stay.
 
         Args:
@@ -98,31 +96,11 @@ class Benchmark:
         """
         where = self.media.get(medium_key(record.path)) if "medium" in by else None
         if where:
-            return record.error("path", MEDIUM, f"{record.path} occurs in the benchmark at {where}")
+            return Dropped("path", MEDIUM, f"{record.path} occurs in the benchmark at {where}")
         where = self.questions.get(question_key(record.problem)) if "question" in by else None
         if where:
-            return record.error("problem", QUESTION, f"its question occurs in the benchmark at {where}")
+            return Dropped("problem", QUESTION, f"its question occurs in the benchmark at {where}")
         return None
-
-
-@dataclass(frozen=True)
-class Decontamination:
-    """What `decontaminate` has done.
-
-    Args:
-        read, written: numbers of records.
-        dropped: records dropped, by reason; they are listed in `dropped.jsonl`.
-        rejected: records that could not be read, by reason.
-        first: the first of these.
-        failed: more than `max_reject_share` could not be read, a file was damaged, or nothing is left.
-    """
-
-    read: int
-    written: int
-    dropped: Mapping[str, int]
-    rejected: Mapping[str, int]
-    first: tuple[Reject, ...]
-    failed: bool
 
 
 def decontaminate(
@@ -133,13 +111,13 @@ def decontaminate(
     by: Collection[str] = ("medium", "question"),
     max_reject_share: float = 0.01,
     on_bytes: Callable[[int], object] = lambda count: None,
-) -> Decontamination:
+) -> StepReport:
     """Leave out the records that occur in a benchmark.
 
     Args:
         files: of records.
         benchmark: what must not be trained on.
-        folder: for the records that stay, `dropped.jsonl` and `rejects.jsonl`; an earlier output is replaced.
+        folder: for the output, see `steps`; an earlier output is replaced.
         by: what counts, `medium`, `question` or both.
         max_reject_share: the largest share of records, in [0, 1], that may be unreadable.
         on_bytes: told how many more bytes of the files have been read.
@@ -147,39 +125,19 @@ def decontaminate(
     Raises:
         ValueError: the folder cannot be used.
     """
-    with (
-        whole_folder(folder, files) as partial,
-        RejectLog(partial / "rejects.jsonl") as rejects,
-        RejectLog(partial / "dropped.jsonl") as dropped,
-    ):
-        source = Records(files, rejects, on_bytes)
-        written = write_records(partial, _clean(source, benchmark, by, dropped))
-        failed = rejects.damaged or not written or rejects.total > max_reject_share * source.read
-        write_manifest(
-            partial,
-            "decontaminate",
-            files,
-            read=source.read,
-            written=written,
-            rejects=rejects,
-            failed=failed,
-            dropped=dict(dropped.reasons.most_common()),
-            settings={"by": sorted(by), "max_reject_share": max_reject_share},
-        )
-    return Decontamination(
-        source.read, written, dict(dropped.reasons), dict(rejects.reasons), tuple(rejects.first), failed
+
+    def transform(records: Iterable[Record]) -> Iterator[tuple[Record, RowError | None]]:
+        return ((record, benchmark.contains(record, by)) for record in records)
+
+    return run_step(
+        "decontaminate",
+        files,
+        folder,
+        transform,
+        settings={"by": sorted(by)},
+        max_reject_share=max_reject_share,
+        on_bytes=on_bytes,
     )
-
-
-def _clean(
-    records: Iterable[Record], benchmark: Benchmark, by: Collection[str], dropped: RejectLog
-) -> Iterator[Record]:
-    for record in records:
-        error = benchmark.contains(record, by)
-        if error is None:
-            yield record
-        else:
-            dropped.add(record.file, record.line, record.problem_id, error)
 
 
 def _rows(file: Path, fields: Collection[str]) -> Iterator[RawRecord]:

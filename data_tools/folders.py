@@ -113,7 +113,7 @@ def history_of(inputs: Sequence[Path]) -> list[Mapping[str, Any]]:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             if "history" not in manifest:
                 continue  # another's
-            own = {key: manifest[key] for key in ("step", "read", "written", "rejected")}
+            own = {key: manifest.get(key, {}) for key in ("step", "read", "written", "rejected", "dropped")}
             steps += [step for step in (*manifest["history"], own) if step not in steps]
     return steps
 

@@ -66,7 +66,7 @@ def fault_of(kind: str, path: Path) -> RowError | None:
         path: of the file. Of a video the frames are decoded that training takes by default, the last one among them.
     """
     from verl_p2r.decode import read_video  # brings torch, 0.2 GB
-    from verl_p2r.media import TRAINING, MediaError
+    from verl_p2r.media import TRAINING
 
     try:
         if kind == "image":
@@ -75,8 +75,15 @@ def fault_of(kind: str, path: Path) -> RowError | None:
         else:
             read_video(TRAINING.fill({"video": str(path)}))
     except Exception as error:  # whatever a damaged file makes its library do, it is this file's fault alone
-        missing = not path.is_file()
-        what = str(error) if isinstance(error, MediaError) else f"{path}: {type(error).__name__}: {error}"
-        remedy = "unpack it there, or set the media root" if missing else "fetch it again, or drop the record"
-        return RowError("path", "missing file" if missing else "unreadable file", f"field path: {what}: {remedy}")
+        return medium_error(path, error)
     return None
+
+
+def medium_error(path: Path, error: Exception) -> RowError:
+    """What to say of a record whose file could not be read."""
+    from verl_p2r.media import MediaError
+
+    missing = not path.is_file()
+    what = str(error) if isinstance(error, MediaError) else f"{path}: {type(error).__name__}: {error}"
+    remedy = "unpack it there, or set the media root" if missing else "fetch it again, or drop the record"
+    return RowError("path", "missing file" if missing else "unreadable file", f"field path: {what}: {remedy}")

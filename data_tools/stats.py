@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from data_tools.decontaminate import question_key
@@ -36,7 +37,7 @@ class Stats:
         lengths: process → length in tokens → responses; empty without a tokenizer.
         questions: distinct questions, by their words.
         same_medium: records whose question, by its words, was asked of their medium before.
-        history: the steps they have come through: name, records read and written, rejects by reason.
+        history: the steps they have come through: name, records read and written, rejected and dropped by reason.
     """
 
     records: int = 0
@@ -132,11 +133,16 @@ def types_table(counts: Mapping[tuple[str, str], int]) -> Table:
 
 def _sources_table(sources: Counter[str]) -> Table:
     table = _table("source", "records", "share")
-    shown = sources.most_common(SOURCES)
-    rest = sources.total() - sum(count for _, count in shown) if len(sources) > SOURCES else 0
-    for name, count in shown + ([(f"{len(sources) - SOURCES} more", rest)] if rest else []):
-        table.add_row(name.replace("[", "\\["), f"{count:,}", _share(count, sources.total()))
+    for name, count in top_sources(sources):
+        table.add_row(escape(name), f"{count:,}", _share(count, sources.total()))
     return table
+
+
+def top_sources(sources: Counter[str]) -> list[tuple[str, int]]:
+    """The most frequent sources, `SOURCES` of them, and all others as one."""
+    shown = sources.most_common(SOURCES)
+    rest = sources.total() - sum(count for _, count in shown)
+    return shown + ([(f"{len(sources) - SOURCES} more", rest)] if rest else [])
 
 
 def _lengths_table(lengths: Mapping[str, Counter[int]]) -> Table:
@@ -168,10 +174,24 @@ def quantile(counts: Mapping[int, int], share: float) -> int:
 
 
 def _history_table(history: Iterable[Mapping[str, Any]]) -> Table:
-    table = _table("step", "read", "kept", "keep rate")
+    table = _table("step", "read", "kept", "keep rate", "left out", "of those read")
     for step in history:
-        table.add_row(step["step"], f"{step['read']:,}", f"{step['written']:,}", _share(step["written"], step["read"]))
+        read, kept = step["read"], step["written"]
+        table.add_row(step["step"], f"{read:,}", f"{kept:,}", _share(kept, read), f"{read - kept:,}")
+        for reason, count in left_out(step):
+            table.add_row(f"  {escape(reason)}", "", "", "", f"{count:,}", _share(count, read))
     return table
+
+
+def left_out(step: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Why a step has left records out, the most frequent reason first, with their numbers.
+
+    >>> left_out({"step": "verify", "rejected": {"no reply": 2}, "dropped": {"accuracy below 0.6": 7}})
+    [('dropped, accuracy below 0.6', 7), ('rejected, no reply', 2)]
+    """
+    kinds = ("dropped", "rejected")
+    reasons = [(f"{kind}, {reason}", n) for kind in kinds for reason, n in (step.get(kind) or {}).items()]
+    return sorted(reasons, key=lambda reason: -reason[1])
 
 
 def _batches(responses: Iterator[str]) -> Iterator[list[str]]:

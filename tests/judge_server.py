@@ -3,6 +3,8 @@
 
     python tests/judge_server.py [--port 0] [--journal FILE]     prints {"port": N} once it listens
 
+A request whose message holds frames is answered as a vision-language model would, see `vision_answer`.
+
 A test takes the fixture `judge_server`, or `make_judge_server()` for each of several, and gets a `JudgeServer`:
 
     server.base_url                 "http://127.0.0.1:N/v1"
@@ -52,6 +54,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import vision_answer
 from aiohttp import web
 
 DEFAULTS: dict[str, Any] = {
@@ -145,8 +148,18 @@ class Server:
             self.log(id=number, outcome=outcome)
 
     async def _read(self, request) -> tuple[dict[str, Any], str]:
+        """A request's body, and its text."""
         body = await request.json()
-        return body, body["messages"][-1]["content"]
+        content = body["messages"][-1]["content"]
+        if isinstance(content, str):
+            return body, content
+        return body, "".join(part["text"] for part in content if part["type"] == "text")
+
+    def answer(self, body: dict[str, Any], prompt: str) -> str:
+        """What the model says: a judge's verdict; of a request with media, what it sees."""
+        if isinstance(body["messages"][-1]["content"], str):
+            return f"As asked.\n<judgement>{verdict(prompt, self.script['yes_when'])}</judgement>"
+        return vision_answer.respond(body, prompt)
 
     def _fault(self, name: str, prompt: str) -> str:
         script = self.script
@@ -179,7 +192,7 @@ class Server:
             await asyncio.sleep(wait)
         if fault.isdigit():
             return _error(int(fault), "as told", script["retry_after"])
-        content = VERDICT_FAULTS.get(fault, f"As asked.\n<judgement>{verdict(prompt, script['yes_when'])}</judgement>")
+        content = VERDICT_FAULTS[fault] if fault in VERDICT_FAULTS else self.answer(body, prompt)
         message = json.dumps(_completion(body["model"], prompt, content, fault == "empty_choices"))
         if fault in ("drop", "cut", "not_http"):
             if fault == "cut":

@@ -180,6 +180,21 @@ def slow_rouge(reference, hypothesis):
     return sum(scores) / 3
 
 
+def test_free_form_is_rouge_scores_own_with_its_stemmer():
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    pairs = [
+        ("The cats were running quickly, weren't they?", "A cat runs quick; it was running."),
+        ("She opens the windows_and doors", "opening a window and the door"),
+        ("été 3.14 generalizations oscillators", "generalization oscillate 3 14"),
+    ]
+    for reference, hypothesis in pairs:
+        own = sum(score.fmeasure for score in scorer.score(reference, hypothesis).values()) / 3
+        assert answer_accuracy("free-form", hypothesis, reference) == pytest.approx(own, abs=1e-12)
+        assert own > 0
+
+
 def test_free_form_equals_slow_rouge():
     rng = random.Random(2)
     for _ in range(300):

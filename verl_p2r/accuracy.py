@@ -254,9 +254,17 @@ def _rouge_words(text: str) -> str:
 @lru_cache(maxsize=1)
 def _rouge():  # type: ignore[no-untyped-def]
     # Imported on first use: rouge_score loads nltk, which costs a second that most callers need not pay.
+    from nltk.stem.porter import PorterStemmer
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    # Its own tokenizer stems every word anew, four fifths of its time; what reaches it here is words already.
+    stem = lru_cache(maxsize=1 << 16)(PorterStemmer().stem)
+
+    class Stems:
+        def tokenize(self, text: str) -> list[str]:
+            return [stem(word) if len(word) > 3 else word for word in text.split()]
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Stems())
 
 
 _SCORERS: dict[str, Callable[[str, str, bool], float]] = {

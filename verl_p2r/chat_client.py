@@ -180,12 +180,13 @@ class ChatClient:
         self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
         self._logged: set[int] = set()
 
-    async def complete(self, content: Any, use: Callable[[Reply], T]) -> T:
+    async def complete(self, content: Any, use: Callable[[Reply], T], **more: Any) -> T:
         """Ask for one completion, when one of the slots is free.
 
         Args:
             content: of the user's message: a text, or a list of parts as OpenAI defines them.
             use: makes of a reply what is returned; raises `UselessReply` for one that must be asked for again.
+            **more: further fields of this request.
 
         Raises:
             Unanswered: there is no reply, or none that can be used.
@@ -193,7 +194,7 @@ class ChatClient:
         failures: list[str] = []
         session = self._session()
         # Written once, whatever the number of attempts: it may hold megabytes of frames.
-        body = json.dumps({**self.body, "messages": [{"role": "user", "content": content}]}).encode()
+        body = json.dumps({**self.body, **more, "messages": [{"role": "user", "content": content}]}).encode()
         async with session.slots:
             try:
                 return await asyncio.wait_for(self._ask(session, body, use, failures), self._deadline_s)

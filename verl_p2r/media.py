@@ -14,6 +14,10 @@ from typing import Any
 
 import torch
 
+from verl_p2r import torchvision_ops
+
+torchvision_ops.install()  # before anything imports qwen-vl-utils, which imports torchvision
+
 PIXELS_PER_TOKEN = 28 * 28  # of the models the paper's numbers are for; the paper's pixel budgets hold for all
 KINDS = {
     "Qwen2VLProcessor": "qwen2_vl",

@@ -14,7 +14,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -217,6 +217,10 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {value!r}: give a mapping, for example {{}}")
         return _unwrap(value)
+    if kind == tuple[str, ...]:
+        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
+            raise ValueError(f"{where} is {value!r}: give a list of texts")
+        return tuple(value)
     if isinstance(kind, types.UnionType):
         if value is None:
             return None

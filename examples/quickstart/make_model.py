@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import task  # noqa: E402
 
-from verl_p2r.plugin.cpu import torchvision_ops  # noqa: E402
+from verl_p2r import torchvision_ops  # noqa: E402
 
 torchvision_ops.install()  # before transformers imports torchvision; does nothing where torchvision is whole
 

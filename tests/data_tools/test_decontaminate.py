@@ -75,12 +75,15 @@ def test_what_occurs_is_dropped_and_listed(tmp_path, training, form):
     assert done.dropped == {MEDIUM: 1, QUESTION: 1}
     assert done.rejected == {"unsafe path": 1}
     dropped = lines_of(tmp_path / "out" / "dropped.jsonl")
-    assert [(d["line"], d["record"], d["field"], d["reason"]) for d in dropped] == [
-        (1, "0", "path", MEDIUM),
-        (2, "1", "problem", QUESTION),
+    why = [record["dropped"] for record in dropped]
+    assert [(record["problem_id"], w["step"], w["reason"]) for record, w in zip(dropped, why, strict=True)] == [
+        ("0", "decontaminate", MEDIUM),
+        ("1", "decontaminate", QUESTION),
     ]
-    assert dropped[0]["message"].endswith(f"STAR/held.mp4 occurs in the benchmark at {benchmark}:{line[0]}")
-    assert dropped[1]["message"].endswith(f"occurs in the benchmark at {benchmark}:{line[1]}")
+    assert why[0]["message"].endswith(f"STAR/held.mp4 occurs in the benchmark at {benchmark}:{line[0]}")
+    assert why[1]["message"].endswith(f"occurs in the benchmark at {benchmark}:{line[1]}")
+    raws = [{k: v for k, v in record.items() if k != "dropped"} for record in dropped]  # each is there whole
+    assert [Record.parse(raw) for raw in raws] == [Record.parse(raw) for raw in lines_of(training)[:2]]
     left = [Record.parse(raw) for raw in lines_of(tmp_path / "out" / "part-00000.jsonl")]
     assert left == [Record.parse(raw) for raw in lines_of(training)[2:4]]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())

@@ -5,6 +5,7 @@ import pytest
 from release_files import OBSERVATION, THINKING, release_record, write_lines
 from rich.console import Console
 from typer.testing import CliRunner
+from view_records import UNCLEAR, dropped, write_step
 
 from data_tools.cli import app
 from data_tools.decontaminate import Benchmark, decontaminate
@@ -99,10 +100,31 @@ def test_the_command_shows_what_earlier_steps_kept(tmp_path, tiny_model):
     )
     assert done.exit_code == 0, done.output
     lines = [line.split() for line in done.output.splitlines()]
-    assert ["decontaminate", "6", "4", "66.7%"] in lines
+    assert ["decontaminate", "6", "4", "66.7%", "2"] in lines
     assert any(line[:1] == ["perception"] for line in lines)
     assert "sum: 4 records, published 162,062 (-162,058)" in done.output
     assert "0 records rejected" in done.output
+
+
+def test_the_keep_rate_of_each_step_comes_with_its_reasons(tmp_path):
+    verify = {"step": "verify", "read": 10, "written": 7, "rejected": {"[odd] reason": 1}, "dropped": {"format": 2}}
+    older = {"step": "generate", "read": 12, "written": 10, "rejected": {"no reply": 2}}
+    folder = write_step(
+        tmp_path / "judge", RAWS[:4], [dropped(9, UNCLEAR), dropped(10, UNCLEAR)], history=(older, verify)
+    )
+    done = CliRunner().invoke(app, ["stats", str(folder)], env={"COLUMNS": "150"})
+    assert done.exit_code == 0, done.output
+    lines = [" ".join(line.split()) for line in done.output.splitlines()]
+    at = lines.index("step read kept keep rate left out of those read")
+    assert lines[at + 1 : at + 8] == [
+        "generate 12 10 83.3% 2",
+        "rejected, no reply 2 16.7%",
+        "verify 10 7 70.0% 3",
+        "dropped, format 2 20.0%",
+        "rejected, [odd] reason 1 10.0%",
+        "judge 6 4 66.7% 2",
+        "dropped, insufficient observation 2 33.3%",
+    ]
 
 
 def test_a_command_without_files_says_so(tmp_path):

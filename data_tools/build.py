@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All three steps and the export from one YAML file.
+
+    inputs ──generate──▶ out/1-generate ──verify──▶ out/2-verify ──judge──▶ out/3-judge ──▶ out/sft
+       └───────────────────────────────────────────────────────────────────────────────────▶ out/rl
+
+SFT learns from the responses that have passed; RL from all questions, as in the paper. What servers have replied is
+kept, so that a second run, after a kill or with more records, asks only what is new.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
+
+from data_tools.asking import Told, count_records
+from data_tools.generate import GenerateSettings, generate
+from data_tools.judge import JudgeSettings, judge
+from data_tools.records import files_of
+from data_tools.steps import StepReport
+from data_tools.to_parquet import ExportSettings, Report, to_parquet
+from data_tools.verify import VerifySettings, verify
+from verl_p2r.settings import merge
+
+Bar = Callable[[str, int], AbstractContextManager[Told]]
+"""A progress bar: its name, and how many records there are; inside, told of each."""
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """One build.
+
+    Args:
+        inputs: files of records, or folders that steps have written.
+        out: the folder for everything.
+        media_root: the folder that the records' paths start from.
+        max_reject_share: the largest share of records, in [0, 1], that each step may reject.
+        generate, verify, judge, export: of the steps; the export takes its media root and its share from here.
+    """
+
+    inputs: tuple[str, ...] = ()
+    out: str = "data/build"
+    media_root: str = "."
+    max_reject_share: float = 0.01
+    generate: GenerateSettings = field(default_factory=GenerateSettings)
+    verify: VerifySettings = field(default_factory=VerifySettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
+
+    @classmethod
+    def load(cls, path: Path) -> "BuildSettings":
+        """Read a YAML file.
+
+        Raises:
+            ValueError: it is no YAML, or a key or value is not what it should be.
+        """
+        try:
+            mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: cannot be read as YAML ({error})") from None
+        return merge(cls(), mapping or {}, str(path))
+
+
+def build(settings: BuildSettings, bar: Bar) -> Iterator[StepReport | Report]:
+    """Run the steps, one after the other.
+
+    Args:
+        settings: what to do.
+        bar: shows progress.
+
+    Yields:
+        The report of each step as it ends; after one that has failed, no step follows.
+
+    Raises:
+        NobodyReplies: a server is gone or refuses everything; what has come is kept.
+        ValueError: a setting or a folder cannot be used.
+    """
+    out, root, share = Path(settings.out), Path(settings.media_root).expanduser(), settings.max_reject_share
+    inputs = files = files_of(settings.inputs)
+    for number, name in enumerate(("generate", "verify", "judge"), 1):
+        folder = out / f"{number}-{name}"
+        with bar(name, count_records(files)) as told:
+            if name == "generate":
+                report = generate(files, folder, settings.generate, root, max_reject_share=share, told=told)
+            elif name == "verify":
+                report = verify(files, folder, settings.verify, max_reject_share=share, told=told)
+            else:
+                report = judge(files, folder, settings.judge, max_reject_share=share, told=told)
+        yield report
+        if report.failed:
+            return
+        files = files_of([folder])
+    export = replace(settings.export, media_root=str(root.absolute()), max_reject_share=share)
+    yield to_parquet(files, out / "sft", "sft", export)
+    yield to_parquet(inputs, out / "rl", "rl", export)

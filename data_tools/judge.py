@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 3: does the observation suffice to deduce the answer? A record stays on the judge's Yes (arXiv 2511.11113, §3).
+
+The judge is the one that training asks, with the same prompt, parser and guards (`verl_p2r.judge`).
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data_tools.asking import NobodyReplies, Told, asking_step
+from data_tools.generate import question_of
+from data_tools.records import Record
+from data_tools.steps import Dropped, StepReport
+from verl_p2r.chat_client import Unanswered
+from verl_p2r.facts import Fact
+from verl_p2r.judge import PROMPT_VERSION, JudgeRequest, ask, check_judge, get_judge
+from verl_p2r.rows import RowError
+from verl_p2r.settings import JudgeGuards
+from verl_p2r.template import parse_response
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Who judges, and how.
+
+    Args:
+        name: `openai`, `facts` (records list `facts`), or `module:Class`.
+        kwargs: of the judge, as `algorithm.p2r.judge.kwargs` in training.
+        guards: rules before the judge, as in training; off by default, as in the paper.
+        concurrency: records judged at once.
+        health_check: ask two known questions first, and refuse a judge that cannot tell them apart.
+    """
+
+    name: str = "openai"
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    guards: JudgeGuards = field(default_factory=JudgeGuards)
+    concurrency: int = 64
+    health_check: bool = True
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is {self.concurrency}: give a whole number above 0")
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """All that a verdict hangs on, for the manifest and for telling verdicts apart."""
+        kwargs = {name: value for name, value in self.kwargs.items() if name not in _OF_THE_WAY}
+        return {"name": self.name, "kwargs": kwargs, "guards": asdict(self.guards), "prompt_version": PROMPT_VERSION}
+
+
+_OF_THE_WAY = (
+    "base_urls",
+    "api_key_env",
+    "concurrency",
+    "connect_timeout_s",
+    "timeout_s",
+    "deadline_s",
+    "use_proxy",
+    "cache_size",
+    "cache_file",
+)
+
+
+class Sufficiency:
+    """Asks a judge about records.
+
+    Args:
+        settings: who, and how.
+
+    Raises:
+        ValueError: there is no such judge, or an option that it does not take.
+    """
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        self.settings, self.concurrency = settings, settings.concurrency
+        kwargs = dict(settings.kwargs)
+        if settings.name == "openai":
+            kwargs.setdefault("concurrency", settings.concurrency)
+        self.judge = get_judge(settings.name, **kwargs)
+        self.fingerprint: Mapping[str, Any] = settings.kept
+        self._checked = not settings.health_check
+        self._checking = asyncio.Lock()
+
+    async def ask(self, record: Record) -> dict[str, Any]:
+        """The verdict on a record's observation."""
+        async with self._checking:
+            if not self._checked:
+                await self._check()
+        verdict = await ask(self.judge, request_of(record), self.settings.guards)
+        if verdict.value is None:
+            raise Unanswered(verdict.reason, verdict.retries)
+        # A copy of another's verdict is the judge's too: which of two equal requests comes first is chance.
+        return {"value": verdict.value, "reason": verdict.reason, "source": verdict.source.replace("cache", "judge")}
+
+    async def _check(self) -> None:
+        try:
+            await check_judge(self.judge, self.settings.name)
+        except RuntimeError as error:
+            raise NobodyReplies(str(error).replace("algorithm.p2r.judge.", "the setting judge.")) from None
+        self._checked = True
+
+    async def aclose(self) -> None:
+        close = getattr(self.judge, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def request_of(record: Record) -> JudgeRequest:
+    """What the judge may know of a record.
+
+    Raises:
+        RowError: the record has no observation, or its facts cannot be read.
+    """
+    observation = record.observation
+    if observation is None and record.response is not None:
+        observation = parse_response(record.response).observation
+    if not observation:
+        raise RowError("observation", "no observation", "field observation is not set: verify the responses first")
+    try:
+        facts = Fact.parse_all(record.extra.get("facts"))
+    except ValueError as error:
+        raise RowError("facts", "bad facts", f"field facts: {error}") from error
+    return JudgeRequest(
+        question=question_of(record),
+        solution=record.solution,
+        observation=observation,
+        problem_type=record.problem_type,
+        facts=facts,
+        row=f"{record.file}:{record.line}",
+    )
+
+
+def judge(
+    files: Sequence[Path],
+    folder: Path,
+    settings: JudgeSettings,
+    *,
+    max_reject_share: float = 0.01,
+    told: Told = lambda kept: None,
+) -> StepReport:
+    """Keep the records of some files whose observation suffices.
+
+    Args:
+        files: of records with observations, see `records.files_of`.
+        folder: for the output, see `steps`; verdicts are kept beside it, see `replies`.
+        settings: who judges, and how.
+        max_reject_share: the largest share of records, in [0, 1], that may be left without a verdict.
+        told: told of each record: whether it goes on.
+
+    Raises:
+        NobodyReplies: the judge is gone or refuses everything; what has come is kept.
+        ValueError: a setting, the folder or the file of verdicts cannot be used.
+    """
+
+    def read(record: Record, reply: dict[str, Any]) -> tuple[Record, RowError | None]:
+        judged = replace(record, select=reply["value"], extra={**record.extra, "verdict": reply})
+        why = Dropped("observation", "observation does not suffice", reply["reason"]) if not reply["value"] else None
+        return judged, why
+
+    return asking_step(
+        "judge",
+        files,
+        folder,
+        Sufficiency(settings),
+        read,
+        settings=settings.kept,
+        max_reject_share=max_reject_share,
+        told=told,
+    )

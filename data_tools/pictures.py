@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of a record's medium for a page: what a model sees of it, as data URLs."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+SIDES = (448, 320, 224, 160, 112)  # longest side of a picture, in pixels: the first with which all have room
+QUALITY = 80  # of JPEG
+MESSAGE = 600  # characters that are shown of an error
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a medium: a data URL, its size in pixels, and the time it is from, in seconds."""
+
+    url: str
+    width: int
+    height: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is shown of a medium: pictures, or the error that stands in their place."""
+
+    pictures: Sequence[Picture] = ()
+    seen: int = 0  # frames that training takes of it
+    error: str = ""
+    bytes: int = field(default=0, compare=False)
+
+
+def pictures_of(kind: str, path: Path, frames: int, room: int) -> Pictures:
+    """Read what is shown of a medium.
+
+    Args:
+        kind: `image` or `video`.
+        path: of the file.
+        frames: the most pictures of a video: evenly chosen from the frames that training takes of it.
+        room: bytes that they may take in base64; they are made smaller until they do.
+
+    Returns:
+        The pictures; with a medium that cannot be read, the error.
+    """
+    try:
+        shown, seen = _image(path) if kind == "image" else _frames(path, frames)
+        for side in SIDES:
+            pictures = [_picture(image, side, seconds) for image, seconds in shown]
+            size = sum(len(picture.url) for picture in pictures)
+            if size <= room:
+                return Pictures(pictures, seen, bytes=size)
+        return Pictures(error=f"{path}: its pictures do not fit on the page: ask for fewer records or frames")
+    except Exception as error:  # whatever a damaged file makes its library do, the other records are shown
+        if not path.is_file():
+            return Pictures(error=f"{path} does not exist: unpack it there, or set the media root")
+        text = str(error)
+        text = text if str(path) in text else f"{path}: {type(error).__name__}: {text}"
+        return Pictures(error=text[:MESSAGE])
+
+
+def _image(path: Path) -> tuple[list[tuple[Image.Image, float | None]], int]:
+    from qwen_vl_utils.vision_process import to_rgb  # brings torch, 0.2 GB
+
+    with Image.open(path) as image:
+        return [(to_rgb(image), None)], 1
+
+
+def _frames(path: Path, frames: int) -> tuple[list[tuple[Image.Image, float | None]], int]:
+    from verl_p2r.decode import decode_frames
+    from verl_p2r.media import TRAINING, sample_frames
+    from verl_p2r.probe import probe_video
+
+    info = probe_video(str(path))
+    seen, _, _ = sample_frames(TRAINING.fill({"video": str(path)}), info)
+    most = min(frames, len(seen))
+    wanted = [seen[round(i * (len(seen) - 1) / max(most - 1, 1))] for i in range(most)]
+    pixels = decode_frames(str(path), wanted)
+    return [(Image.fromarray(p), index / info.fps) for p, index in zip(pixels, wanted, strict=True)], len(seen)
+
+
+def _picture(image: Image.Image, side: int, seconds: float | None) -> Picture:
+    small = image.copy()
+    small.thumbnail((side, side))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=QUALITY)
+    url = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return Picture(url, small.width, small.height, seconds)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 2: a response stays when it keeps to the template and its answer is right (arXiv 2511.11113, §3)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from data_tools.asking import Told
+from data_tools.records import AGREEMENT, Record
+from data_tools.steps import Dropped, StepReport, run_step
+from verl_p2r.accuracy import answer_accuracy
+from verl_p2r.rows import RowError
+from verl_p2r.template import parse_response
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """What a response must be.
+
+    Args:
+        min_accuracy: of its answer, in [0, 1]; the paper's is 0.6.
+        strict: compare answers as Video-R1 does, to the letter.
+    """
+
+    min_accuracy: float = AGREEMENT
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_accuracy <= 1:
+            raise ValueError(f"min_accuracy is {self.min_accuracy}: give a share between 0 and 1")
+
+
+def verified(record: Record, settings: VerifySettings) -> tuple[Record, RowError | None]:
+    """Verify one record's response.
+
+    Args:
+        record: with a response, in `output` or in its parts.
+        settings: what it must be.
+
+    Returns:
+        The record with `observation`, `process` (its thinking) and `reward` (its answer's accuracy) read from the
+        response; and why it does not stay, if it does not.
+
+    >>> record = Record("1", "How many?", "numerical", "video", "a.mp4", "3", output="<answer>3</answer>")
+    >>> verified(record, VerifySettings())[1].reason
+    'not in the template'
+    """
+    text = record.output if record.output is not None else record.response
+    if text is None:
+        return record, RowError("output", "no response", "field output is not set: generate responses first")
+    parsed = parse_response(text)
+    accuracy = answer_accuracy(
+        record.problem_type,
+        parsed.answer or "",
+        record.solution,
+        strict=settings.strict,
+        options=record.options,
+    )
+    record = replace(
+        record, output=text.strip(), observation=parsed.observation, process=parsed.think, reward=round(accuracy, 6)
+    )
+    off = [
+        what
+        for what, fine in (
+            ("observation", parsed.perception_well_formed),
+            ("think and answer", parsed.reasoning_well_formed),
+        )
+        if not fine
+    ]
+    if off:
+        return record, Dropped("output", "not in the template", f"its {' and its '.join(off)} are not as the template")
+    if accuracy < settings.min_accuracy:
+        why = f"accuracy below {settings.min_accuracy:g}"
+        return record, Dropped("output", why, f"its answer has an accuracy of {accuracy:.3f}")
+    return record, None
+
+
+def verify(
+    files: Sequence[Path],
+    folder: Path,
+    settings: VerifySettings | None = None,
+    *,
+    max_reject_share: float = 0.01,
+    told: Told = lambda kept: None,
+) -> StepReport:
+    """Keep the records of some files whose response is in the template and right.
+
+    Args:
+        files: of records with responses, see `records.files_of`.
+        folder: for the output, see `steps`; an earlier output is replaced.
+        settings: what a response must be.
+        max_reject_share: the largest share of records, in [0, 1], that may be unreadable or without a response.
+        told: told of each record: whether it goes on.
+
+    Raises:
+        ValueError: the folder cannot be used.
+    """
+    settings = settings or VerifySettings()
+
+    def transform(records: Iterable[Record]) -> Iterator[tuple[Record, RowError | None]]:
+        for record in records:
+            outcome = verified(record, settings)
+            told(outcome[1] is None)
+            yield outcome
+
+    return run_step("verify", files, folder, transform, settings=asdict(settings), max_reject_share=max_reject_share)
