@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
+from hydra.errors import HydraException
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -102,6 +104,56 @@ def judge_eval(
         out.write_text("".join(json.dumps(result.row(), ensure_ascii=False) + "\n" for result in results), "utf-8")
     _show(console, results, seconds, concurrency, price_in, price_out)
     if any(result.verdict.value is None for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    config: Annotated[str, typer.Argument(help="A launch script, or the name of a config: p2r_ppo, p2r_sft, …")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as for verl.")] = None,
+    gpu: Annotated[str, typer.Option(help="A100, A100-40GB, H100 or H200.")] = "A100",
+    model: Annotated[
+        str | None,
+        typer.Option(help="A published name or a folder with the model's shape, where its path is not there."),
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Rows of the data to count, where they and the model are here.")
+    ] = 256,
+    response_tokens: Annotated[float | None, typer.Option(min=1, help="Usual tokens of a response.")] = None,
+    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the GPU's peak that training reaches.")] = 0.35,
+    judge_seconds: Annotated[float, typer.Option(min=0, help="Seconds of a verdict.")] = 2.0,
+    formulas: Annotated[bool, typer.Option(help="Print where each figure comes from.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when something will not fit.")] = False,
+) -> None:
+    """Estimate a run before it starts: tokens, memory, bytes, judge calls, time; warn of what will not fit.
+
+    Example: MODEL=checkpoint verl-p2r plan examples/pa_grpo_7b.sh --model Qwen2.5-VL-7B
+
+    A script is run with its environment, but what it starts with python or torchrun is only read. Exits with 2 when
+    the config cannot be read, and with --strict with 1 when there is a warning.
+    """
+    from verl_p2r import torchvision_ops
+
+    torchvision_ops.install()  # as for the trainers on a CPU; does nothing where torchvision is whole
+
+    from verl_p2r.planner import GPUS, Assumed, faults
+    from verl_p2r.plugin.launches import launch_of
+    from verl_p2r.plugin.plan import Options, plan_of
+    from verl_p2r.plugin.plan_report import show
+
+    console = Console()
+    assumed = Assumed(mfu=mfu, judge=judge_seconds)
+    try:
+        if gpu not in GPUS:
+            raise ValueError(f"--gpu is {gpu!r}: give one of {', '.join(GPUS)}")
+        launch = launch_of(config, overrides or [], os.environ)
+        made = plan_of(launch, Options(gpu, model, rows, response_tokens))
+    except (ValueError, HydraException) as error:
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    wrong = [*made.faults, *faults(made.job, assumed)]
+    show(console, made, wrong, assumed, gpu, formulas)
+    if strict and wrong:
         raise typer.Exit(1)
 
 

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a step will take, by phase, as arithmetic on operations and bytes."""
+
+from collections.abc import Iterator
+from math import ceil
+
+from verl_p2r.planner.job import Assumed, Engine, Job, Line
+from verl_p2r.planner.memory import cache_tokens
+
+
+def step_time(job: Job, assumed: Assumed) -> list[Line]:
+    """Seconds of a step's phases, their sum, and hours of the run if its steps are known."""
+    training = [*_passes(job, assumed), *_moves(job, assumed)]
+    seconds = sum(line.value for line in training)
+    lines = training
+    if job.rollout is None:
+        whole, formula = seconds, "the sum"
+    else:
+        sampling = [*_generate(job, assumed)]
+        generate = sum(line.value for line in sampling)
+        if job.rollout.apart:
+            whole = max(generate, seconds) + assumed.overhead
+            formula = f"the longer of sampling ({generate:.0f} s) and training ({seconds:.0f} s), and"
+        else:
+            whole = generate + seconds + assumed.overhead
+            formula = "the sum, and"
+        formula += f" {assumed.overhead:g} s in which no GPU works"
+        lines = [*sampling, *training]
+    lines = [*lines, Line("a step", whole, "s", formula)]
+    if job.steps:
+        lines.append(Line("the run", whole * job.steps / 3600, "h", f"{job.steps:,} steps; validations not counted"))
+    return lines
+
+
+def forward(job: Job, rows: float) -> tuple[float, float]:
+    """Operations of a forward pass over usual rows: of the language model, and of the vision tower.
+
+    With sequence parallelism every GPU of a sequence runs the whole vision tower.
+    """
+    text = job.shape.text_operations([job.lengths.row]) * rows
+    vision = job.shape.vision_operations(job.patches, job.lengths.grid) * rows
+    return text, vision * job.engine.parallel
+
+
+def judge_time(job: Job, assumed: Assumed) -> float:
+    """Seconds that all verdicts of a step take."""
+    return ceil(job.judge.calls / job.judge.in_flight) * assumed.judge if job.judge else 0.0
+
+
+def _passes(job: Job, assumed: Assumed) -> Iterator[Line]:
+    e = job.engine
+    speed = e.gpus * job.gpu.operations * assumed.mfu
+    rate = f"({e.gpus} GPUs × {job.gpu.operations / 1e12:.0f} T/s × {assumed.mfu:g})"
+    text, vision = forward(job, job.rows)
+    both = f"({text / 1e15:.2f} + {vision / 1e15:.2f}) P"
+    if job.old_log_prob:
+        yield Line("old log-prob", (text + vision) / speed, "s", f"{both} operations / {rate}")
+    if job.reference:
+        yield Line("reference log-prob", (text + vision) / speed, "s", f"{both} operations / {rate}")
+    again = 1 if e.checkpointing else 0
+    text_passes = (2 if e.lora_rank else 3) + again  # frozen weights need no gradient, only what lies below them
+    vision_passes = text_passes if e.trains_vision else 1
+    seconds = e.epochs * (text_passes * text + vision_passes * vision) / speed
+    formula = f"({text_passes} × {text / 1e15:.2f} + {vision_passes} × {vision / 1e15:.2f}) P operations / {rate}"
+    formula += f" × {e.epochs} epochs" if e.epochs > 1 else ""
+    sent, how = _communication(job, assumed)
+    if sent > seconds:
+        seconds, formula = sent, f"{how}, longer than {formula}"
+    yield Line("update", seconds, "s", formula)
+
+
+def _communication(job: Job, assumed: Assumed) -> tuple[float, str]:
+    """Seconds in which FSDP gathers weights for two passes and reduces gradients, for every micro-batch."""
+    e = job.engine
+    if e.shard == 1:
+        return 0.0, ""
+    link = _link(e, assumed)
+    groups = e.gpus // e.parallel
+    tokens = job.rows * job.lengths.row / groups / e.mini_batches / e.parallel
+    batches = max(1, ceil(tokens / e.tokens)) * e.mini_batches * e.epochs
+    sent = batches * (2 * e.compute * job.all_params + 4 * job.trained)
+    how = f"{batches} micro-batches × (2 × {e.compute} B × {job.all_params / 1e9:.2f} G + 4 B × "
+    return sent / link, how + f"{job.trained / 1e9:.2f} G) / {link / 1e9:.0f} GB/s"
+
+
+def _link(engine: Engine, assumed: Assumed) -> float:
+    """Bytes a second that a GPU gathers with: what comes from other nodes comes once, over all links of a node."""
+    if engine.shard <= engine.per_node:
+        return assumed.node_link
+    return min(assumed.node_link, assumed.net_link * engine.per_node)
+
+
+def _moves(job: Job, assumed: Assumed) -> Iterator[Line]:
+    """Weights and optimizer between host and GPU, and weights to vLLM."""
+    e, passes = job.engine, 2 + job.old_log_prob if job.rollout else 1
+    moved, how = 0.0, []
+    if e.param_offload:
+        moved += 2 * passes * e.width * job.all_params / e.shard
+        how.append(f"2 × {passes} × {e.width} B × {job.all_params / 1e9:.2f} G / {e.shard}")
+    if e.optimizer_offload:
+        moved += 2 * 2 * e.width * job.trained / e.shard
+        how.append(f"2 × 2 × {e.width} B × {job.trained / 1e9:.2f} G / {e.shard}")
+    if job.own_reference:
+        groups = e.gpus // e.parallel
+        batches = max(1, ceil(job.rows * job.lengths.row / groups / e.parallel / e.infer_tokens))
+        moved += batches * e.width * job.shape.params / e.shard
+        how.append(
+            f"{batches} micro-batches of the reference × {e.width} B × {job.shape.params / 1e9:.2f} G / {e.shard}"
+        )
+    if moved:
+        yield Line(
+            "to and from host memory",
+            moved / assumed.host_link,
+            "s",
+            f"({' + '.join(how)}) / {assumed.host_link / 1e9:.0f} GB/s",
+        )
+    if job.rollout is not None:
+        link = _link(e, assumed)
+        whole = (e.width + job.rollout.width) * job.shape.params
+        formula = f"({e.width} + {job.rollout.width}) B × {job.shape.params / 1e9:.2f} G / {link / 1e9:.0f} GB/s"
+        yield Line("weight sync", whole / link, "s", formula)
+
+
+def _generate(job: Job, assumed: Assumed) -> Iterator[Line]:
+    r, s, ln, gpu = job.rollout, job.shape, job.lengths, job.gpu
+    assert r is not None
+    servers = max(1, r.gpus // r.tensor)
+    rows = ceil(job.rows / servers)
+    at_once = int(max(1, min(rows, r.max_rows, cache_tokens(job, assumed)[0] // ln.row)))
+    waves = ceil(rows / at_once)
+    read = r.width * (s.params - s.vision_params) + at_once * (ln.prompt + ln.response / 2) * s.kv_bytes(r.width)
+    token = read / r.tensor / (gpu.bandwidth * assumed.decoding)
+    yield Line(
+        "generate",
+        waves * ln.long_response * token,
+        "s",
+        f"{waves} × {ln.long_response:.0f} tokens × ({r.width} B × {(s.params - s.vision_params) / 1e9:.2f} G + "
+        f"{at_once} rows × {ln.prompt + ln.response / 2:,.0f} tokens × {s.kv_bytes(r.width):,} B) / {r.tensor} / "
+        f"({gpu.bandwidth / 1e12:.2f} TB/s × {assumed.decoding:g})",
+    )
+    copies = min(job.samples, servers)  # a prompt's responses are spread over the servers
+    text = s.text_operations([ln.prompt]) * job.prompts * copies
+    vision = s.vision_operations(job.patches, ln.grid) * job.prompts * copies
+    yield Line(
+        "prefill",
+        (text + vision) / (r.gpus * gpu.operations * assumed.mfu),
+        "s",
+        f"{job.prompts} prompts on {copies} servers each: ({text / 1e15:.2f} + {vision / 1e15:.2f}) P operations / "
+        f"({r.gpus} GPUs × {gpu.operations / 1e12:.0f} T/s × {assumed.mfu:g})",
+    )
+    if job.judge is not None:
+        asked = judge_time(job, assumed)
+        behind = max(assumed.judge, asked - waves * ln.long_response * token)
+        yield Line(
+            "judge, behind the last response",
+            behind,
+            "s",
+            f"max({assumed.judge:g} s, ⌈{job.judge.calls:,} calls / {job.judge.in_flight} in flight⌉ × "
+            f"{assumed.judge:g} s - generate)",
+        )

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens of a prompt: the most that its media can cost, and what real rows do cost, told from metadata alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from verl_p2r.decode import local_path
+from verl_p2r.media import MediaSettings, VideoInfo, VisionSpec, plan_image, plan_video, prompt_tokens
+from verl_p2r.probe import probe_image, probe_video
+from verl_p2r.records import PromptTemplate
+from verl_p2r.screening import Sample
+
+SHAPES = [(1080, 1920), (1920, 1080), (720, 720), (480, 640), (816, 1920), (339, 678), (360, 1080)]  # height, width
+SMALL = [(60, 3 * k) for k in range(20, 81)]  # are enlarged, and rounded up; 1:1 to 1:4
+CHARACTERS = 4  # of English in a token, about
+AROUND = 100  # tokens for the chat template, the question and its options, about
+
+
+def worst_media(
+    media: MediaSettings, spec: VisionSpec, shapes: Sequence[tuple[int, int]] = (*SHAPES, *SMALL)
+) -> tuple[int, int]:
+    """Most tokens of a video or an image of some shapes, long enough for all frames.
+
+    Args:
+        media: how media are sampled and sized.
+        spec: of the model's processor.
+        shapes: heights and widths in the files, in pixels; by default also small ones, which can cost an eighth more
+            where `video_min_pixels` enlarges them.
+
+    Returns:
+        Tokens, the times that Qwen3-VL writes before each temporal grid included; patches in one temporal grid.
+
+    >>> spec = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+    >>> worst_media(MediaSettings(), spec, SHAPES)  # 8 grids of 128 tokens, 4 patches each
+    (1024, 512)
+    """
+    video, image = media.fill({"video": "a.mp4"}), media.fill({"image": "a.png"})
+    videos = [plan_video(video, VideoInfo(100_000, 30.0, *shape), spec) for shape in shapes]
+    images = [plan_image(image, shape, spec) for shape in shapes]
+    largest = max(videos, key=lambda plan: plan.tokens)
+    stamps = largest.grid[0] * 10 if spec.kind == "qwen3_vl" else 0  # "<12.5 seconds>" and two marks
+    tokens = max(largest.tokens + stamps, max(plan.tokens for plan in images))
+    return tokens, largest.grid[1] * largest.grid[2]
+
+
+def text_estimate(template: PromptTemplate) -> int:
+    """About how many tokens a prompt has beside its media, when no row is there to be counted [ours].
+
+    >>> text_estimate(PromptTemplate.load("process_aware"))
+    352
+    """
+    return len(template.body) // CHARACTERS + AROUND
+
+
+def count(sample: Sample, spec: VisionSpec, tokenizer: Any) -> tuple[int, int]:
+    """Tokens of a row, all of them and those of its media; no video is decoded.
+
+    Args:
+        sample: a row whose media are local files, as screening takes it.
+        spec: of the model's processor.
+        tokenizer: of the model.
+
+    Raises:
+        MediaError: a medium cannot be used.
+    """
+    plans: list[Any] = []
+    for _, element in sample.media:
+        if "video" in element:
+            plans.append(plan_video(element, probe_video(local_path(element["video"])), spec))
+        else:
+            plans.append(plan_image(element, probe_image(local_path(element["image"])), spec))
+    return prompt_tokens(sample.text, plans, tokenizer, spec), sum(plan.tokens for plan in plans)
