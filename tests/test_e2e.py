@@ -23,7 +23,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from judge_server import sha
+from safetensors.torch import load_file
 
 from verl_p2r.judge import KNOWN_REQUESTS, build_judge_prompt
 from verl_p2r.judge_guards import as_data
@@ -212,12 +214,19 @@ def test_rl_resumes_from_its_checkpoint(work, sft, pa_grpo):
     assert (pa_grpo / "metrics.1.jsonl").exists()
 
 
-def test_colocate_async_trains(work, sft):
+def test_colocate_async_trains_and_leaves_a_frozen_tower_as_it_is(work, sft):
     out = work / "colocate"
-    rl("colocate_async", work, sft, out, "trainer.v1.trainer_mode=p2r_colocate_async", "trainer.val_before_train=False")
+    mode = ["trainer.v1.trainer_mode=p2r_colocate_async", "actor_rollout_ref.actor.freeze_vision_tower=True"]
+    rl("colocate_async", work, sft, out, *mode, "trainer.val_before_train=False", f"trainer.save_freq={RL_STEPS}")
     steps = metrics(out / "metrics.jsonl")
     assert "p2r/collapse/perception" in steps[RL_STEPS]
     assert steps[RL_STEPS]["training/rollout_actor_probs_pearson_corr"] >= 0.999
+    before = load_file(sft / "checkpoints" / f"global_step_{SFT_STEPS}" / "huggingface" / "model.safetensors")
+    after = load_file(out / "checkpoints" / f"global_step_{RL_STEPS}" / "actor" / "huggingface" / "model.safetensors")
+    kept = {name for name in before if torch.equal(before[name], after[name])}
+    tower = {name for name in before if "visual." in name}
+    assert tower
+    assert tower <= kept < set(before)
 
 
 def judged_by(server, *more: str) -> list[str]:

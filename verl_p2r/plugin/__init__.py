@@ -11,6 +11,7 @@ import side effect. An error in one of them then surfaces where verl imports the
 | `verl.trainer.ppo.core_algos`                  | the advantage estimator `pa_grpo`                         |
 | `verl.trainer.ppo.v1`                          | the trainers `p2r_{sync,colocate_async,separate_async}` |
 | `verl.experimental.reward_loop.reward_manager` | the reward manager `p2r`                                  |
+| `verl.workers.engine.fsdp.transformer_impl`    | the FSDP engine that can freeze the vision tower          |
 | `verl.plugin.platform` (`VERL_PLATFORM=cpu`)   | the platform `cpu` and what it needs                      |
 
 Datasets and the agent loop manager are named in the configs by their import path; they need no registration.
@@ -28,6 +29,7 @@ REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": "verl_p2r.plugin.advantage",
     "verl.trainer.ppo.v1": "verl_p2r.plugin.trainer",
     "verl.experimental.reward_loop.reward_manager": "verl_p2r.plugin.reward_manager",
+    "verl.workers.engine.fsdp.transformer_impl": "verl_p2r.plugin.fsdp_engine",
 }
 
 

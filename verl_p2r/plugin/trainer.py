@@ -27,6 +27,7 @@ from verl_p2r.judge import check_judge
 from verl_p2r.plugin.advantage import ProcessRewards, process_rewards
 from verl_p2r.plugin.judge_verl import make_judge
 from verl_p2r.plugin.metrics import process_metrics
+from verl_p2r.plugin.vision_tower import freeze_actor
 from verl_p2r.plugin.watchdog import Watchdog
 from verl_p2r.settings import P2RSettings
 
@@ -78,6 +79,7 @@ class ProcessAware:
 
     def __init__(self, config):
         self.p2r = check_config(config)
+        freeze_actor(config)
         if self.p2r.judge.name != "verl":  # whose servers are not there yet
             self._check_judge(config)
         # verl compares the mode's name and indexes trainer.v1 with it: it must see the name of its own mode.

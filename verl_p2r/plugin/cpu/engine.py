@@ -2,11 +2,12 @@
 """verl's FSDP training engine, registered for a CPU. Can go when verl registers it and offloads without pinning."""
 
 from verl.workers.engine import EngineRegistry
-from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from verl_p2r.plugin.fsdp_engine import FreezableFSDPEngine
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
-class CPUFSDPEngine(FSDPEngineWithLMHead):
+class CPUFSDPEngine(FreezableFSDPEngine):
     """verl's engine, without offloading a reference model to where it already is.
 
     verl gives a forward-only FSDP2 model an offload policy that pins host memory, which torch refuses without an
