@@ -5,15 +5,20 @@
 # Time: not run; our estimate is 6 to 10 h on A100 (examples/README.md says how it is made).
 # Expect: the paper's figures, average accuracy over 7 benchmarks: 52.9 before, 55.6 after. Ours: not run.
 # Data: $DATA/sft/{train,val}.parquet, made by `verl-p2r-data import-release RELEASE --out $DATA`; media below $MEDIA.
+#   Several nodes: examples/cluster sets NNODES and HEAD; 16 rows divide over 2 nodes, for more change the batch.
 #   The checkpoint for RL is $OUT/checkpoints/global_step_N/huggingface.
 #   DATA=… MEDIA=… OUT=… bash examples/sft_7b.sh [overrides]
 set -euo pipefail
 DATA="$(realpath -m "${DATA:-data/videop2r}")" MEDIA="$(realpath -m "${MEDIA:-data/Video-R1-data}")"
 OUT="$(realpath -m "${OUT:-outputs/sft_7b}")" MODEL="${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}"
-GPUS="${GPUS:-8}"
+GPUS="${GPUS:-8}" NNODES="${NNODES:-1}"
+nodes=(--standalone)
+if [ "$NNODES" != 1 ]; then
+  nodes=(--nnodes="$NNODES" --rdzv_backend=c10d --rdzv_endpoint="${HEAD:?the first node}:${SFT_PORT:-29500}" --rdzv_id=p2r)
+fi
 
 # Learning rate and gradient norm are Video-R1's: the paper does not say, and verl's default of 1e-3 is no choice for 7B.
-exec torchrun --standalone --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer \
+exec torchrun "${nodes[@]}" --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer \
   --config-path pkg://verl_p2r.config --config-name p2r_sft \
   data.train_files="$DATA/sft/train.parquet" \
   data.val_files="$DATA/sft/val.parquet" \
@@ -24,6 +29,7 @@ exec torchrun --standalone --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer 
   optim.lr=1e-6 \
   optim.lr_scheduler_type=cosine \
   optim.clip_grad=5.0 \
+  trainer.nnodes="$NNODES" \
   trainer.n_gpus_per_node="$GPUS" \
   trainer.save_freq=1000 \
   trainer.test_freq=1000 \

@@ -544,7 +544,7 @@ def test_a_healthy_judge_lets_the_run_begin(monkeypatch, judge_server):
             {"shares": {"no_judgement": 1.0}},
             "the known Yes got no verdict: .*no judgement in the reply: 'I cannot",
         ),
-        ({"shares": {"hang": 1.0}}, "no verdict within 2 s; at last: .*gave no reply within 1 s"),
+        ({"shares": {"hang": 1.0}}, "no reply of use within 2 s; at last: .*gave no reply within 1 s"),
     ],
 )
 def test_a_judge_that_fails_its_health_check_ends_the_run_before_it_begins(monkeypatch, judge_server, script, message):
