@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that the media of records exist and decode: each file once, many at a time."""
+"""Proof that the media of records exist and decode: each file or part of one once, many at a time."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_tools.records import Record
+from data_tools.records import Medium, Record
 from data_tools.rejects import RejectLog
 from verl_p2r.rows import RowError
 
@@ -27,17 +27,17 @@ class MediaCheck:
     def __init__(self, root: Path, rejects: RejectLog, workers: int) -> None:
         self.root, self.rejects, self.workers = root, rejects, workers
         self.files, self.bad = 0, 0
-        self._faults: dict[tuple[str, str], RowError | None] = {}  # of each file that has been decoded
-        self._running: dict[tuple[str, str], Future[RowError | None]] = {}
+        self._faults: dict[Medium, RowError | None] = {}  # of each medium that has been decoded
+        self._running: dict[Medium, Future[RowError | None]] = {}
 
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records whose media decode, in order."""
         ahead: deque[Record] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             for record in records:
-                medium = (record.data_type, record.path)
+                medium = record.medium
                 if medium not in self._faults and medium not in self._running:
-                    self._running[medium] = pool.submit(fault_of, record.data_type, self.root / record.path)
+                    self._running[medium] = pool.submit(fault_of, medium, self.root)
                 ahead.append(record)
                 if len(ahead) >= AHEAD * self.workers:
                     yield from self._passed(ahead.popleft())
@@ -45,7 +45,7 @@ class MediaCheck:
                 yield from self._passed(record)
 
     def _passed(self, record: Record) -> Iterator[Record]:
-        medium = (record.data_type, record.path)
+        medium = record.medium
         running = self._running.pop(medium, None)
         if running is not None:
             self._faults[medium] = fault = running.result()
@@ -58,31 +58,34 @@ class MediaCheck:
             self.rejects.add(record.file, record.line, record.problem_id, fault)
 
 
-def fault_of(kind: str, path: Path) -> RowError | None:
-    """What keeps a file from being trained on; None when nothing does.
+def fault_of(medium: Medium, root: Path) -> RowError | None:
+    """What keeps a medium from being trained on; None when nothing does.
 
     Args:
-        kind: `image` or `video`.
-        path: of the file. Of a video the frames are decoded that training takes by default, the last one among them.
+        medium: of a video the frames are decoded that training takes, by its own rules and otherwise by default.
+        root: the folder that its path starts from.
     """
     from verl_p2r.decode import read_video  # brings torch, 0.2 GB
     from verl_p2r.media import TRAINING
 
+    path = root / medium.path
     try:
-        if kind == "image":
+        if medium.kind == "image":
             with Image.open(path) as image:
                 image.load()
         else:
-            read_video(TRAINING.fill({"video": str(path)}))
+            read_video(TRAINING.fill(medium.element(root)))
     except Exception as error:  # whatever a damaged file makes its library do, it is this file's fault alone
         return medium_error(path, error)
     return None
 
 
 def medium_error(path: Path, error: Exception) -> RowError:
-    """What to say of a record whose file could not be read."""
-    from verl_p2r.media import MediaError
+    """What to say of a record whose medium could not be read."""
+    from verl_p2r.media import MediaError, RulesError
 
+    if isinstance(error, RulesError):
+        return RowError("media", "sampling rules", f"field media: {error}: correct it, or drop the record")
     missing = not path.is_file()
     what = str(error) if isinstance(error, MediaError) else f"{path}: {type(error).__name__}: {error}"
     remedy = "unpack it there, or set the media root" if missing else "fetch it again, or drop the record"

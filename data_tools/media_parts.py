@@ -37,7 +37,7 @@ def media_parts(
     Args:
         record: the record.
         root: the folder that its path starts from.
-        settings: how many frames of which size, at most.
+        settings: how many frames of which size, at most, where its own `media` does not say it.
         video_as: `video`: one part of all frames, which vLLM hands its model as a video with the file's own times;
             `images`: each frame an image behind its time in seconds, for servers that know images only.
         patch_size: of the served model's vision tower, in pixels; sizes are multiples of two patches.
@@ -45,23 +45,23 @@ def media_parts(
     Raises:
         RowError: the file is missing or cannot be read.
     """
-    path = root / record.path
+    element = settings.fill(record.medium.element(root))
     try:
         if record.data_type == "image":
             from qwen_vl_utils import fetch_image  # brings torch, 0.2 GB
 
-            image = fetch_image(settings.fill({"image": str(path)}), image_patch_size=patch_size)
+            image = fetch_image(element, image_patch_size=patch_size)
             return MediaParts([_image_part(image)], {})
-        return _video_parts(path, settings, video_as, patch_size)
+        return _video_parts(element, video_as, patch_size)
     except Exception as error:  # whatever a damaged file makes its library do, it is this file's fault alone
-        raise medium_error(path, error) from error
+        raise medium_error(root / record.path, error) from error
 
 
-def _video_parts(path: Path, settings: MediaSettings, video_as: VideoAs, patch_size: int) -> MediaParts:
+def _video_parts(element: dict[str, Any], video_as: VideoAs, patch_size: int) -> MediaParts:
     from verl_p2r.decode import fetch_video, install_reader  # brings torch, 0.2 GB
 
     install_reader()
-    video, metadata = fetch_video(settings.fill({"video": str(path)}), patch_size)
+    video, metadata = fetch_video(element, patch_size)
     frames = video.permute(0, 2, 3, 1).contiguous().numpy()
     indices, fps = metadata["frames_indices"], metadata["fps"]
     if video_as == "images":

@@ -3,9 +3,10 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -34,20 +35,20 @@ class Pictures:
     bytes: int = field(default=0, compare=False)
 
 
-def pictures_of(kind: str, path: Path, frames: int, room: int) -> Pictures:
+def pictures_of(element: Mapping[str, Any], frames: int, room: int) -> Pictures:
     """Read what is shown of a medium.
 
     Args:
-        kind: `image` or `video`.
-        path: of the file.
+        element: as `records.Medium.element` gives it.
         frames: the most pictures of a video: evenly chosen from the frames that training takes of it.
         room: bytes that they may take in base64; they are made smaller until they do.
 
     Returns:
         The pictures; with a medium that cannot be read, the error.
     """
+    path = Path(element.get("image") or element["video"])
     try:
-        shown, seen = _image(path) if kind == "image" else _frames(path, frames)
+        shown, seen = _image(path) if "image" in element else _frames(element, frames)
         for side in SIDES:
             pictures = [_picture(image, side, seconds) for image, seconds in shown]
             size = sum(len(picture.url) for picture in pictures)
@@ -69,16 +70,17 @@ def _image(path: Path) -> tuple[list[tuple[Image.Image, float | None]], int]:
         return [(to_rgb(image), None)], 1
 
 
-def _frames(path: Path, frames: int) -> tuple[list[tuple[Image.Image, float | None]], int]:
+def _frames(element: Mapping[str, Any], frames: int) -> tuple[list[tuple[Image.Image, float | None]], int]:
     from verl_p2r.decode import decode_frames
     from verl_p2r.media import TRAINING, sample_frames
     from verl_p2r.probe import probe_video
 
-    info = probe_video(str(path))
-    seen, _, _ = sample_frames(TRAINING.fill({"video": str(path)}), info)
+    path = element["video"]
+    info = probe_video(path)
+    seen, _, _ = sample_frames(TRAINING.fill(element), info)
     most = min(frames, len(seen))
     wanted = [seen[round(i * (len(seen) - 1) / max(most - 1, 1))] for i in range(most)]
-    pixels = decode_frames(str(path), wanted)
+    pixels = decode_frames(path, wanted)
     return [(Image.fromarray(p), index / info.fps) for p, index in zip(pixels, wanted, strict=True)], len(seen)
 
 

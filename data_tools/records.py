@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_tools.reading import RawRecord, read_values
 from data_tools.rejects import RejectLog
@@ -27,6 +27,28 @@ AGREEMENT = 0.6  # accuracy from which the paper calls an answer right
 _BARE = PromptTemplate("{question}", {})
 _NOTHING = ("", "None", "null", "nan")  # how a missing value looks when it was made a text
 _TRUTHS = {"true": True, "false": False}
+
+
+class Medium(NamedTuple):
+    """What a record is about: a file, or a part of it; equal where the same is seen.
+
+    Args:
+        kind: `image` or `video`.
+        path: relative.
+        rules: of `Record.media`, sorted.
+    """
+
+    kind: str
+    path: str
+    rules: tuple[tuple[str, Any], ...] = ()
+
+    def element(self, root: Path) -> dict[str, Any]:
+        """The medium as an element of a message.
+
+        >>> Medium("video", "STAR/a.mp4", (("fps", 1.0),)).element(Path("/data"))
+        {'video': '/data/STAR/a.mp4', 'fps': 1.0}
+        """
+        return {self.kind: str(root / self.path), **dict(self.rules)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,8 @@ class Record:
         observation, process, output: of a response; see `response`.
         reward: the response's accuracy, in [0, 1].
         select: whether the response was kept.
+        media: how the medium is sampled and sized where it is not as all others: `verl_p2r.record_fields.media_of`.
+        facts: what an observation must state, for the judge `facts`: `verl_p2r.record_fields.facts_of`.
         extra: fields of the file that are none of these, as they were.
         file, line: where the record was read.
     """
@@ -64,6 +88,8 @@ class Record:
     output: str | None = None
     reward: float | None = None
     select: bool | None = None
+    media: Mapping[str, Any] = field(default_factory=dict)
+    facts: Sequence[Mapping[str, Any]] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     file: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)
@@ -91,6 +117,7 @@ class Record:
         columns = columns_of(raw, index, _BARE)
         _check_unicode(raw)
         own = columns["extra_info"]
+        (element,) = columns["images"] or columns["videos"]
         record = cls(
             problem_id=own["problem_id"].strip() if raw.get("problem_id") is not None else str(index),
             problem=str(raw["problem"]),
@@ -103,6 +130,8 @@ class Record:
             **{name: _text(raw, name) for name in _TEXTS},
             reward=_number(raw, "reward"),
             select=_truth(raw, "select"),
+            media={name: value for name, value in element.items() if name != raw["data_type"]},
+            facts=tuple(own["facts"] or ()),
             extra={name: value for name, value in raw.items() if name not in _OWN},
             file=file,
             line=line,
@@ -113,7 +142,7 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object, unknown fields included and fields that are not set left out."""
         own = {name: getattr(self, name) for name in _OWN}
-        own["options"] = list(self.options)
+        own |= {"options": list(self.options), "media": dict(self.media) or None, "facts": list(self.facts) or None}
         return {name: value for name, value in own.items() if value is not None} | dict(self.extra)
 
     @property
@@ -137,6 +166,11 @@ class Record:
         )
         parsed = parse_response(text)
         return text if parsed.perception_well_formed and parsed.reasoning_well_formed else None
+
+    @property
+    def medium(self) -> Medium:
+        """What is seen of which file."""
+        return Medium(self.data_type, self.path, tuple(sorted(self.media.items())))
 
     def error(self, field: str, reason: str, problem: str) -> RowError:
         """An error about one of the record's fields."""

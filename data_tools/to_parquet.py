@@ -7,6 +7,7 @@ rl    `prompt`, `images`, `videos`, `reward_model.ground_truth`: `verl_p2r.plugi
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -45,7 +46,7 @@ class ExportSettings:
     """How records are exported.
 
     Args:
-        val_share: the share of media, in [0, 1), whose records are for validation.
+        val_share: the share of media, in [0, 1], whose records are for validation.
         media_root: the folder of the media. Paths are written with it in front; without it they stay relative, and
             training needs `data.p2r.media_root`.
         check_media: decode every medium, and leave out the records of those that fail.
@@ -62,8 +63,8 @@ class ExportSettings:
     max_reject_share: float = 0.01
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_share < 1:
-            raise ValueError(f"val_share is {self.val_share}: give a share of at least 0 and less than 1")
+        if not 0 <= self.val_share <= 1:
+            raise ValueError(f"val_share is {self.val_share}: give a share between 0 and 1")
         if not 0 <= self.max_reject_share <= 1:
             raise ValueError(f"max_reject_share is {self.max_reject_share}: give a share between 0 and 1")
 
@@ -126,7 +127,7 @@ def to_parquet(
     settings = settings or ExportSettings()
     if settings.check_media and settings.media_root is None:
         raise ValueError("media can be checked only where they are: give the media root too")
-    root = Path(settings.media_root).expanduser().absolute() if settings.media_root else None
+    root = Path(os.path.abspath(Path(settings.media_root).expanduser())) if settings.media_root else None
     template = PromptTemplate.load(settings.prompt_template)
     counts: Counter[tuple[str, str]] = Counter()
     with whole_folder(folder, files) as partial, RejectLog(partial / "rejects.jsonl") as rejects:
@@ -176,7 +177,7 @@ def split_of(path: str, val_share: float) -> str:
         path: of the medium, as `Record.path` has it.
         val_share: the share of media in validation.
 
-    >>> [split_of("STAR/a.mp4", share) for share in (0, 0.999999)]
+    >>> [split_of("STAR/a.mp4", share) for share in (0, 1)]
     ['train', 'val']
     """
     number = int.from_bytes(blake2b(path.encode(), digest_size=8).digest(), "big")

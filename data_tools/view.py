@@ -26,7 +26,7 @@ from jinja2 import Environment, StrictUndefined
 
 from data_tools.folders import history_of
 from data_tools.pictures import Pictures, pictures_of
-from data_tools.records import Record, Records, files_of
+from data_tools.records import Medium, Record, Records, files_of
 from data_tools.rejects import RejectLog
 from data_tools.stats import left_out
 from data_tools.steps import DROPPED
@@ -56,13 +56,14 @@ class Card:
         record: its `problem_id`; `where`: the file and line it was read from.
         problem_type, modality, source, path, question, options, solution: as in `Record`.
         more_options: how many are left out of `options`.
+        medium: what is seen of it.
         state: one of `STATES`.
         reason: why it was dropped, with the step's name; `message`: the same in full.
         observation, think, answer: of the response; `raw`: all of it, where it does not keep to the template.
         accuracy: of the answer, in [0, 1].
         verdict: of the judge: `value`, `reason` and `source`.
         generated_by: the model, where a step has noted it.
-        more: the fields of the file that have no place of their own, as JSON.
+        more: the fields that have no place of their own, as JSON.
     """
 
     record: str
@@ -75,6 +76,7 @@ class Card:
     options: tuple[Option, ...]
     more_options: int
     solution: str
+    medium: Medium
     state: str
     reason: str
     message: str
@@ -95,6 +97,7 @@ class Card:
         verdict = record.extra.get("verdict")
         own = ("dropped", "verdict", "generated_by")
         more = {name: value for name, value in record.extra.items() if name not in own}
+        more |= {name: value for name in ("media", "facts") if (value := getattr(record, name))}
         return cls(
             record=_short(record.problem_id, OPTION),
             where=f"{record.file}:{record.line}",
@@ -106,6 +109,7 @@ class Card:
             options=tuple(_options(record, answer)),
             more_options=max(len(record.options) - OPTIONS, 0),
             solution=_short(answer_text(record.solution)),
+            medium=record.medium,
             state=_state(record),
             reason=": ".join(filter(None, (step, reason))),
             message=message,
@@ -235,17 +239,17 @@ def write_page(
     if out.resolve() in {file.resolve() for file in sample.files}:
         raise ValueError(f"{out} would be replaced, but records are read from it: name another file")
     room = PICTURES // max(len(sample.cards), 1)
-    media = Counter((card.modality, card.path) for card in sample.cards)
+    media = Counter(card.medium for card in sample.cards)
 
-    def read(medium: tuple[str, str]) -> Pictures:
-        pictures = pictures_of(medium[0], media_root / medium[1], frames, room)
+    def read(medium: Medium) -> Pictures:
+        pictures = pictures_of(medium.element(media_root), frames, room)
         for _ in range(media[medium]):
             on_medium()
         return pictures
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         shown = dict(zip(media, pool.map(read, media), strict=True))
-    html = _render(sample, [(card, shown[card.modality, card.path]) for card in sample.cards])
+    html = _render(sample, [(card, shown[card.medium]) for card in sample.cards])
     content = html.encode("utf-8", "replace")  # a file's name need not be Unicode
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")

@@ -19,6 +19,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data_tools.judge import JudgeSettings, judge
+from data_tools.records import files_of
+from data_tools.verify import verify
+from verl_p2r.records import PromptTemplate
+
 HERE = Path(__file__).resolve().parents[1] / "examples" / "quickstart"
 
 
@@ -234,6 +239,58 @@ def test_scenes_are_disjoint_at_full_size(level):
             seen[frames] = split
 
 
+def records(folder: Path, split: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / "records" / f"{split}.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("split", task.SPLITS)
+def test_every_record_becomes_a_row_in_its_place(data, split):
+    # The prompt and the element are written out by hand: what the tiny model learns must not change with the tools.
+    table = rows(data, split)
+    for i, (record, row) in enumerate(zip(records(data, split), table, strict=True)):
+        letters = [f"{letter}. {option}" for letter, option in zip("ABCDEF", record["options"], strict=False)]
+        stem, *shown = record["problem"].split("\n")
+        assert (stem[-1], shown) == ("?", letters)
+        prompt = {"role": "user", "content": f"<video>{record['problem']}\nObserve, think, then answer."}
+        response = [{"role": "assistant", "content": record["output"]}] if split.startswith("sft") else []
+        assert row["messages" if response else "prompt"] == [prompt, *response]
+        (video,) = row["videos"]
+        path = str(data / "videos" / Path(record["path"]).name)
+        media = {"fps": 2.0, "resized_height": 112, "resized_width": 112}
+        assert {name: value for name, value in video.items() if value is not None} == {"video": path, **media}
+        assert (
+            row["extra_info"].items()
+            >= {
+                "index": i,
+                "question": record["problem"],
+                "options": record["options"],
+                "facts": record["facts"],
+                "split": split.split("_")[1],
+            }.items()
+        )
+    assert len({record["problem_id"] for record in records(data, split)}) == len(table)
+
+
+def test_the_tools_find_the_noise_in_the_records(data, tmp_path):
+    """A response stays whose answer is right; then, whose observation states the facts: what the paper's steps do."""
+    clean = records(data, "sft_val")
+    noisy = records(data, "sft_train")
+    right = [r for r in noisy if r["output"].endswith(r["solution"])]
+    sound = [
+        r
+        for r in right
+        if all(f" {fact['state']}" in r["output"].replace(">", "> ").split("</obs")[0] for fact in r["facts"])
+    ]
+    assert 0 < len(sound) < len(right) < len(noisy)
+    for split, verified, judged in (("sft_val", clean, clean), ("sft_train", right, sound)):
+        out = tmp_path / split
+        assert verify([data / f"records/{split}.jsonl"], out / "2").written == len(verified)
+        report = judge(files_of([out / "2"]), out / "3", JudgeSettings("facts"))
+        assert (report.read, report.written) == (len(verified), len(judged))
+        kept = [json.loads(line)["problem_id"] for file in files_of([out / "3"]) for line in file.open()]
+        assert kept == [record["problem_id"] for record in judged]
+
+
 def test_sft_rows(data):
     train = rows(data, "sft_train")
     assert len(train) == 24 * 3
@@ -250,7 +307,7 @@ def check_media(videos: list[dict]) -> None:
     (video,) = videos
     assert Path(video["video"]).is_absolute()
     assert Path(video["video"]).is_file()
-    assert (video["type"], video["fps"]) == ("video", 2.0)
+    assert video["fps"] == 2.0
     assert (video["resized_height"], video["resized_width"]) == (task.SIDE, task.SIDE)
 
 
@@ -264,9 +321,9 @@ def test_rl_rows_are_clean_and_balanced(data, split):
         extra, values = row["extra_info"], task.true_values(scene)
         (turn,) = row["prompt"]
         assert turn["content"].startswith("<video>" + extra["question"])
-        assert (extra["index"], extra["split"]) == (i, split)
+        assert extra["index"] == i
         assert extra["facts"] == task.facts(task.EASY, values)
-        assert row["problem_type"] == extra["problem_type"] == ("numerical" if kind == "count" else "multiple choice")
+        assert extra["problem_type"] == ("numerical" if kind == "count" else "multiple choice")
         assert bool(extra["options"]) == (kind != "count")
         answer = row["reward_model"]["ground_truth"].removeprefix("<answer>").removesuffix("</answer>")
         if kind == "count":
@@ -306,11 +363,19 @@ def test_interrupted_run_leaves_nothing_that_counts_as_done(tmp_path, monkeypatc
     out = tmp_path / "data"
     few = ["--sft-videos", "4", "--sft-val", "4", "--rl", "4", "--val", "4"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(make_data.pq, "write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(make_data, "to_parquet", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         make_data.make(make_data.parse_args([str(out), *few]))
     assert not out.exists()
     assert make_data.make(make_data.parse_args([str(out), *few]))
     assert len(rows(out, "rl_val")) == 4
+
+
+def test_a_record_that_the_tools_refuse_stops_the_script(tmp_path, monkeypatch):
+    monkeypatch.setitem(make_data.MEDIA, "fps", -1)
+    few = ["--sft-videos", "1", "--sft-val", "1", "--rl", "1", "--val", "1"]
+    with pytest.raises(RuntimeError, match=r"records/sft_train\.jsonl: 6 of 6 are rejected: .*media\.fps is -1"):
+        make_data.make(make_data.parse_args([str(tmp_path / "data"), *few]))
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_folder_of_someone_else_is_refused(tmp_path):
@@ -365,7 +430,8 @@ def test_words_are_single_tokens_and_prompts_are_short(model_folder):
             ids = tokenizer.encode(text, add_special_tokens=False)
             assert 20 <= len(ids) <= 34, text
             assert tokenizer.decode(ids) == text
-            turn = make_data.user_turn(question)
+            text = PromptTemplate.load(str(make_data.PROMPT)).render(question.text, question.problem_type)
+            turn = {"role": "user", "content": f"<video>{text}"}
             prompt = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
             assert len(tokenizer.encode(prompt, add_special_tokens=False)) + 32 <= 128
 

@@ -4,9 +4,12 @@
 import gzip
 import json
 
+import pyarrow as pa
 import pytest
 
 from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.facts import Fact
+from verl_p2r.record_fields import MEDIA_FIELDS
 from verl_p2r.records import SCHEMA, PromptTemplate, columns_of, read_records, to_table
 from verl_p2r.rows import Row, RowError
 
@@ -51,6 +54,7 @@ def test_a_record_becomes_verls_columns(make):
             "options": ["A. the red one", "B. the blue one"],
             "problem_type": "multiple choice",
             "problem_id": "12",
+            "facts": None,
         },
     }
 
@@ -102,6 +106,27 @@ def test_only_multiple_choice_with_options_lists_them():
     assert columns_of(record(options=[]), 0, BARE)["extra_info"]["question"] == "Which ball moves first?"
 
 
+def test_options_that_the_problem_ends_with_are_not_listed_twice():
+    problem = "Which ball?\nA. red\nB. blue"
+    columns = columns_of(record(problem=problem, options=["red", "blue"]), 0, BARE)
+    assert columns["extra_info"]["question"] == problem
+    assert columns["extra_info"]["options"] == ["red", "blue"]
+    for other in (["blue", "red"], ["red", "blue", "green"], ["blue"], ["A. red", "B. blue"]):
+        question = columns_of(record(problem=problem, options=other), 0, BARE)["extra_info"]["question"]
+        assert question == problem + "Options:\n" + "".join(f"{option}\n" for option in other)
+
+
+@pytest.mark.parametrize("spell", [lambda value: value, str, json.dumps], ids=["plain", "python", "json"])
+def test_a_record_says_how_its_medium_is_seen_and_what_must_be_stated(spell):
+    media, facts = {"video_start": 60, "video_end": 90.5, "nframes": 16}, ["red", {"state": "left", "not": ["right"]}]
+    columns = columns_of(record(media=spell(media), facts=spell(facts)), 0, BARE)
+    assert columns["videos"] == [{"video": "./CLEVRER/train/video_1.mp4", **media}]
+    assert columns["extra_info"]["facts"] == [{"state": "red", "not": []}, {"state": "left", "not": ["right"]}]
+    assert Row.from_columns(columns).facts == (Fact("red"), Fact("left", ("right",)))
+    columns = columns_of(record(data_type="image", media={"max_pixels": 50176}), 0, BARE)
+    assert columns["images"] == [{"image": "./CLEVRER/train/video_1.mp4", "max_pixels": 50176}]
+
+
 def test_placeholders_inside_a_question_are_no_media():
     columns = columns_of(record(problem="<image>\nWhich <video>?", options=[], data_type="image"), 0, BARE)
     assert columns["prompt"][0]["content"] == "<image>\nWhich ?"
@@ -131,6 +156,13 @@ def test_a_number_as_solution_becomes_text(solution):
         (record(solution=True), "no ground truth", "field solution is True"),
         (record(path=None), "no path", "field path is None"),
         (record(problem=" "), "no problem", "field problem is ' '"),
+        (record(media={"fps": -2}), "bad media", "field media.fps is -2: give a number above 0"),
+        (
+            record(media={"fps": 2}, data_type="image"),
+            "bad media",
+            "field media holds 'fps': of images give min_pixels",
+        ),
+        (record(facts="red"), "bad facts", "field facts: facts 'red': give a list"),
         (["a"], "unreadable record", "the record is a list: it must be a JSON object"),
         (None, "unreadable record", "the record is a NoneType"),
     ],
@@ -146,12 +178,27 @@ def test_one_bad_record_leaves_the_others_of_its_batch_whole():
     # Options that are None in one row and a list in the next, solutions of several types: the schema is given, not
     # inferred from the first rows.
     records = [record(options=None, solution=3, problem_type="numerical"), record(path=None), record(), stringified()]
+    records.append(record(media={"fps": 1, "max_frames": 8}, facts=["red"]))
     table, errors = to_table(records, BARE, batch=2)
     assert table.schema == SCHEMA
     assert list(errors) == [1]
     rows = table.to_pylist()
     assert rows[1] == dict.fromkeys(SCHEMA.names)
-    assert [rows[i] for i in (0, 2, 3)] == [columns_of(records[i], i, BARE) for i in (0, 2, 3)]
+    for row in (0, 2, 3, 4):
+        expected = columns_of(records[row], row, BARE)
+        (video,) = expected["videos"]
+        expected["videos"] = [{**dict.fromkeys(("video", *MEDIA_FIELDS["video"])), **video}]
+        assert rows[row] == expected
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_records_without_facts_fit_to_rows_with_facts_of_any_type(texts):
+    table, _ = to_table([record(), record(path=None)], BARE)
+    assert table.schema.names == SCHEMA.names
+    facts = ["red"] if texts else [{"state": "red", "not": ["blue"]}]
+    row = {**columns_of(record(), 0, BARE), "extra_info": {"index": 0, "facts": facts}}
+    both = pa.concat_tables([pa.Table.from_pylist([row]), table], promote_options="permissive").to_pylist()
+    assert [(one["extra_info"] or {}).get("facts") for one in both] == [facts, None, None]
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".json.gz", ".jsonl.gz"])

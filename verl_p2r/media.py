@@ -30,6 +30,10 @@ class MediaError(ValueError):
     """A media file that cannot be used; the message names the file and the reason."""
 
 
+class RulesError(MediaError):
+    """Rules for sampling or size that a file cannot satisfy."""
+
+
 @dataclass(frozen=True)
 class MediaSettings:
     """How media are sampled and sized when their messages do not say it themselves; the paper's training by default.
@@ -222,7 +226,7 @@ def sample_frames(element: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[in
         first, last, total = calculate_video_frame_range(rules, info.frames, info.fps)
         count = smart_nframes(rules, total_frames=max(total, FRAME_FACTOR), video_fps=info.fps)
     except (AssertionError, ValueError) as error:
-        raise MediaError(f"{element['video']}: its sampling rules cannot be met: {error}") from error
+        raise RulesError(f"{element['video']}: its sampling rules cannot be met: {error}") from error
     return tuple(torch.linspace(first, last, count).round().long().tolist()), total, count / total * info.fps
 
 
@@ -368,7 +372,7 @@ def _size_of(key: str, element: Mapping[str, Any], rule: Callable[[], tuple[int,
         if min(size) <= 0:
             raise ValueError(f"it would become {size[1]} x {size[0]} pixels: it is too narrow for so few")
     except (AssertionError, ValueError) as error:
-        raise MediaError(f"{element.get(key)}: its size cannot be met: {error}") from error
+        raise RulesError(f"{element.get(key)}: its size cannot be met: {error}") from error
     return size
 
 

@@ -5,31 +5,39 @@ A record names one medium by its path and asks one question. In the VideoP2R rel
 lists included; nothing here ever evaluates a text.
 """
 
-import ast
 import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.record_fields import MEDIA_FIELDS, facts_of, media_of, options_of
 from verl_p2r.rows import RowError
 
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
-# verl's columns; a row has images or videos, and None in place of the other.
+_TYPES = {int: pa.int64(), float: pa.float64()}
+
+
+def _elements(kind: str) -> pa.ListType:
+    fields = {name: _TYPES[number] for name, number in MEDIA_FIELDS[kind].items()}
+    return pa.list_(pa.struct({kind: pa.string(), **fields}))
+
+
+# verl's columns; a row has images or videos, and None in place of the other, as of all else that is not set.
 SCHEMA = pa.schema(
     {
         "data_source": pa.string(),
         "prompt": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-        "images": pa.list_(pa.struct({"image": pa.string()})),
-        "videos": pa.list_(pa.struct({"video": pa.string()})),
+        "images": _elements("image"),
+        "videos": _elements("video"),
         "reward_model": pa.struct({"style": pa.string(), "ground_truth": pa.string()}),
         "extra_info": pa.struct(
             {
@@ -38,9 +46,15 @@ SCHEMA = pa.schema(
                 "options": pa.list_(pa.string()),
                 "problem_type": pa.string(),
                 "problem_id": pa.string(),
+                "facts": pa.list_(pa.struct({"state": pa.string(), "not": pa.list_(pa.string())})),
             }
         ),
     }
+)
+
+_INFO = SCHEMA.get_field_index("extra_info")
+_FACTLESS = SCHEMA.set(
+    _INFO, pa.field("extra_info", pa.struct([own for own in SCHEMA.field(_INFO).type if own.name != "facts"]))
 )
 
 _PLACEHOLDERS = re.compile("<(?:image|video|audio)>")  # verl puts media where they stand
@@ -163,7 +177,8 @@ def columns_of(record: Any, index: int, template: PromptTemplate) -> dict[str, A
 
     Args:
         record: fields `problem`, `problem_type`, `data_type`, `path`, `solution`, and for multiple choice `options`;
-            `data_source` and `problem_id` if there are any; further ones are not read.
+            `data_source`, `problem_id`, `media` (see `media_of`) and `facts` (see `facts_of`) if there are any;
+            further ones are not read.
         index: the record's number in its file, from 0.
         template: the prompt's template.
 
@@ -173,7 +188,8 @@ def columns_of(record: Any, index: int, template: PromptTemplate) -> dict[str, A
 
     Edge rules [ours]:
         `<image>`, `<video>` and `<audio>` inside the question are taken out, for verl reads them as media. A solution
-        that is a number becomes text. A blank `data_source` becomes the first folder of the path.
+        that is a number becomes text. A blank `data_source` becomes the first folder of the path. Options without
+        letters are not listed again where the problem ends with them, one a line behind `A. `, `B. ` and so on.
 
     Raises:
         RowError: a field is missing or is not what it should be.
@@ -200,16 +216,17 @@ def columns_of(record: Any, index: int, template: PromptTemplate) -> dict[str, A
     if kind not in ("image", "video"):
         raise RowError("data_type", "unknown data type", f"field data_type is {kind!r}: give image or video")
     path, solution = _text(record, "path"), _text(record, "solution")
-    options = _options(record.get("options"))
+    options = options_of(record.get("options"))
     question = problem
-    if problem_type == "multiple choice" and options:
+    if problem_type == "multiple choice" and options and not _lists(problem, options):
         question += "Options:\n" + "".join(f"{option}\n" for option in options)
     question = _PLACEHOLDERS.sub("", question)
+    media = [{kind: path, **media_of(record.get("media"), kind)}]
     return {
         "data_source": str(record.get("data_source") or "").strip() or _first_folder(path),
         "prompt": [{"role": "user", "content": f"<{kind}>{template.render(question, problem_type)}"}],
-        "images": [{"image": path}] if kind == "image" else None,
-        "videos": [{"video": path}] if kind == "video" else None,
+        "images": media if kind == "image" else None,
+        "videos": media if kind == "video" else None,
         "reward_model": {"style": "rule", "ground_truth": solution},
         "extra_info": {
             "index": index,
@@ -217,6 +234,7 @@ def columns_of(record: Any, index: int, template: PromptTemplate) -> dict[str, A
             "options": options,
             "problem_type": problem_type,
             "problem_id": str(record.get("problem_id", index)),
+            "facts": facts_of(record.get("facts")),
         },
     }
 
@@ -233,6 +251,7 @@ def to_table(
 
     Returns:
         The table, one row a record; and the rows that could not be converted, whose columns are all None, with why.
+        Where no record has facts, there is no column of them, so that the table fits to rows whose facts are texts.
     """
     errors: dict[int, RowError] = {}
     batches: list[pa.RecordBatch] = []
@@ -247,7 +266,9 @@ def to_table(
             batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
             rows = []
     batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-    return pa.Table.from_batches(batches), errors
+    table = pa.Table.from_batches(batches)
+    facts = pc.struct_field(table["extra_info"], "facts")
+    return (table.cast(_FACTLESS) if facts.null_count == len(facts) else table), errors
 
 
 def _text(record: Mapping[str, Any], field: str) -> str:
@@ -260,21 +281,10 @@ def _text(record: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def _options(value: Any) -> list[str]:
-    """The options from a list, from a list written as text (Python's or JSON's way), or from nothing."""
-    if isinstance(value, str):
-        try:
-            value = ast.literal_eval(value.strip() or "[]")
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            with suppress(ValueError, RecursionError):
-                value = json.loads(value)
-    if value is None:
-        return []
-    if not isinstance(value, list | tuple) or not all(isinstance(o, str | int | float) for o in value):
-        raise RowError("options", "unreadable options", f"field options is {value!r}: give a list of texts")
-    return [str(option) for option in value]
+def _lists(problem: str, options: list[str]) -> bool:
+    """Whether a problem ends with its options, one a line behind its letter."""
+    return problem.endswith("".join(f"\n{chr(65 + i)}. {option}" for i, option in enumerate(options)))
 
 
 def _first_folder(path: str) -> str:
-    folders = [part for part in Path(path).parts[:-1] if part not in ("/", "..")]
-    return folders[0] if folders else "unknown"
+    return next((part for part in path.split("/")[:-1] if part not in ("", ".", "..")), "unknown")

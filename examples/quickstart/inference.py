@@ -77,6 +77,7 @@ def conversation(prompt: Sequence[dict], videos: Sequence[dict]) -> list[dict]:
     for message in prompt:
         content = message["content"]
         if content.startswith("<video>"):
-            content = [dict(videos[0]), {"type": "text", "text": content.removeprefix("<video>")}]
+            video = {name: value for name, value in videos[0].items() if value is not None}
+            content = [{"type": "video", **video}, {"type": "text", "text": content.removeprefix("<video>")}]
         messages.append({"role": message["role"], "content": content})
     return messages

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the quickstart's task as mp4 files and as verl's parquet: noisy SFT rows, clean RL and validation rows.
+"""Write the quickstart's task: noisy SFT data, clean RL and validation data.
 
     python examples/quickstart/make_data.py OUT --seed 0
 
-writes ``OUT/videos/*.mp4`` and ``OUT/{sft_train,sft_val,rl_train,rl_val}.parquet``. The folder appears only when it is
-whole, with its arguments in ``OUT/manifest.json``; a second run with the same arguments leaves it as it is.
+writes ``OUT/videos/*.mp4``; questions about them, with responses for SFT, as records, one a line, in
+``OUT/records/{sft_train,sft_val,rl_train,rl_val}.jsonl``; and what verl trains on, made of these by the data tools, in
+``OUT/{sft_train,…}.parquet``. Videos and questions of your own take the same way: ``record_of`` and ``export``.
+
+The folder appears only when it is whole, with its arguments in ``OUT/manifest.json``; a second run with the same
+arguments leaves it as it is.
 """
 
 from __future__ import annotations
@@ -21,15 +25,16 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import task  # noqa: E402
 
+from data_tools.to_parquet import ExportSettings, to_parquet  # noqa: E402
+
 DATA_SOURCE = "toy_motion"
+PROMPT = HERE / "prompt.txt"
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
@@ -74,65 +79,50 @@ def scenes(seed: int, level: task.Level, split: str, number: int) -> Iterator[tu
         yield rng, kind, scene
 
 
-def media(path: Path) -> list[dict]:
-    """A row's ``videos`` column, with the size given so that nothing enlarges the frames."""
-    return [
-        {
-            "type": "video",
-            "video": str(path),
-            "fps": task.SAMPLED_FPS,
-            "resized_height": task.SIDE,
-            "resized_width": task.SIDE,
-        }
-    ]
+MEDIA = {"fps": task.SAMPLED_FPS, "resized_height": task.SIDE, "resized_width": task.SIDE}
+"""How the clips are sampled and sized: small, so that nothing enlarges the frames."""
 
 
-def user_turn(question: task.Question) -> dict:
-    """The user's turn about a clip."""
-    return {"role": "user", "content": f"<video>{question.text}\n{task.INSTRUCTION}"}
+def record_of(level: task.Level, question: task.Question, values: dict[str, str], clip: str, number: int = 0) -> dict:
+    """A question about a clip as a record of the data tools, with its answer and the facts that answer it.
 
-
-def sft_rows(
-    rng: random.Random, level: task.Level, scene: task.Scene, kind: str, path: Path, number: int, noisy: bool
-) -> list[dict]:
-    """Rows for verl's SFT about one clip, over all kinds of question that can be asked of it."""
-    kinds = [kind, *(other for other in task.KINDS if other != kind and scene.family in task.families(other))]
-    values = task.true_values(scene)
-    rows = []
-    for i in range(number):
-        question = task.ask(rng, level, kinds[i % 3 % len(kinds)])
-        text = task.noisy_response(rng, level, question, values) if noisy else task.response(question, values)
-        rows.append({"messages": [user_turn(question), {"role": "assistant", "content": text}], "videos": media(path)})
-    return rows
-
-
-def rl_row(
-    rng: random.Random, level: task.Level, scene: task.Scene, kind: str, path: Path, split: str, index: int
-) -> dict:
-    """A row for verl's RL: the prompt, the true answer and the facts that the observation must state."""
-    question = task.ask(rng, level, kind)
-    values = task.true_values(scene)
-    answer = task.solve(question, values)[1]
+    Args:
+        level: how hard the task is.
+        question: the question.
+        values: what the clip shows.
+        clip: its name.
+        number: of the question, among those about the clip.
+    """
     return {
-        "data_source": f"{DATA_SOURCE}/{kind}",
-        "prompt": [user_turn(question)],
-        "videos": media(path),
-        "ability": "video",
+        "problem_id": f"{clip}_{number}",
+        "problem": question.text,
         "problem_type": question.problem_type,
-        "reward_model": {"style": "rule", "ground_truth": f"<answer>{answer}</answer>"},
-        "extra_info": {
-            "index": index,
-            "split": split,
-            "question": question.text,
-            "options": list(question.options),
-            "problem_type": question.problem_type,
-            "facts": task.facts(level, values),
-        },
+        "options": list(question.options),
+        "data_type": "video",
+        "path": f"videos/{clip}.mp4",
+        "media": MEDIA,
+        "data_source": f"{DATA_SOURCE}/{question.kind}",
+        "solution": f"<answer>{task.solve(question, values)[1]}</answer>",
+        "facts": task.facts(level, values),
     }
 
 
+def sft_records(
+    rng: random.Random, level: task.Level, scene: task.Scene, kind: str, clip: str, number: int, noisy: bool
+) -> list[dict]:
+    """Records with responses about one clip, over all kinds of question that can be asked of it."""
+    kinds = [kind, *(other for other in task.KINDS if other != kind and scene.family in task.families(other))]
+    values = task.true_values(scene)
+    records = []
+    for i in range(number):
+        question = task.ask(rng, level, kinds[i % 3 % len(kinds)])
+        text = task.noisy_response(rng, level, question, values) if noisy else task.response(question, values)
+        records.append({**record_of(level, question, values, clip, i), "output": text})
+    return records
+
+
 def write_split(folder: Path, final: Path, split: str, number: int, args: argparse.Namespace, tick) -> None:
-    """Write one split's clips and its parquet file.
+    """Write one split: its clips, its records, and the parquet file made of these.
 
     Args:
         folder: where to write.
@@ -143,24 +133,43 @@ def write_split(folder: Path, final: Path, split: str, number: int, args: argpar
         tick: called after each clip.
     """
     level = task.HARD if args.hard else task.EASY
-    rows: list[dict] = []
+    records: list[dict] = []
     for i, (rng, kind, scene) in enumerate(scenes(args.seed, level, split, number)):
-        name = f"videos/{split}_{i:05d}.mp4"
-        write_video(folder / name, task.render(scene))
+        clip = f"{split}_{i:05d}"
+        write_video(folder / f"videos/{clip}.mp4", task.render(scene))
         if split.startswith("sft"):
             noisy = split == "sft_train"
-            rows += sft_rows(rng, level, scene, kind, final / name, args.rows_per_video if noisy else 1, noisy)
+            records += sft_records(rng, level, scene, kind, clip, args.rows_per_video if noisy else 1, noisy)
         else:
-            rows.append(rl_row(rng, level, scene, kind, final / name, split, i))
+            records.append(record_of(level, task.ask(rng, level, kind), task.true_values(scene), clip))
         tick()
     if split.startswith("sft"):
-        random.Random(f"{args.seed}/{split}/order").shuffle(rows)
-    pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
+        random.Random(f"{args.seed}/{split}/order").shuffle(records)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / f"records/{split}.jsonl").write_text(lines, encoding="utf-8")
+    export(folder, final, split)
+
+
+def export(folder: Path, final: Path, split: str) -> None:
+    """Make a split's parquet file of its records, as `verl-p2r-data to-parquet` does it.
+
+    Raises:
+        RuntimeError: a record is wrong.
+    """
+    kind, name = split.split("_")
+    share = 1.0 if name == "val" else 0.0  # what is for validation was decided with the scenes
+    settings = ExportSettings(share, str(final), prompt_template=str(PROMPT), max_reject_share=0)
+    report = to_parquet([folder / f"records/{split}.jsonl"], folder / "export", kind, settings)
+    if report.failed:
+        raise RuntimeError(f"records/{split}.jsonl: {report.rejected} of {report.read} are rejected: {report.first}")
+    os.replace(folder / f"export/{name}.parquet", folder / f"{split}.parquet")
+    shutil.rmtree(folder / "export")
 
 
 def manifest(args: argparse.Namespace) -> dict:
     """What determines the data: the arguments, and the code that reads them."""
-    code = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in ("task.py", "make_data.py"))).hexdigest()
+    files = (HERE / "task.py", HERE / "make_data.py", PROMPT)
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return {**{key: value for key, value in vars(args).items() if key != "out"}, "code": code}
 
 
@@ -181,7 +190,8 @@ def make(args: argparse.Namespace) -> bool:
         raise SystemExit(f"{out} holds files but no manifest.json of make_data.py: name another folder or remove it")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "videos").mkdir(parents=True)
+    for name in ("videos", "records"):
+        (partial / name).mkdir(parents=True)
     numbers = dict(zip(task.SPLITS, (args.sft_videos, args.sft_val, args.rl, args.val), strict=True))
     columns = (TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:

@@ -27,6 +27,7 @@ sys.path.insert(0, str(HERE))
 import task  # noqa: E402
 
 from verl_p2r import torchvision_ops  # noqa: E402
+from verl_p2r.records import PromptTemplate  # noqa: E402
 
 torchvision_ops.install()  # before transformers imports torchvision; does nothing where torchvision is whole
 
@@ -49,14 +50,15 @@ TOKENS_PER_SECOND = 2
 
 def corpus(lines: int = 4000) -> Iterator[str]:
     """Text with every word of the task, easy and hard, for the tokenizer."""
-    rng = random.Random(0)
+    rng, template = random.Random(0), PromptTemplate.load(str(HERE / "prompt.txt"))
     for _ in range(lines):
         level = rng.choice((task.EASY, task.HARD))
         kind = rng.choice(task.KINDS)
         scene = task.sample_scene(rng, level, "sft_train", rng.choice(task.families(kind)))
         question = task.ask(rng, level, kind)
         text = task.noisy_response(rng, level, question, task.true_values(scene))
-        yield f"system\nYou are a helpful assistant.\nuser\n{question.text}\n{task.INSTRUCTION}\nassistant\n{text}\n"
+        prompt = template.render(question.text, question.problem_type)
+        yield f"system\nYou are a helpful assistant.\nuser\n{prompt}\nassistant\n{text}\n"
 
 
 def build_tokenizer():
@@ -190,7 +192,7 @@ def make(out: Path, seed: int) -> bool:
         SystemExit: ``out`` holds something that this script did not write.
     """
     out = out.resolve()
-    files = ("task.py", "make_model.py", "chat_template.jinja")
+    files = ("task.py", "prompt.txt", "make_model.py", "chat_template.jinja")
     code = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in files)).hexdigest()
     wanted, record = {"seed": seed, "code": code}, out / "manifest.json"
     if record.is_file() and json.loads(record.read_text()) == wanted:

@@ -40,7 +40,6 @@ ORIGIN = {"left": "right", "right": "left", "up": "bottom", "down": "top"}
 SIDES = ("left", "right", "top", "bottom")
 NUMBERS = ("one", "two", "three", "four")
 CORNERS = {"square": 4, "triangle": 3}
-INSTRUCTION = "Observe, think, then answer."
 
 
 @dataclass(frozen=True)

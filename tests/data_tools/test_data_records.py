@@ -7,7 +7,7 @@ import json
 import pytest
 from release_files import OBSERVATION, THINKING, gz_list, lines_of, release_record, stringified, write_lines
 
-from data_tools.records import Record, Records, files_of
+from data_tools.records import Medium, Record, Records, files_of
 from data_tools.rejects import RejectLog
 from verl_p2r.rows import RowError
 
@@ -79,6 +79,19 @@ def test_what_is_written_reads_back():
     assert Record.parse(written) == record
 
 
+def test_media_and_facts_are_read_in_any_spelling_and_written_back():
+    own = {"media": {"video_start": 60, "nframes": 8}, "facts": ["red", {"state": "left", "not": ["right"]}]}
+    facts = ({"state": "red", "not": []}, {"state": "left", "not": ["right"]})
+    for record in (Record.parse(make(release_record(**own))) for make in (dict, stringified)):
+        assert (record.media, record.facts) == (own["media"], facts)
+        assert record.extra.keys() == {"clean_version"}
+        assert record.medium == Medium("video", "STAR/Charades_v1_480/1ab.mp4", (("nframes", 8), ("video_start", 60.0)))
+        written = json.loads(json.dumps(record.to_json()))
+        assert (written["media"], written["facts"]) == (own["media"], list(facts))
+        assert Record.parse(written) == record
+    assert not {"media", "facts"} & Record.parse(release_record()).to_json().keys()
+
+
 @pytest.mark.parametrize("missing", [None, "", "None", "null", "nan"])
 def test_missing_values_in_any_spelling(missing):
     record = Record.parse(release_record(reward=missing, select=missing, answer=missing, observation=missing))
@@ -124,6 +137,13 @@ def test_many_options_and_a_long_question():
         ({"problem_type": "essay"}, "problem_type", "unknown problem type"),
         ({"data_type": "audio"}, "data_type", "unknown data type"),
         ({"solution": ""}, "solution", "no ground truth"),
+        ({"media": "half of it"}, "media", "bad media"),
+        ({"media": {"rate": 2}}, "media", "bad media"),
+        ({"media": "{'fps': '2'}"}, "media", "bad media"),
+        ({"media": {"fps": float("nan")}}, "media", "bad media"),
+        ({"media": {"\udce9": 2}}, "media", "bad media"),
+        ({"facts": "red"}, "facts", "bad facts"),
+        ({"facts": [{"not": ["red"]}]}, "facts", "bad facts"),
     ],
 )
 @pytest.mark.parametrize("release", [False, True])

@@ -18,6 +18,8 @@ from data_tools import to_parquet as module
 from data_tools.folders import whole_folder
 from data_tools.records import Record
 from data_tools.to_parquet import ExportSettings, to_parquet
+from verl_p2r.facts import Fact
+from verl_p2r.record_fields import MEDIA_FIELDS
 from verl_p2r.records import PromptTemplate
 from verl_p2r.rows import Row
 
@@ -39,7 +41,7 @@ def test_an_rl_row_is_verls(tmp_path):
         "data_source": "STAR",
         "prompt": [{"role": "user", "content": f"<video>{prompt}"}],
         "images": None,
-        "videos": [{"video": "STAR/Charades_v1_480/7ab.mp4"}],
+        "videos": [{"video": "STAR/Charades_v1_480/7ab.mp4"} | dict.fromkeys(MEDIA_FIELDS["video"])],
         "reward_model": {"style": "rule", "ground_truth": "<answer>A</answer>"},
         "extra_info": {
             "index": 0,
@@ -47,6 +49,7 @@ def test_an_rl_row_is_verls(tmp_path):
             "options": ["A. the red one", 'B. it\'s the "blue" one'],
             "problem_type": "multiple choice",
             "problem_id": "7",
+            "facts": None,
             "split": "train",
             "extra": '{"clean_version": "2"}',
         },
@@ -61,7 +64,8 @@ def test_an_sft_row_has_the_same_prompt_and_the_response(tmp_path):
         to_parquet([path], tmp_path / kind, kind, ExportSettings(val_share=0, media_root="/data"))
     [sft], [rl] = rows_of(tmp_path / "sft"), rows_of(tmp_path / "rl")
     assert sft["messages"] == [*rl["prompt"], {"role": "assistant", "content": raw["output"]}]
-    assert (sft["images"], sft["videos"]) == ([{"image": "/data/Chart/a.png"}], None)
+    assert sft["images"] == [{"image": "/data/Chart/a.png"} | dict.fromkeys(MEDIA_FIELDS["image"])]
+    assert sft["videos"] is None
     assert (rl["images"], rl["videos"]) == (sft["images"], None)
     assert sft["extra_info"] == rl["extra_info"]
 
@@ -120,6 +124,66 @@ def test_the_datasets_load_what_is_exported(tmp_path, media, processor):
     assert rl[1]["reward_model"]["ground_truth"] == "<answer>A</answer>"
 
 
+def test_rows_say_how_their_media_are_seen(tmp_path, make_clip, processor):
+    from verl_p2r.plugin import sft_dataset
+    from verl_p2r.plugin.rl_dataset import P2RDataset
+
+    clip = make_clip(40, 4)  # of 10 s
+    Image.new("RGB", (448, 448), "red").save(clip.with_suffix(".png"))
+    rules = [
+        {},
+        {"video_start": 5, "video_end": 7.5, "fps": 4},
+        {"nframes": 6},
+        {"fps": 1, **dict.fromkeys(("min_pixels", "max_pixels"), 140 * 140)},
+    ]
+    # By default 2 frames a second, at most 16; of frames 20 to 30 all but one, for numbers are even; 6; 1 a second.
+    counts = [16, 10, 6, 10]
+    raws = [release_record(i, path=clip.name, media=own, facts=["red"]) for i, own in enumerate(rules)]
+    raws.append(release_record(9, path=f"{clip.stem}.png", data_type="image", media={"max_pixels": 168 * 168}))
+    records = write_lines(tmp_path / "a.jsonl", raws)
+    for kind in ("sft", "rl"):
+        to_parquet([records], tmp_path / kind, kind, ExportSettings(val_share=0, media_root=str(clip.parent)))
+    p2r = {"max_reject_share": 0.0, "media_root": str(clip.parent)}
+    config = {"return_raw_chat": True, "filter_overlong_prompts": False, "max_prompt_length": 9000, "p2r": p2r}
+    config = OmegaConf.create({**config, "cache_dir": str(tmp_path / "cache")})
+    for source in (tmp_path / "rl" / "train.parquet", records):  # the records as they are, too
+        rl = P2RDataset([str(source)], processor.tokenizer, config, processor=processor)
+        elements = [row["raw_prompt"][0]["content"][0] for row in rl]
+        for element, own in zip(elements, rules, strict=False):
+            assert element.items() >= own.items()
+            assert None not in element.values()
+            assert ("fps" in element) != ("nframes" in element)
+        assert elements[4]["max_pixels"] == 168 * 168
+        assert [Row.from_columns(row).facts for row in rl] == [(Fact("red"),)] * 4 + [None]
+
+    config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "error", "max_length": 9000, "p2r": p2r})
+    sft = sft_dataset.P2RSFTDataset([str(tmp_path / "sft/train.parquet")], processor.tokenizer, config, processor)
+    assert [2 * sft[i]["multi_modal_inputs"]["video_grid_thw"][0, 0].item() for i in range(4)] == counts
+    # verl's own path, for families that are not known here; it takes at most 768 frames by default.
+    *videos, image = (sft._build_messages(sft._columns(i))[0]["content"][0] for i in range(5))
+    videos = [part["video"] for part in videos]
+    assert [len(video) for video in videos] == [20, *counts[1:]]
+    assert videos[3].shape[2:] == (140, 140)
+    assert image["image"].size == (168, 168)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_check_media_looks_at_the_part_that_a_record_is_about(tmp_path, make_clip, workers):
+    clip = make_clip(40, 4)
+    media = [{}, {"video_start": 5}, {"video_start": 12}, {"fps": 2, "nframes": 4}, {"video_start": 5}, {"nframes": 99}]
+    path = write_lines(tmp_path / "a.jsonl", [release_record(i, path=clip.name, media=m) for i, m in enumerate(media)])
+    settings = ExportSettings(0, str(clip.parent), check_media=True, workers=workers, max_reject_share=1)
+    report = to_parquet([path], tmp_path / "out", "rl", settings)
+    assert [row["extra_info"]["problem_id"] for row in rows_of(tmp_path / "out")] == ["0", "1", "4"]
+    assert report.media == (5, 3)  # each part once
+    rejects = lines_of(tmp_path / "out" / "rejects.jsonl")
+    assert [(r["line"], r["field"], r["reason"]) for r in rejects] == [
+        (n, "media", "sampling rules") for n in (3, 4, 6)
+    ]
+    assert f"field media: {clip}: its sampling rules cannot be met" in rejects[0]["message"]
+    assert rejects[0]["message"].endswith(": correct it, or drop the record")
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_check_media_leaves_out_what_does_not_decode(tmp_path, media, workers):
     root, records = media
@@ -166,6 +230,12 @@ def test_no_medium_is_in_both_splits(tmp_path):
     assert media[0] == media[1]
     indices = [row["extra_info"]["index"] for row in rows_of(tmp_path / "rl", "train", "val")]
     assert sorted(indices) == list(range(2000))
+
+
+def test_a_file_can_be_for_validation_as_a_whole(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", [release_record(i, path=f"{i}.mp4") for i in range(50)])
+    assert to_parquet([path], tmp_path / "out", "rl", ExportSettings(val_share=1)).splits == {"val": 50}
+    assert not (tmp_path / "out" / "train.parquet").exists()
 
 
 def test_the_split_is_the_hash_of_the_path(tmp_path):
@@ -237,7 +307,7 @@ def test_nothing_at_all_fails(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"val_share": 1.0}, "val_share is 1.0"), ({"max_reject_share": -1}, "max_reject_share")]
+    ("changes", "message"), [({"val_share": 1.1}, "val_share is 1.1"), ({"max_reject_share": -1}, "max_reject_share")]
 )
 def test_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):

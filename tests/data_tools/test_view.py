@@ -218,3 +218,19 @@ def test_a_step_that_asks_is_told_of_every_medium(tmp_path, unequal):
     sample = draw(tmp_path, [unequal], 30)
     write_page(sample, tmp_path / "page.html", tmp_path, 8, lambda: told.append(1))
     assert len(told) == 30
+
+
+def test_each_record_is_shown_with_the_part_that_it_is_about(tmp_path, make_clip):
+    clip = make_clip(40, 4)
+    rules = [{"video_start": 0.0, "video_end": 2.0}, {"video_start": 5.0, "video_end": 7.0}, {"video_start": 99.0}]
+    records = [release_record(i, path=clip.name, media=own, facts=["red"]) for i, own in enumerate(rules)]
+    sample = draw(tmp_path, [write_lines(tmp_path / "a.jsonl", records)])
+    page = write_page(sample, tmp_path / "page.html", clip.parent, 2)
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert all(f"<span>{seconds} s</span>" in html for seconds in ("0.00", "2.00", "5.00", "7.00"))
+    (fault,) = page.faults
+    assert "its sampling rules cannot be met" in fault
+    for one in sample.cards:
+        more = json.loads(one.more)
+        assert more["media"] == rules[int(one.record)]
+        assert more["facts"] == [{"state": "red", "not": []}]

@@ -139,7 +139,7 @@ class P2RDataset(RLHFDataset):
         return PromptTemplate.load(self.settings.prompt_template)
 
     def _build_messages(self, example: dict, key: str) -> list[dict]:
-        media = {field: _set_fields(example.get(field)) for field in (self.image_key, self.video_key)}
+        media = {field: set_fields(example.get(field)) for field in (self.image_key, self.video_key)}
         messages = super()._build_messages({**example, **media}, key)
         for message in messages:
             if isinstance(message["content"], list):
@@ -228,7 +228,7 @@ def _listed(files: Any) -> list[str]:
     return [files] if isinstance(files, str) else [str(file) for file in files]
 
 
-def _set_fields(media: Any) -> list:
+def set_fields(media: Any) -> list:
     """A row's media without fields that are None: parquet gives each medium the fields of all."""
     media = [] if media is None or media is pd.NA else list(media)
     media = [{k: v for k, v in m.items() if v is not None} if isinstance(m, dict) else m for m in media]

@@ -28,7 +28,7 @@ from verl_p2r.frame_cache import FrameCache
 from verl_p2r.media import VisionSpec
 from verl_p2r.plugin.media_cache import GIB, CacheSettings, cache_settings, sources_in
 from verl_p2r.plugin.mrope import FAMILY, qwen_position_ids
-from verl_p2r.plugin.rl_dataset import P2RDataset
+from verl_p2r.plugin.rl_dataset import P2RDataset, set_fields
 from verl_p2r.rejects import Screening, admit, key_of, remembered
 from verl_p2r.rows import RowError
 from verl_p2r.screening import Limit, Sample, columns_at_fault, media_in, screen
@@ -88,6 +88,11 @@ class P2RSFTDataset(MultiTurnSFTDataset):
     @property
     def _ours(self) -> bool:
         return type(self.processor).__name__ in FAMILY
+
+    def _build_messages(self, example: dict) -> list[dict]:
+        """verl's, on the path of other families, without the media and their fields that are None."""
+        media = {key: set_fields(example[key]) for key in (self.image_key, self.video_key) if key in example}
+        return super()._build_messages({**example, **media})
 
     def _encode(self, prompt: list[dict], text: str, response: str) -> dict[str, Any]:
         images, videos = self._decode(prompt)
