@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time the import of a release of the published size, 263,055 records in the RL file's format, to parquet.
+"""Time the data tools: import, verification, and how busy generation and judging keep a server.
 
     python benchmarks/data_tools.py [--quick]
 
-The last line is a JSON object: `import_rows_per_s` are the records imported per second, in a process of its own, its
-start included (target 4,384: all of them in 60 s); `import_peak_gb` is that process's largest resident memory, in GB
-(target 1). With --quick a tenth of the records is imported.
+The last line is a JSON object:
+    import_rows_per_s   records of a release of the published size, 263,055 in the RL file's format, that become parquet
+                        in a second, the process's start included (target 4,384: all of them in 60 s)
+    import_peak_gb      that process's largest resident memory, in GB (target 1)
+    verify_rows_per_s   records read, verified and written in a second, likewise (target 5,000 on two cores)
+    verify_ratio        the same over a straightforward implementation: one JSON line, one regular expression, one call
+                        of a scorer made for it, as Video-R1's reward functions do, after the other
+    generate_share      of the capacity of a server of fixed latency, how much is in use from the moment as many calls
+    judge_share         are in flight as may be until the last one is sent, by the server's own log (target 0.95)
+
+Generation reads real mp4 files, 16 frames each. With --quick there are fewer records and calls.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ import argparse
 import gzip
 import json
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -22,8 +31,17 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
 RECORDS, PARTS = 263_055, 3
-TARGETS = {"import_rows_per_s": (RECORDS / 60, 1), "import_peak_gb": (1.0, -1)}
+TARGETS = {
+    "verify_rows_per_s": (5000, 1),
+    "verify_ratio": (1, 1),
+    "generate_share": (0.95, 1),
+    "judge_share": (0.95, 1),
+    "import_rows_per_s": (RECORDS / 60, 1),
+    "import_peak_gb": (1.0, -1),
+}
 ANSWERS = {
     "multiple choice": "B",
     "numerical": "42",
@@ -33,6 +51,7 @@ ANSWERS = {
 }
 SENTENCE = "the red ball rolls left past a wooden box while a child in yellow watches it from an open door"
 WORDS = SENTENCE.split()
+CLIPS = 8  # mp4 files that generation reads in turn
 
 
 def record(number: int, draw: random.Random) -> dict[str, str]:
@@ -71,32 +90,174 @@ def write_release(folder: Path, count: int) -> None:
             file.write("\n]")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="import a tenth of the records")
-    count = RECORDS // 10 if parser.parse_args().quick else RECORDS
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        print(f"writing {count:,} records …", flush=True)
-        write_release(folder, count)
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        command = [sys.executable, "-m", "data_tools", "import-release", name, "--out", str(folder / "out")]
-        start = time.perf_counter()
-        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - start
-        manifest = json.loads((folder / "out" / "rl" / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["written"] != count:
-            raise RuntimeError(f"{manifest['written']} of {count} records were imported: {manifest['rejected']}")
+def data_tools(*arguments: str) -> float:
+    """Run a command of `verl-p2r-data` in a process of its own; gives its seconds."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "data_tools", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - start
+
+
+def measure_import(folder: Path, count: int) -> dict[str, float]:
+    print(f"writing {count:,} records …", flush=True)
+    write_release(folder, count)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    seconds = data_tools("import-release", str(folder), "--out", str(folder / "out"))
+    manifest = json.loads((folder / "out" / "rl" / "manifest.json").read_text(encoding="utf-8"))
+    if manifest["written"] != count:
+        raise RuntimeError(f"{manifest['written']} of {count} records were imported: {manifest['rejected']}")
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9
-    print(f"{count:,} records ({size / 1e6:.0f} MB of gzip) in {seconds:.1f} s, {peak:.2f} GB at most")
-    figures = {"import_rows_per_s": round(count / seconds, 1), "import_peak_gb": round(peak, 3)}
-    for figure, value in figures.items():
-        target, sign = TARGETS[figure]
-        print(
-            f"{figure:18} {value:10,.2f}   target {target:,.2f}   {'met' if sign * (value - target) >= 0 else 'MISSED'}"
-        )
-    print(json.dumps(figures))
+    print(f"import: {count:,} records ({size / 1e6:.0f} MB of gzip) in {seconds:.1f} s, {peak:.2f} GB at most")
+    return {"import_rows_per_s": count / seconds, "import_peak_gb": peak}
+
+
+def measure_verify(folder: Path, count: int) -> dict[str, float]:
+    draw, source = random.Random(1), folder / "generated.jsonl"
+    free_form = 0
+    with source.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            own = record(number, draw)
+            free_form += own["problem_type"] == "free-form"
+            if own["problem_type"] in ("free-form", "OCR"):  # answers of a sentence, more or less like the solution
+                solution = draw.choices(WORDS, k=20)
+                answer = [word if draw.random() < 0.8 else draw.choice(WORDS) for word in solution]
+                own["solution"] = own["answer"] = " ".join(solution)
+                own["output"] = own["output"].partition("<answer>")[0] + f"<answer>{' '.join(answer)}</answer>"
+            file.write(json.dumps(own) + "\n")
+    seconds = data_tools("verify", str(source), "--out", str(folder / "verified"))
+    kept = json.loads((folder / "verified" / "manifest.json").read_text())["written"]
+    start = time.perf_counter()
+    plain_kept = plain_verify(source, folder / "plain.jsonl", count // 10)
+    plain = (time.perf_counter() - start) * count / (count // 10)
+    print(
+        f"verify: {count:,} records, {free_form:,} of them free-form, in {seconds:.1f} s, {kept:,} kept; "
+        f"straightforward {plain:.1f} s by a tenth of them ({plain_kept:,} kept)"
+    )
+    return {"verify_rows_per_s": count / seconds, "verify_ratio": plain / seconds}
+
+
+def plain_verify(source: Path, out: Path, count: int) -> int:
+    """What one would write first: record by record, with Video-R1's reward functions for Python's types."""
+    from rouge_score import rouge_scorer
+
+    pattern = re.compile(r"<observation>.*?</observation>\s*<think>.*?</think>\s*<answer>(.*?)</answer>", re.DOTALL)
+
+    def wer(reference: str, hypothesis: str) -> float:
+        true, made = reference.split(), hypothesis.split()
+        table = [[0] * (len(made) + 1) for _ in range(len(true) + 1)]
+        for i in range(len(true) + 1):
+            table[i][0] = i
+        for j in range(len(made) + 1):
+            table[0][j] = j
+        for i in range(1, len(true) + 1):
+            for j in range(1, len(made) + 1):
+                same = true[i - 1] == made[j - 1]
+                near = min(table[i - 1][j], table[i][j - 1], table[i - 1][j - 1])
+                table[i][j] = table[i - 1][j - 1] if same else 1 + near
+        return table[-1][-1] / max(len(true), 1)
+
+    def score(kind: str, answer: str, solution: str) -> float:
+        if kind == "multiple choice":
+            return float(answer.strip() == solution.strip())
+        if kind == "numerical":
+            return float(round(float(answer), 2) == round(float(solution), 2))
+        if kind == "regression":
+            return max(0.0, 1 - abs(float(answer) - float(solution)) / (abs(float(solution)) + 1e-9))
+        if kind == "OCR":
+            return max(0.0, 1 - wer(solution, answer))
+        scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+        return sum(value.fmeasure for value in scorer.score(solution, answer).values()) / 3
+
+    kept = 0
+    with source.open(encoding="utf-8") as lines, out.open("w", encoding="utf-8") as file:
+        for line, _ in zip(lines, range(count), strict=False):
+            own = json.loads(line)
+            match = pattern.fullmatch(own["output"])
+            solution = re.sub(r"</?answer>", "", own["solution"])
+            if match and score(own["problem_type"], match[1], solution) >= 0.6:
+                file.write(json.dumps(own) + "\n")
+                kept += 1
+    return kept
+
+
+def busy_share(calls: list, in_flight: int) -> float:
+    """How much of what may be in flight was, by the server's log: from when it first was full to the last call's start.
+
+    The share of 64 is 1 when 64 calls were in hand at every moment between.
+    """
+    starts = sorted(call.start for call in calls)
+    first, last = starts[in_flight - 1], starts[-1]
+    held = sum(max(0.0, min(call.end, last) - max(call.start, first)) for call in calls)
+    return held / (in_flight * (last - first))
+
+
+def measure_servers(folder: Path, rounds: int) -> dict[str, float]:
+    from judge_server import JudgeServer
+
+    (folder / "media").mkdir()
+    for clip in range(CLIPS):
+        write_clip(folder / "media" / f"{clip}.mp4", clip)
+    figures = {}
+    server = JudgeServer(folder / "journal.jsonl")
+    try:
+        for step, in_flight, latency in (("generate", 16, 4.0), ("judge", 64, 2.0)):
+            server.reset()
+            source, draw = folder / f"{step}.jsonl", random.Random(2)
+            with source.open("w", encoding="utf-8") as file:
+                for number in range(in_flight * (rounds + 1)):
+                    own = record(number, draw) | {"data_type": "video", "path": f"{number % CLIPS}.mp4"}
+                    file.write(json.dumps(own) + "\n")
+            server.control(latency=latency, yes_when=".*")
+            where = ["--media-root", str(folder / "media")] if step == "generate" else []
+            config = folder / "config.yaml"
+            config.write_text("judge: {health_check: false}\n")
+            common = ["--model", "judge", "--base-url", server.base_url, "--concurrency", str(in_flight)]
+            seconds = data_tools(
+                step, str(source), "--out", str(folder / step), "--config", str(config), *common, *where
+            )
+            calls = server.calls()
+            figures[f"{step}_share"] = share = busy_share(calls, in_flight)
+            print(
+                f"{step}: {len(calls)} calls of {latency:g} s, {in_flight} in flight, in {seconds:.1f} s: {share:.3f}"
+            )
+    finally:
+        server.kill()
+    return figures
+
+
+def write_clip(path: Path, shift: int, frames: int = 192, rate: int = 24, size: tuple[int, int] = (480, 270)) -> None:
+    """Eight seconds in which everything moves."""
+    import av
+    import numpy as np
+
+    width, height = size
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for i in range(frames):
+            wave = 127 + 60 * np.sin((x + 3 * i + 31 * shift) / 17) + 60 * np.cos((y - 2 * i) / 13)
+            pixels = np.stack([wave, np.roll(wave, 40, 1), np.roll(wave, 40, 0)], -1).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer records and calls; within 50 seconds")
+    quick = parser.parse_args().quick
+    with tempfile.TemporaryDirectory() as name:
+        (release := Path(name) / "release").mkdir()
+        figures = measure_import(release, RECORDS // (10 if quick else 1))
+        figures |= measure_verify(Path(name), 20_000 if quick else 200_000)
+        figures |= measure_servers(Path(name), 2 if quick else 10)
+    for figure, (target, sign) in TARGETS.items():
+        met = "met" if sign * (figures[figure] - target) >= 0 else "MISSED"
+        print(f"{figure:18} {figures[figure]:10,.3f}   target {target:,.2f}   {met}")
+    print(json.dumps({figure: round(figures[figure], 4) for figure in TARGETS}))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from data_tools.records import Record, Records
 from data_tools.rejects import RejectLog
@@ -64,6 +64,83 @@ Told = Callable[[bool], object]
 """Told of each record that has been asked about: whether it goes on."""
 
 
+class Asked:
+    """What is known of the records: replies are kept as they come, and why there is none.
+
+    Args:
+        fingerprint: all that a reply hangs on beside the record.
+        read: what becomes of a record.
+        replies: where they are kept.
+        told: told of each record.
+
+    Attributes:
+        silent: how many records in a row got no reply.
+    """
+
+    def __init__(self, fingerprint: Mapping[str, Any], read: Read, replies: Replies, told: Told) -> None:
+        self._print = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode())
+        self._read, self._replies, self._told = read, replies, told
+        self._failed: dict[bytes, RowError] = {}
+        self.silent = 0
+
+    def known(self, record: Record) -> bool:
+        """Whether a record's reply is kept already."""
+        reply = self._replies.get(self._key(record))
+        if reply is not None:
+            self._told(self._read(record, reply)[1] is None)
+        return reply is not None
+
+    def replied(self, record: Record, reply: dict[str, Any]) -> None:
+        """Keep a reply."""
+        self.silent = 0
+        self._replies.put(self._key(record), reply)
+        self._told(self._read(record, reply)[1] is None)
+
+    def no_reply(self, record: Record, why: str) -> None:
+        """Nobody has replied; perhaps another time."""
+        self.silent += 1
+        self.unusable(record, RowError("", "no reply", f"{why}: start the step again to ask once more"))
+
+    def unusable(self, record: Record, why: RowError) -> None:
+        """The record cannot be asked about."""
+        self._failed[self._key(record)] = why
+        self._told(False)
+
+    def transform(self, records: Iterable[Record]) -> Iterator[tuple[Record, RowError | None]]:
+        """The second pass, see `steps.run_step`."""
+        for record in records:
+            reply = self._replies.get(self._key(record))
+            yield self._read(record, reply) if reply is not None else (record, self._failed[self._key(record)])
+
+    def _key(self, record: Record) -> bytes:
+        digest = self._print.copy()
+        own = (
+            *(record.problem_id, record.path, record.problem, record.options, record.solution, record.output),
+            *(dict(record.media), list(record.facts)),
+        )
+        digest.update(json.dumps(own).encode())
+        return digest.digest()
+
+
+@runtime_checkable
+class BatchAsker(Protocol):
+    """Somebody who takes all records at once and minds the order of work alone.
+
+    Attributes:
+        fingerprint: all that a reply hangs on beside the record.
+    """
+
+    fingerprint: Mapping[str, Any]
+
+    def ask_all(self, records: Iterable[Record], asked: Asked) -> None:
+        """Ask about the records that `asked` does not know, and tell it what comes.
+
+        Raises:
+            NobodyReplies: to go on is no use.
+        """
+        ...
+
+
 def count_records(files: Sequence[Path]) -> int:
     """How many records files hold that can be used."""
     return sum(1 for _ in Records(files, RejectLog(Path(os.devnull))))
@@ -73,7 +150,7 @@ def asking_step(
     step: str,
     files: Sequence[Path],
     folder: Path,
-    asker: Asker,
+    asker: Asker | BatchAsker,
     read: Read,
     *,
     settings: Mapping[str, Any],
@@ -96,57 +173,31 @@ def asking_step(
         NobodyReplies: what has come so far is kept; start again when the server is back.
         ValueError: the folder or the file of replies cannot be used.
     """
-    print_of = hashlib.sha256(json.dumps(asker.fingerprint, sort_keys=True, default=str).encode())
-
-    def key(record: Record) -> bytes:
-        digest = print_of.copy()
-        own = (record.problem_id, record.path, record.problem, record.options, record.solution, record.output)
-        digest.update(json.dumps(own).encode())
-        return digest.digest()
-
-    def transform(records: Iterable[Record]) -> Iterator[tuple[Record, RowError | None]]:
-        for record in records:
-            reply = replies.get(key(record))
-            yield read(record, reply) if reply is not None else (record, failed[key(record)])
-
     with Replies.beside(folder) as replies:
         records = Records(files, RejectLog(Path(os.devnull)))
-        failed = asyncio.run(_ask_all(step, records, asker, key, read, replies, told))
-        return run_step(step, files, folder, transform, settings=settings, max_reject_share=max_reject_share)
+        asked = Asked(asker.fingerprint, read, replies, told)
+        if isinstance(asker, BatchAsker):
+            asker.ask_all(records, asked)
+        else:
+            asyncio.run(_ask_each(step, records, asker, asked))
+        return run_step(step, files, folder, asked.transform, settings=settings, max_reject_share=max_reject_share)
 
 
-async def _ask_all(
-    step: str,
-    records: Iterable[Record],
-    asker: Asker,
-    key: Callable[[Record], bytes],
-    read: Read,
-    replies: Replies,
-    told: Told,
-) -> dict[bytes, RowError]:
-    """Ask about the records that have no reply yet; gives those that got none, and why."""
-    failed: dict[bytes, RowError] = {}
+async def _ask_each(step: str, records: Iterable[Record], asker: Asker, asked: Asked) -> None:
+    """Ask about the records that have no reply yet, one by one, many at a time."""
     slots = asyncio.Semaphore(asker.concurrency)
     tasks: set[asyncio.Task[None]] = set()
     stop: list[Exception] = []
-    silent = 0
 
     async def one(record: Record) -> None:
-        nonlocal silent
         try:
-            reply = await asker.ask(record)
-            silent = 0
-            replies.put(key(record), reply)
-            told(read(record, reply)[1] is None)
+            asked.replied(record, await asker.ask(record))
         except Unanswered as error:
-            silent += 1
-            failed[key(record)] = RowError("", "no reply", f"{error}: start the step again to ask once more")
-            told(False)
-            if error.status in _NEVER or silent >= max(SILENT, 2 * asker.concurrency):
+            asked.no_reply(record, str(error))
+            if error.status in _NEVER or asked.silent >= max(SILENT, 2 * asker.concurrency):
                 stop.append(NobodyReplies(f"{step}: {error}. What has come so far is kept: mend it and start again"))
         except RowError as error:
-            failed[key(record)] = error
-            told(False)
+            asked.unusable(record, error)
         except Exception as error:  # a fault of ours
             stop.append(error)
         finally:
@@ -154,8 +205,7 @@ async def _ask_all(
 
     try:
         for record in records:
-            if (reply := replies.get(key(record))) is not None:
-                told(read(record, reply)[1] is None)
+            if asked.known(record):
                 continue
             await slots.acquire()
             if stop:
@@ -164,8 +214,6 @@ async def _ask_all(
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
     finally:
-        replies.commit()
         await asker.aclose()
     if stop:
         raise stop[0]
-    return failed

@@ -8,6 +8,7 @@ SFT learns from the responses that have passed; RL from all questions, as in the
 kept, so that a second run, after a kill or with more records, asks only what is new.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,10 @@ from pathlib import Path
 
 import yaml
 
-from data_tools.asking import Told, count_records
 from data_tools.generate import GenerateSettings, generate
 from data_tools.judge import JudgeSettings, judge
 from data_tools.records import files_of
-from data_tools.steps import StepReport
+from data_tools.steps import StepReport, Told, count_records
 from data_tools.to_parquet import ExportSettings, Report, to_parquet
 from data_tools.verify import VerifySettings, verify
 from verl_p2r.settings import merge
@@ -60,7 +60,7 @@ class BuildSettings:
             mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: cannot be read as YAML ({error})") from None
-        return merge(cls(), mapping or {}, str(path))
+        return merge(cls(), {} if mapping is None else mapping, str(path))
 
 
 def build(settings: BuildSettings, bar: Bar) -> Iterator[StepReport | Report]:
@@ -78,6 +78,8 @@ def build(settings: BuildSettings, bar: Bar) -> Iterator[StepReport | Report]:
         ValueError: a setting or a folder cannot be used.
     """
     out, root, share = Path(settings.out), Path(settings.media_root).expanduser(), settings.max_reject_share
+    if not settings.inputs:
+        raise ValueError("inputs is empty: name files of records, or folders that steps have written")
     inputs = files = files_of(settings.inputs)
     for number, name in enumerate(("generate", "verify", "judge"), 1):
         folder = out / f"{number}-{name}"
@@ -92,6 +94,6 @@ def build(settings: BuildSettings, bar: Bar) -> Iterator[StepReport | Report]:
         if report.failed:
             return
         files = files_of([folder])
-    export = replace(settings.export, media_root=str(root.absolute()), max_reject_share=share)
+    export = replace(settings.export, media_root=os.path.abspath(root), max_reject_share=share)
     yield to_parquet(files, out / "sft", "sft", export)
     yield to_parquet(inputs, out / "rl", "rl", export)

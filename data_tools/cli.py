@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,6 +42,7 @@ app = typer.Typer(help="Data for VideoP2R: import, export, decontaminate, look."
 console = Console()
 
 WORKERS = os.cpu_count() or 1
+SHOW_S = 0.1  # between two looks of a progress bar: one takes as long as a record
 
 Inputs = Annotated[
     list[str], typer.Argument(help="Files of records (JSON or JSON lines, .gz or not), or the output folder of a step.")
@@ -80,6 +82,7 @@ def generate_command(
     model: Annotated[str | None, typer.Option(help="The model's name on its server.")] = None,
     base_url: Annotated[list[str] | None, typer.Option(help="A server, http://…/v1; may be repeated.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Calls in flight at once.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="A Ray cluster runs the model; no server.")] = False,
     config: Config = None,
     max_reject_share: MaxRejects = 0.01,
 ) -> None:
@@ -90,16 +93,18 @@ def generate_command(
     Example: verl-p2r-data generate mine.jsonl --out mine/1-generate --media-root /data --model Qwen2.5-VL-72B-Instruct
     --base-url http://localhost:8000/v1
     """
-    from data_tools.asking import count_records
     from data_tools.generate import generate
     from data_tools.records import files_of
+    from data_tools.steps import count_records
 
     with _errors():
         urls = ",".join(base_url or []) or None
         settings = _with(_of_build(config).generate, model=model, base_urls=urls, concurrency=concurrency)
         files = files_of(inputs)
         with _kept_bar("generate", count_records(files)) as told:
-            report = generate(files, out, settings, media_root, max_reject_share=max_reject_share, told=told)
+            report = generate(
+                files, out, settings, media_root, offline=offline, max_reject_share=max_reject_share, told=told
+            )
     _step(report, out)
     _leave(report.failed)
 
@@ -119,8 +124,8 @@ def verify_command(
 
     Example: verl-p2r-data verify mine/1-generate --out mine/2-verify
     """
-    from data_tools.asking import count_records
     from data_tools.records import files_of
+    from data_tools.steps import count_records
     from data_tools.verify import verify
 
     with _errors():
@@ -150,9 +155,9 @@ def judge_command(
     Example: verl-p2r-data judge mine/2-verify --out mine/3-judge --model Qwen2.5-32B-Instruct --base-url
     http://localhost:8000/v1
     """
-    from data_tools.asking import count_records
     from data_tools.judge import judge as run
     from data_tools.records import files_of
+    from data_tools.steps import count_records
 
     with _errors():
         settings = _with(_of_build(config).judge, name=judge, concurrency=concurrency)
@@ -415,16 +420,22 @@ def _kept_bar(what: str, total: int) -> Iterator[Callable[[bool], object]]:
         TextColumn("{task.fields[kept]}"),
     )
     done = kept = 0
+    shown = 0.0
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task(what, total=total, rate="", kept="")
+
+        def show() -> None:
+            nonlocal shown
+            shown = time.monotonic()
+            speed = progress.tasks[0].speed
+            rate = f"{speed:,.1f}/s" if speed else ""
+            progress.update(task, completed=done, rate=rate, kept=f"kept {kept / max(done, 1):.1%}")
 
         def told(on: bool) -> None:
             nonlocal done, kept
             done, kept = done + 1, kept + on
-            speed = progress.tasks[task].speed
-            progress.update(
-                task, completed=done, rate=f"{speed:,.1f}/s" if speed else "", kept=f"kept {kept / done:.1%}"
-            )
+            if time.monotonic() - shown > SHOW_S:
+                show()
 
         yield told
 

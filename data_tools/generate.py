@@ -39,6 +39,7 @@ class GenerateSettings:
         patch_size: of the served model's vision tower, in pixels: 14 for Qwen2.5-VL, 16 for Qwen3-VL.
         media: frames and pixels, at most; the default is training's.
         readers: media read at a time; 0: one for each core.
+        offline: options of Ray Data's `vLLMEngineProcessorConfig`, see `generate_ray`.
     """
 
     model: str = ""
@@ -55,6 +56,7 @@ class GenerateSettings:
     patch_size: int = 14
     media: MediaSettings = TRAINING
     readers: int = 0
+    offline: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.patch_size < 1 or self.max_tokens < 1 or self.readers < 0:
@@ -67,7 +69,7 @@ class GenerateSettings:
         return {name: own[name] for name in own if name not in _OF_THE_WAY}
 
 
-_OF_THE_WAY = ("base_urls", "api_key_env", "concurrency", "timeout_s", "deadline_s", "readers")
+_OF_THE_WAY = ("base_urls", "api_key_env", "concurrency", "timeout_s", "deadline_s", "readers", "offline")
 
 
 class Generator:
@@ -82,10 +84,9 @@ class Generator:
     """
 
     def __init__(self, settings: GenerateSettings, root: Path) -> None:
-        if not settings.model:
-            raise ValueError("generate.model is not set: name the model as its server does")
         self.settings, self.root = settings, root
         self.template = PromptTemplate.load(settings.prompt_template)
+        self.fingerprint: Mapping[str, Any] = fingerprint_of(settings, self.template)
         self.client = ChatClient(
             settings.model,
             [url.strip() for url in settings.base_urls.split(",") if url.strip()],
@@ -97,7 +98,6 @@ class Generator:
             who="generate",
         )
         self.concurrency = int(settings.concurrency * AHEAD) + 1
-        self.fingerprint: Mapping[str, Any] = {**settings.kept, "template": asdict(self.template)}
         self._readers = ThreadPoolExecutor(settings.readers or os.cpu_count() or 1, thread_name_prefix="media")
 
     async def ask(self, record: Record) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Generator:
         loop = asyncio.get_running_loop()
         media: MediaParts = await loop.run_in_executor(self._readers, self._media, record)
         parts = [*media.parts, {"type": "text", "text": prompt_of(record, self.template)}]
-        return {"output": await self.client.complete(parts, _text, **media.body)}
+        return {"output": await self.client.complete(parts, text_of, **media.body)}
 
     async def aclose(self) -> None:
         self._readers.shutdown(wait=False, cancel_futures=True)
@@ -114,6 +114,17 @@ class Generator:
     def _media(self, record: Record) -> MediaParts:
         own = self.settings
         return media_parts(record, self.root, own.media, video_as=own.video_as, patch_size=own.patch_size)
+
+
+def fingerprint_of(settings: GenerateSettings, template: PromptTemplate) -> dict[str, Any]:
+    """All that a response hangs on beside the record, whichever way it comes.
+
+    Raises:
+        ValueError: the model has no name.
+    """
+    if not settings.model:
+        raise ValueError("generate.model is not set: name the model as its server does")
+    return {**settings.kept, "template": asdict(template)}
 
 
 def prompt_of(record: Record, template: PromptTemplate) -> str:
@@ -133,6 +144,7 @@ def generate(
     settings: GenerateSettings,
     root: Path,
     *,
+    offline: bool = False,
     max_reject_share: float = 0.01,
     told: Told = lambda kept: None,
 ) -> StepReport:
@@ -143,6 +155,7 @@ def generate(
         folder: for the output, see `steps`; replies are kept beside it, see `replies`.
         settings: how.
         root: the folder that the records' paths start from.
+        offline: let a Ray cluster run the model instead of asking a server; see `generate_ray`.
         max_reject_share: the largest share of records, in [0, 1], that may be rejected.
         told: told of each record that has been asked about.
 
@@ -150,17 +163,17 @@ def generate(
         NobodyReplies: the server is gone or refuses everything; what has come is kept.
         ValueError: a setting, the folder or the file of replies cannot be used.
     """
+    from data_tools.generate_ray import OfflineGenerator  # which builds on this module
 
     def read(record: Record, reply: dict[str, Any]) -> tuple[Record, RowError | None]:
         extra = {**record.extra, "generated_by": settings.model}
         return replace(record, output=reply["output"], observation=None, process=None, reward=None, extra=extra), None
 
-    generator = Generator(settings, root)
     return asking_step(
         "generate",
         files,
         folder,
-        generator,
+        OfflineGenerator(settings, root) if offline else Generator(settings, root),
         read,
         settings=settings.kept,
         max_reject_share=max_reject_share,
@@ -168,7 +181,12 @@ def generate(
     )
 
 
-def _text(reply: Reply) -> str:
+def text_of(reply: Reply) -> str:
+    """What the model wrote.
+
+    Raises:
+        UselessReply: nothing.
+    """
     if not reply.text.strip():
         raise UselessReply("the reply is empty" + (" (cut off by max_tokens: raise it)" if reply.cut else ""))
     return reply.text

@@ -81,14 +81,13 @@ class Sufficiency:
             kwargs.setdefault("concurrency", settings.concurrency)
         self.judge = get_judge(settings.name, **kwargs)
         self.fingerprint: Mapping[str, Any] = settings.kept
-        self._checked = not settings.health_check
-        self._checking = asyncio.Lock()
+        self._health: asyncio.Task[None] | None = None
 
     async def ask(self, record: Record) -> dict[str, Any]:
         """The verdict on a record's observation."""
-        async with self._checking:
-            if not self._checked:
-                await self._check()
+        if self.settings.health_check:
+            self._health = self._health or asyncio.create_task(self._check())  # once, for all who wait
+            await asyncio.shield(self._health)
         verdict = await ask(self.judge, request_of(record), self.settings.guards)
         if verdict.value is None:
             raise Unanswered(verdict.reason, verdict.retries)
@@ -100,7 +99,6 @@ class Sufficiency:
             await check_judge(self.judge, self.settings.name)
         except RuntimeError as error:
             raise NobodyReplies(str(error).replace("algorithm.p2r.judge.", "the setting judge.")) from None
-        self._checked = True
 
     async def aclose(self) -> None:
         close = getattr(self.judge, "aclose", None)
@@ -112,23 +110,19 @@ def request_of(record: Record) -> JudgeRequest:
     """What the judge may know of a record.
 
     Raises:
-        RowError: the record has no observation, or its facts cannot be read.
+        RowError: the record has no observation.
     """
     observation = record.observation
     if observation is None and record.response is not None:
         observation = parse_response(record.response).observation
     if not observation:
         raise RowError("observation", "no observation", "field observation is not set: verify the responses first")
-    try:
-        facts = Fact.parse_all(record.extra.get("facts"))
-    except ValueError as error:
-        raise RowError("facts", "bad facts", f"field facts: {error}") from error
     return JudgeRequest(
         question=question_of(record),
         solution=record.solution,
         observation=observation,
         problem_type=record.problem_type,
-        facts=facts,
+        facts=Fact.parse_all(record.facts),
         row=f"{record.file}:{record.line}",
     )
 

@@ -7,12 +7,9 @@ running it again, or with more records, asks only what is new; delete it to ask 
 
 import json
 import sqlite3
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-COMMIT_S = 0.5  # what a kill may cost: replies that have come in this time are asked for again
 
 
 class Replies:
@@ -27,10 +24,9 @@ class Replies:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._committed = time.monotonic()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
+            self._connection = sqlite3.connect(path, timeout=1.0, isolation_level=None)
             self._connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # two runs of one step would pay twice
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")  # commits survive a kill without waiting for the disk
@@ -38,7 +34,6 @@ class Replies:
                 "CREATE TABLE IF NOT EXISTS replies (key BLOB PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
             )
             self._connection.execute("INSERT OR IGNORE INTO replies VALUES (x'', '')")  # takes the lock
-            self._connection.commit()
         except (sqlite3.Error, OSError) as error:
             raise ValueError(
                 f"{path}: cannot be used to keep replies ({error}): if another process runs this step, wait for it; "
@@ -55,7 +50,6 @@ class Replies:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.commit()
         self._connection.close()
 
     def get(self, key: bytes) -> dict[str, Any] | None:
@@ -64,12 +58,5 @@ class Replies:
         return None if row is None else json.loads(row[0])
 
     def put(self, key: bytes, reply: Mapping[str, Any]) -> None:
-        """Keep a reply; on disk within `COMMIT_S` seconds of more of them, or at the end."""
+        """Keep a reply; a kill right after does not lose it."""
         self._connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(reply)))
-        if time.monotonic() - self._committed > COMMIT_S:
-            self.commit()
-
-    def commit(self) -> None:
-        """Write what has been put."""
-        self._connection.commit()
-        self._committed = time.monotonic()

@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from data_tools.folders import whole_folder, write_manifest, write_records
+from data_tools.reading import read_values
 from data_tools.records import Record, Records
 from data_tools.rejects import Reject, RejectLog
 from verl_p2r.rows import RowError
 
 DROPPED = "dropped.jsonl"
+
+Told = Callable[[bool], object]
+"""Told of each record, for a progress bar: whether it goes on."""
 
 
 class Dropped(RowError):
@@ -50,6 +54,11 @@ class StepReport:
     rejected: Mapping[str, int]
     first: tuple[Reject, ...]
     failed: bool
+
+
+def count_records(files: Sequence[Path]) -> int:
+    """How many values files hold, for a progress bar: whether each is a record is not looked at."""
+    return sum(1 for file in files for _ in read_values(file))
 
 
 class DropLog:

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from data_tools.asking import Told
 from data_tools.records import AGREEMENT, Record
-from data_tools.steps import Dropped, StepReport, run_step
+from data_tools.steps import Dropped, StepReport, Told, run_step
 from verl_p2r.accuracy import answer_accuracy
 from verl_p2r.rows import RowError
 from verl_p2r.template import parse_response
@@ -68,7 +67,7 @@ def verified(record: Record, settings: VerifySettings) -> tuple[Record, RowError
         if not fine
     ]
     if off:
-        return record, Dropped("output", "not in the template", f"its {' and its '.join(off)} are not as the template")
+        return record, Dropped("output", "not in the template", f"not as the template: its {' and its '.join(off)}")
     if accuracy < settings.min_accuracy:
         why = f"accuracy below {settings.min_accuracy:g}"
         return record, Dropped("output", why, f"its answer has an accuracy of {accuracy:.3f}")

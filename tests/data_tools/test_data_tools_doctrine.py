@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rule of the house: data tools stand on the method alone, without its plugin, verl or ray."""
+"""The rule of the house: data tools stand on the method alone, without its plugin, verl or ray.
+
+`generate_ray` alone uses Ray, and imports it when it runs: to import the module must not.
+"""
 
 import subprocess
 import sys

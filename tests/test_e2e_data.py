@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From questions about mp4 files to SFT and RL parquet on a CPU: a real vLLM server, and vLLM under Ray Data.
+
+A tiny model is taught its responses beforehand, right ones and wrong ones, so that each record's way through the
+three steps is known. Prints how long each part took.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+from torch.nn.utils.rnn import pad_sequence
+
+from data_tools.generate import prompt_of
+from data_tools.media_parts import media_parts
+from data_tools.records import Record
+from verl_p2r.media import TRAINING, VisionSpec, plan_video, prompt_tokens
+from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
+from verl_p2r.positions import mrope_positions
+from verl_p2r.probe import probe_video
+from verl_p2r.records import PromptTemplate
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 180  # seconds, for a server to come up or a command to end
+RATES = (4, 1, 3)  # frames a second of the clips in turn: a temporal grid is 1, 2 and 4/3 seconds
+ENV = {**os.environ, **ROLLOUT_ENV, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local", "RAY_DEDUP_LOGS": "0"}
+SIZE = {"fps": 2.0, "resized_height": 112, "resized_width": 112}
+
+
+class World(NamedTuple):
+    """Clips and questions about them, and a model that was taught what to say.
+
+    Args:
+        folder: of everything.
+        records: as `records.jsonl` there holds them.
+        taught: the response to each.
+        fates: what becomes of each: `kept`, or why it is dropped.
+    """
+
+    folder: Path
+    records: list[Record]
+    taught: list[str]
+    fates: list[str]
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "taught"
+
+    @property
+    def template(self) -> PromptTemplate:
+        return PromptTemplate.load(str(self.folder / "template.txt"))
+
+
+def drawn(folder: Path, number: int) -> tuple[dict, str, str]:
+    """A clip, a question about it, the response to be taught and what becomes of it."""
+    import make_data
+    import task
+
+    rng = random.Random(number)
+    fate = ("kept", "kept", "observation does not suffice", "accuracy below 0.6", "kept", "not in the template")[
+        number % 6
+    ]
+    scene = task.sample_scene(rng, task.EASY, "sft_train", "single")
+    scene = dataclasses.replace(scene, colours=(task.EASY.colours[number % 4],))
+    with patch.object(task, "RATE", RATES[number % 3]):
+        make_data.write_video(folder / f"{number}.mp4", task.render(scene))
+    values = task.true_values(scene)
+    question = task.ask(rng, task.EASY, "colour")
+    said = dict(values)
+    if fate == "observation does not suffice":
+        said["direction"] = "up" if values["direction"] == "down" else "down"
+    if fate == "accuracy below 0.6":
+        said["colour"] = next(colour for colour in task.EASY.colours if colour != values["colour"])
+    response = task.response(question, said)
+    record = {
+        "problem_id": number,
+        "problem": question.text.splitlines()[0],
+        "problem_type": question.problem_type,
+        "options": [f"{letter}. {option}" for letter, option in zip("ABCD", question.options, strict=True)],
+        "data_type": "video",
+        "path": f"{number}.mp4",
+        "media": SIZE,
+        "solution": f"<answer>{task.solve(question, values)[1]}</answer>",
+        "facts": task.facts(task.EASY, values),
+    }
+    return record, response.partition("</observation>")[2] if fate == "not in the template" else response, fate
+
+
+def loaded(cls, path: Path, model: Path):
+    """A parquet file in one of the plugin's datasets, and the processor; every row of it must be usable."""
+    from verl.utils import hf_processor
+
+    processor = hf_processor(str(model))
+    config = {"max_length": 512, "truncation": "error", "pad_mode": "no_padding", "cache_dir": str(path.parent)}
+    config |= {"filter_overlong_prompts": False, "return_raw_chat": True}  # a fork would inherit torch's threads
+    dataset = cls(str(path), processor.tokenizer, OmegaConf.create(config), processor=processor)
+    assert len(dataset) == len(pq.read_table(path))
+    return dataset, processor
+
+
+def padded(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Rows of the SFT dataset as a model's inputs, with labels where they have loss."""
+    ids = pad_sequence([row["input_ids"] for row in rows], batch_first=True)
+    masks = pad_sequence([row["loss_mask"] for row in rows], batch_first=True)
+    inputs = {"input_ids": ids, "labels": ids.masked_fill(masks == 0, -100)}
+    inputs["attention_mask"] = pad_sequence([torch.ones_like(row["input_ids"]) for row in rows], batch_first=True)
+    positions = pad_sequence([row["position_ids"].T for row in rows], batch_first=True)
+    inputs["position_ids"] = positions.permute(2, 0, 1)
+    for name in ("pixel_values_videos", "video_grid_thw"):
+        inputs[name] = torch.cat([row["multi_modal_inputs"][name] for row in rows])
+    return inputs
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_model) -> World:
+    """Twelve records and a model that knows by heart what to say to each."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from verl_p2r.plugin.sft_dataset import P2RSFTDataset
+
+    start = time.monotonic()
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "template.txt").write_text("{question}\nObserve, think, then answer.\n")
+    raw, taught, fates = zip(*(drawn(folder, number) for number in range(12)), strict=True)
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in raw))
+    world = World(folder, [Record.parse(record) for record in raw], list(taught), list(fates))
+    rows = []
+    for record, response in zip(world.records, taught, strict=True):
+        content = [{"type": "video", "video": str(folder / record.path), **SIZE}]
+        text = prompt_of(record, world.template)
+        messages = [{"role": "user", "content": f"<video>{text}"}, {"role": "assistant", "content": response}]
+        rows.append({"messages": messages, "videos": content})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "lesson.parquet")
+    dataset, processor = loaded(P2RSFTDataset, folder / "lesson.parquet", tiny_model)
+    inputs = padded([dataset[i] for i in range(len(rows))])
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_model, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    for step in range(400):  # noqa: B007
+        loss = model(**inputs).loss
+        if loss < 5e-3:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    assert loss < 5e-3, f"a loss of {loss:.4f} after {step} steps"
+    model.save_pretrained(world.model)
+    processor.save_pretrained(world.model)
+    print(f"\ntaught in {time.monotonic() - start:.0f} s: a loss of {loss:.4f} after {step} steps", flush=True)
+    return world
+
+
+@pytest.fixture(scope="module")
+def server(world) -> Iterator[str]:
+    """The URL of a vLLM server that knows the model by the name `taught`."""
+    start = time.monotonic()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(world.model)]
+    command += ["--served-model-name", "taught", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16", "--no-enable-log-requests"]
+    log = world.folder / "server.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=ENV, start_new_session=True)
+    try:
+        while process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() - start < LIMIT, f"no server:\n{log.read_text()[-3000:]}"
+                time.sleep(0.5)
+        assert process.poll() is None, f"the server has ended:\n{log.read_text()[-3000:]}"
+        print(f"\nserver: {time.monotonic() - start:.0f} s", flush=True)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """Kill a process and all that it has started."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait(30)
+
+
+def data_tool(name: str, *arguments: str | Path, cwd: Path) -> str:
+    """Run a command of the data tools; give what it prints."""
+    start = time.monotonic()
+    command = [sys.executable, "-m", "data_tools", name, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=LIMIT, check=False)
+    print(f"\n{name}: {time.monotonic() - start:.0f} s", flush=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-5000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def config(world, server) -> Path:
+    """A YAML file for all steps."""
+    settings = {
+        "inputs": [str(world.folder / "records.jsonl")],
+        "out": str(world.folder / "built"),
+        "media_root": str(world.folder),
+        "generate": {
+            "model": "taught",
+            "base_urls": server,
+            "concurrency": 4,
+            "max_tokens": 64,
+            "prompt_template": str(world.folder / "template.txt"),
+            "offline": {
+                "model_source": str(world.model),
+                "batch_size": 2,
+                "max_concurrent_batches": 1,
+                "placement_group_config": {"bundles": [{"CPU": 0.5}]},
+                "engine_kwargs": {"dtype": "float32", "enforce_eager": True, "max_model_len": 512, "max_num_seqs": 1},
+            },
+        },
+        "judge": {"name": "facts"},
+        "export": {"val_share": 0.3, "prompt_template": str(world.folder / "template.txt"), "check_media": True},
+    }
+    (world.folder / "build.yaml").write_text(yaml.safe_dump(settings))
+    return world.folder / "build.yaml"
+
+
+@pytest.fixture(scope="module")
+def built(world, config) -> Path:
+    """What `build` has made."""
+    printed = data_tool("build", config, cwd=world.folder)
+    assert "generate: 12 records read, 12 kept" in printed
+    assert "verify: 12 records read, 8 kept" in printed
+    assert "judge: 8 records read, 6 kept" in printed
+    return world.folder / "built"
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def parts(folder: Path) -> list[dict]:
+    return [line for part in sorted(folder.glob("part-*.jsonl")) for line in lines(part)]
+
+
+def test_each_record_goes_the_way_it_must(world, built):
+    assert [line["output"] for line in parts(built / "1-generate")] == world.taught
+    dropped = {line["problem_id"]: line["dropped"]["reason"] for line in lines(built / "2-verify" / "dropped.jsonl")}
+    dropped |= {line["problem_id"]: line["dropped"]["reason"] for line in lines(built / "3-judge" / "dropped.jsonl")}
+    assert [dropped.get(record.problem_id, "kept") for record in world.records] == world.fates
+    for step in ("1-generate", "2-verify", "3-judge", "sft", "rl"):
+        assert not (built / step / "rejects.jsonl").exists()
+    history = json.loads((built / "sft" / "manifest.json").read_text())["history"]
+    assert [(step["step"], step["written"]) for step in history] == [("generate", 12), ("verify", 8), ("judge", 6)]
+
+
+def test_the_datasets_of_training_take_the_parquet(world, built):
+    from verl_p2r.plugin.rl_dataset import P2RDataset
+    from verl_p2r.plugin.sft_dataset import P2RSFTDataset
+
+    responses, asked = [], []
+    for split in ("train", "val"):
+        sft, processor = loaded(P2RSFTDataset, built / "sft" / f"{split}.parquet", world.model)
+        for i in range(len(sft)):
+            said = sft[i]["input_ids"][sft[i]["loss_mask"].bool()]
+            responses.append(processor.tokenizer.decode(said).removesuffix("<|im_end|>"))
+        rl, _ = loaded(P2RDataset, built / "rl" / f"{split}.parquet", world.model)
+        rl.require_facts()
+        asked += [rl[i]["raw_prompt"][0]["content"] for i in range(len(rl))]
+    kept = [response for response, fate in zip(world.taught, world.fates, strict=True) if fate == "kept"]
+    assert sorted(responses) == sorted(kept)
+    assert sorted(content[0]["video"] for content in asked) == sorted(str(world.folder / r.path) for r in world.records)
+    assert all({name: content[0][name] for name in SIZE} == SIZE for content in asked)
+
+
+def test_an_llm_judges_the_same_records(world, built, judge_server):
+    arguments = ["--judge", "openai", "--model", "judge", "--base-url", judge_server.base_url]
+    printed = data_tool("judge", built / "2-verify", "--out", built / "llm", *arguments, cwd=world.folder)
+    assert "judge: 8 records read, 8 kept" in printed  # it looks for the answer's words alone
+    verified = parts(built / "2-verify")
+    assert len(judge_server.calls()) == 2 + len({(line["observation"], line["solution"]) for line in verified})
+
+
+def first_token(world: World, server: str, record: Record) -> dict:
+    """The server's reply to the request that `generate` makes, cut after one token, with the likeliest ones."""
+    media = media_parts(record, world.folder, TRAINING)
+    content = [*media.parts, {"type": "text", "text": prompt_of(record, world.template)}]
+    body = {"model": "taught", "messages": [{"role": "user", "content": content}], **media.body, "max_tokens": 1}
+    body |= {"temperature": 0.0, "logprobs": True, "top_logprobs": 20, "return_tokens_as_token_ids": True}
+    request = urllib.request.Request(f"{server}/chat/completions", json.dumps(body).encode())
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return json.load(reply)
+
+
+def logprobs_of(model, processor, row: dict, tokens: list[int], seconds: float | None = None) -> torch.Tensor:
+    """Our own log-probabilities of tokens behind the prompt of an SFT row; with other seconds for a temporal grid."""
+    prompt = int((row["loss_mask"] == 0).sum())
+    inputs = padded([row])
+    del inputs["labels"]
+    if seconds is not None:
+        placeholders = [processor.image_token_id, processor.video_token_id]
+        grids = row["multi_modal_inputs"]["video_grid_thw"].tolist()
+        vision = mrope_positions(row["input_ids"], grids, [seconds], placeholder_ids=placeholders, merge_size=2)
+        inputs["position_ids"][1:] = vision.unsqueeze(1)
+    with torch.no_grad():
+        return model(**inputs).logits[0, prompt - 1].log_softmax(-1)[tokens]
+
+
+def test_the_server_shows_its_model_each_video_as_training_does(world, server):
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from verl_p2r.plugin.sft_dataset import P2RSFTDataset
+
+    lesson, processor = loaded(P2RSFTDataset, world.folder / "lesson.parquet", world.model)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(world.model, dtype=torch.float32)
+    spec = VisionSpec.from_processor(processor)
+    for i, record in enumerate(world.records):
+        reply = first_token(world, server, record)
+        path = str(world.folder / record.path)
+        plan = plan_video(TRAINING.fill({"video": path, **SIZE}), probe_video(path), spec)
+        content = [{"type": "video"}, {"type": "text", "text": prompt_of(record, world.template)}]
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        assert reply["usage"]["prompt_tokens"] == prompt_tokens(text, [plan], processor.tokenizer, spec)
+        top = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        tokens = [int(entry["token"].removeprefix("token_id:")) for entry in top]
+        served = torch.tensor([entry["logprob"] for entry in top])
+        true = (logprobs_of(model, processor, lesson[i], tokens) - served).abs().max()
+        false = (logprobs_of(model, processor, lesson[i], tokens, seconds=2 / 24) - served).abs().max()
+        assert true < 0.05  # JPEG moves pixels by a level or two
+        assert false > 0.1, "the measure does not tell the file's own times from the 24 fps of a video without any"
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+from data_tools.build import BuildSettings
+from data_tools.generate import generate
+config, file, out, root = map(Path, sys.argv[1:])
+settings = BuildSettings.load(config).generate
+generate([file], out, settings, root, offline=True, told=lambda kept: print("told", flush=True))
+"""
+
+
+def test_what_a_killed_offline_run_has_begun_a_server_finishes(world, config, built):
+    out = world.folder / "killed"
+    command = [sys.executable, "-c", OFFLINE, *map(str, (config, world.folder / "records.jsonl", out, world.folder))]
+    log = (world.folder / "killed.log").open("wb")
+    start = time.monotonic()
+    process = subprocess.Popen(command, cwd=world.folder, env=ENV, stdout=subprocess.PIPE, stderr=log, text=True)
+    told = next((line for line in process.stdout if line == "told\n"), None)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    print(f"\nkilled after {time.monotonic() - start:.0f} s", flush=True)
+    printed = (world.folder / "killed.log").read_text()
+    assert told, printed[-5000:]
+    assert "TaskPoolMapOperator[Map(_preprocess)]" in printed  # media are read by as many workers as there are cores
+    assert not out.exists()
+    with contextlib.closing(sqlite3.connect(f"{out}.replies.sqlite")) as replies:
+        [(kept,)] = replies.execute("SELECT count(*) FROM replies WHERE reply != ''")
+    assert 1 <= kept < 12
+    before = served(config)
+    arguments = ["--out", out, "--config", config, "--media-root", world.folder]
+    data_tool("generate", world.folder / "records.jsonl", *arguments, cwd=world.folder)
+    assert parts(out) == parts(built / "1-generate")
+    assert served(config) - before == 12 - kept
+
+
+def test_what_a_server_has_begun_ray_finishes_and_bad_records_harm_no_other(world, config, built):
+    raw = lines(world.folder / "records.jsonl")
+    (world.folder / "begun.jsonl").write_text("".join(json.dumps(record) + "\n" for record in raw[:5]))
+    arguments = ["--out", world.folder / "begun", "--config", config, "--media-root", world.folder]
+    data_tool("generate", world.folder / "begun.jsonl", *arguments, cwd=world.folder)
+    before = served(config)
+    gone = {**raw[0], "problem_id": "gone", "path": "gone.mp4"}
+    long = {**raw[6], "problem_id": "long", "problem": "What? " * 500}
+    more = [gone, *raw[:7], long, *raw[7:]]
+    (world.folder / "begun.jsonl").write_text("".join(json.dumps(record) + "\n" for record in more))
+    arguments += ["--offline", "--max-reject-share", "0.5"]
+    printed = data_tool("generate", world.folder / "begun.jsonl", *arguments, cwd=world.folder)
+    assert "generate: 14 records read, 12 kept" in printed
+    assert parts(world.folder / "begun") == parts(built / "1-generate")
+    rejects = {line["record"]: line for line in lines(world.folder / "begun" / "rejects.jsonl")}
+    assert rejects.keys() == {"gone", "long"}
+    assert rejects["gone"]["reason"] == "missing file"
+    assert rejects["long"]["reason"] == "no reply"
+    assert "longer than the maximum model length" in rejects["long"]["message"]
+    assert served(config) == before
+
+
+def served(config: Path) -> int:
+    """How many requests the server has answered."""
+    server = yaml.safe_load(config.read_text())["generate"]["base_urls"].removesuffix("/v1")
+    with urllib.request.urlopen(f"{server}/metrics", timeout=10) as reply:
+        counts = [line for line in reply.read().decode().splitlines() if line.startswith("vllm:request_success_total")]
+    return round(sum(float(line.split()[-1]) for line in counts))
