@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 2: a response stays when it keeps to the template and its answer is right (arXiv 2511.11113, §3)."""
 
+import os
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from data_tools.records import AGREEMENT, Record
@@ -10,6 +16,11 @@ from data_tools.steps import Dropped, StepReport, Told, run_step
 from verl_p2r.accuracy import answer_accuracy
 from verl_p2r.rows import RowError
 from verl_p2r.template import parse_response
+
+Outcome = tuple[Record, RowError | None]
+
+CHUNK = 256  # records that a worker takes at a time
+AHEAD = 4  # chunks on their way to each worker
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class VerifySettings:
             raise ValueError(f"min_accuracy is {self.min_accuracy}: give a share between 0 and 1")
 
 
-def verified(record: Record, settings: VerifySettings) -> tuple[Record, RowError | None]:
+def verified(record: Record, settings: VerifySettings) -> Outcome:
     """Verify one record's response.
 
     Args:
@@ -96,10 +107,44 @@ def verify(
     """
     settings = settings or VerifySettings()
 
-    def transform(records: Iterable[Record]) -> Iterator[tuple[Record, RowError | None]]:
-        for record in records:
-            outcome = verified(record, settings)
+    def transform(records: Iterable[Record]) -> Iterator[Outcome]:
+        for outcome in _many(records, settings):
             told(outcome[1] is None)
             yield outcome
 
     return run_step("verify", files, folder, transform, settings=asdict(settings), max_reject_share=max_reject_share)
+
+
+def _many(records: Iterable[Record], settings: VerifySettings) -> Iterator[Outcome]:
+    """Verify records, in their order; more than a handful of them in a process for each core."""
+    left = iter(records)
+    yield from _chunk(list(islice(left, CHUNK)), settings)
+    second = list(islice(left, CHUNK))
+    if not second:
+        return
+    workers = os.cpu_count() or 1
+    running: deque[Future[list[Outcome]]] = deque()
+    # Not forked: a progress bar's thread may hold a lock.
+    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
+        for chunk in chain([second], iter(lambda: list(islice(left, CHUNK)), [])):
+            running.append(pool.submit(_chunk, chunk, settings))
+            if len(running) >= AHEAD * workers:
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()
+
+
+def _chunk(records: list[Record], settings: VerifySettings) -> list[Outcome]:
+    return [verified(record, settings) for record in records]
+
+
+def _end_with_parent() -> None:
+    """A killed process leaves no workers behind, which would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
