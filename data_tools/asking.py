@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from data_tools.records import Record, Records
 from data_tools.rejects import RejectLog
 from data_tools.replies import Replies
-from data_tools.steps import StepReport, run_step
+from data_tools.steps import StepReport, Told, run_step
 from verl_p2r.chat_client import Unanswered
 from verl_p2r.rows import RowError
 
@@ -59,9 +59,6 @@ class Asker(Protocol):
 
 Read = Callable[[Record, dict[str, Any]], tuple[Record, RowError | None]]
 """What becomes of a record, given the reply: it goes on, or why it does not."""
-
-Told = Callable[[bool], object]
-"""Told of each record that has been asked about: whether it goes on."""
 
 
 class Asked:
@@ -139,11 +136,6 @@ class BatchAsker(Protocol):
             NobodyReplies: to go on is no use.
         """
         ...
-
-
-def count_records(files: Sequence[Path]) -> int:
-    """How many records files hold that can be used."""
-    return sum(1 for _ in Records(files, RejectLog(Path(os.devnull))))
 
 
 def asking_step(

@@ -37,6 +37,7 @@ class BuildSettings:
         out: the folder for everything.
         media_root: the folder that the records' paths start from.
         max_reject_share: the largest share of records, in [0, 1], that each step may reject.
+        offline: generate on a Ray cluster instead of asking a server, see `generate_ray`.
         generate, verify, judge, export: of the steps; the export takes its media root and its share from here.
     """
 
@@ -44,6 +45,7 @@ class BuildSettings:
     out: str = "data/build"
     media_root: str = "."
     max_reject_share: float = 0.01
+    offline: bool = False
     generate: GenerateSettings = field(default_factory=GenerateSettings)
     verify: VerifySettings = field(default_factory=VerifySettings)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
@@ -85,7 +87,9 @@ def build(settings: BuildSettings, bar: Bar) -> Iterator[StepReport | Report]:
         folder = out / f"{number}-{name}"
         with bar(name, count_records(files)) as told:
             if name == "generate":
-                report = generate(files, folder, settings.generate, root, max_reject_share=share, told=told)
+                report = generate(
+                    files, folder, settings.generate, root, offline=settings.offline, max_reject_share=share, told=told
+                )
             elif name == "verify":
                 report = verify(files, folder, settings.verify, max_reject_share=share, told=told)
             else:

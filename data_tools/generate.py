@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.asking import Told, asking_step
+from data_tools.asking import asking_step
 from data_tools.media_parts import MediaParts, VideoAs, media_parts
 from data_tools.records import Record
-from data_tools.steps import StepReport
+from data_tools.steps import StepReport, Told
 from verl_p2r.chat_client import ChatClient, Reply, UselessReply
 from verl_p2r.media import TRAINING, MediaSettings
 from verl_p2r.records import PromptTemplate, columns_of

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 1 without a server: a Ray cluster runs the model, through Ray Data's vLLM integration.
 
-    records ──▶ media read and sized on the workers ──▶ chat template ──▶ vLLM engines ──▶ replies, as they come
+    records ──▶ media read and sized, prompts written, on all cores ──▶ vLLM engines ──▶ replies, as they come
 
 For runs that outgrow one machine. Prompts, frames and sampling are those of the online way, so are the replies' keys:
 what one way has begun the other can finish. Every node needs this package, vLLM, and the media under the same path.
@@ -20,6 +20,7 @@ A record that makes an engine refuse it is rejected alone. When an engine dies, 
 without end [theirs]: should one record kill engines, stop the run, take the record out, and start again.
 """
 
+import functools
 import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,8 +56,6 @@ class OfflineGenerator:
         self.template = PromptTemplate.load(settings.prompt_template)
         self.fingerprint: Mapping[str, Any] = fingerprint_of(settings, self.template)
         self.options = {"model_source": settings.model, "log_engine_metrics": False, **settings.offline}
-        # A share of a core of its own, or Ray Data puts reading media into this stage, one process an engine.
-        self.options.setdefault("chat_template_stage", {"num_cpus": 0.1})
         # Else vLLM takes a medium for cached whose first prompt it has refused, and the next one about it fails.
         self.options["engine_kwargs"] = {"mm_processor_cache_gb": 0, **settings.offline.get("engine_kwargs", {})}
         self.sampling = _sampling(settings, self.options["model_source"])
@@ -92,14 +91,14 @@ class OfflineGenerator:
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
         try:
-            config = vLLMEngineProcessorConfig(
-                **self.options, tokenize_stage=False, detokenize_stage=False, should_continue_on_error=True
-            )
+            # Prompts are written where media are read: Ray Data's own stages for them are one process an engine.
+            off: Row = dict.fromkeys(("chat_template_stage", "tokenize_stage", "detokenize_stage"), False)
+            config = vLLMEngineProcessorConfig(**self.options, **off, should_continue_on_error=True)
         except (TypeError, ValueError) as error:
             raise ValueError(f"generate.offline: Ray Data does not take it: {error}") from None
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # there is one already
-        prepare = _preparation(self.settings, self.template, self.root, self.sampling)
+        prepare = _preparation(self)
         processor = build_processor(
             config, preprocess=prepare, postprocess=_outcome, preprocess_map_kwargs={"num_cpus": 1}
         )
@@ -149,10 +148,10 @@ def _sampling(settings: GenerateSettings, source: str) -> Row:
     return sampling
 
 
-def _preparation(
-    settings: GenerateSettings, template: PromptTemplate, root: Path, sampling: Row
-) -> Callable[[Row], Row]:
+def _preparation(offline: OfflineGenerator) -> Callable[[Row], Row]:
     """What a worker does with a record before any engine sees it."""
+    settings, template, root, sampling = offline.settings, offline.template, offline.root, offline.sampling
+    source = offline.options["model_source"]
 
     def prepare(row: Row) -> Row:
         from vllm.multimodal.media import MediaConnector
@@ -176,9 +175,17 @@ def _preparation(
             content.append(part)
         content.append({"type": "text", "text": prompt_of(record, template)})
         messages = [{"role": "user", "content": content}]
-        return {"messages": messages, "multimodal_data": data, "sampling_params": dict(sampling), _ERROR: ""}
+        prompt = _processor(source).apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return {"prompt": prompt, "multimodal_data": data, "sampling_params": dict(sampling), _ERROR: ""}
 
     return prepare
+
+
+@functools.cache
+def _processor(source: str) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(source)
 
 
 def _outcome(row: Row) -> Row:

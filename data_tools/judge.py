@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.asking import NobodyReplies, Told, asking_step
+from data_tools.asking import NobodyReplies, asking_step
 from data_tools.generate import question_of
 from data_tools.records import Record
-from data_tools.steps import Dropped, StepReport
+from data_tools.steps import Dropped, StepReport, Told
 from verl_p2r.chat_client import Unanswered
 from verl_p2r.facts import Fact
 from verl_p2r.judge import PROMPT_VERSION, JudgeRequest, ask, check_judge, get_judge

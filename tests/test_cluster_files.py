@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -305,6 +306,7 @@ def test_a_worker_of_ray_on_the_second_node_sees_that_nodes_environment(tmp_path
     }
     env["RAY_AUTH_TOKEN"] = uuid.uuid4().hex  # of this cluster alone; node.sh then says RAY_AUTH_MODE=token
     env["RAY_ARGS"] = "--num-cpus=1 --object-store-memory=100000000"
+    env["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # a short path: sockets lie in it
     env.pop("RAY_ADDRESS", None)
     command = ["bash", str(CLUSTER / "node.sh")]
     worker = subprocess.Popen(command, env={**env, "NODE_RANK": "1"}, start_new_session=True)
@@ -317,8 +319,11 @@ def test_a_worker_of_ray_on_the_second_node_sees_that_nodes_environment(tmp_path
         for process in [worker, *children]:  # Ray's second node would wait a minute for the first
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        shutil.rmtree(env["RAY_TMPDIR"], ignore_errors=True)
     line = next((line for line in done.stdout.splitlines() if line.startswith("SEEN")), None)
     assert done.returncode == 0, done.stderr
+    left = Path("/tmp/ray/ray_current_cluster")  # where each `ray.init()` to come would look for a cluster
+    assert not left.exists() or "6479" not in left.read_text()
     seen = sorted(json.loads(line.removeprefix("SEEN")), key=lambda node: node["NODE_RANK"])
     assert [node["NODE_RANK"] for node in seen] == ["0", "1"]
     for node in seen:

@@ -6,11 +6,13 @@
 #     bash examples/cluster/node.sh [overrides]
 # The same variables on all nodes, but NODE_RANK: 0 is the head, whose address is HEAD; NNODES nodes train. With
 # JUDGE_HOST set, one node more, of rank NNODES, serves JUDGE_MODEL with vLLM and trains nothing. RAY_ARGS: more for
-# `ray start`, such as --temp-dir.
+# `ray start`. RAY_TMPDIR: Ray's folder on each node, not /tmp, where later runs would look for a cluster that was killed.
 # Ray's workers inherit this environment on their node: keys belong here, and not into overrides, which verl prints.
 set -euo pipefail
 : "${SCRIPT:?the script to run: examples/….sh}" "${HEAD:?the address of the first node}" "${NODE_RANK:?0 on the head}"
 export HEAD NNODES="${NNODES:?the number of nodes that train}"
+export RAY_TMPDIR="${RAY_TMPDIR:-/tmp/p2r_$(id -u)}"
+mkdir -p "$RAY_TMPDIR"
 RAY_PORT="${RAY_PORT:-6379}" JUDGE_PORT="${JUDGE_PORT:-8000}" PATIENCE="${PATIENCE:-1800}" # s, for the others to come
 export VERL_USE_EXTERNAL_MODULES="${VERL_USE_EXTERNAL_MODULES:-verl_p2r.plugin}" # an error in our plugin is then loud
 export VERL_P2R_MEDIA_TIMEOUT="${VERL_P2R_MEDIA_TIMEOUT:-60}"                     # s a file; more on a slow shared disk

@@ -15,8 +15,10 @@ from release_files import lines_of, write_lines
 
 from data_tools import generate_ray
 from data_tools.asking import SILENT, BatchAsker, NobodyReplies
-from data_tools.generate import GenerateSettings, Generator, generate
+from data_tools.generate import GenerateSettings, Generator, generate, prompt_of
 from data_tools.generate_ray import OfflineGenerator
+from data_tools.records import Record
+from verl_p2r.records import PromptTemplate
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def cluster(monkeypatch):
         seen: list[dict] = []
 
         def rows(self, records):
-            prepare = generate_ray._preparation(self.settings, self.template, self.root, self.sampling)
+            prepare = generate_ray._preparation(self)
             for record in records:
                 row = {"record": pickle.dumps(record)}
                 row |= prepare(row)
@@ -61,9 +63,9 @@ def test_a_worker_shows_the_model_what_a_server_is_sent(tmp_path, settings, clus
     seen = cluster()
     assert run(tmp_path, settings, records, offline=True).written == 5
     for row, raw in zip(seen, records, strict=True):
-        medium, text = row["messages"][0]["content"]
-        assert medium == {"type": raw["data_type"]}
-        assert raw["problem"].strip() in text["text"]
+        text = prompt_of(Record.parse(raw), PromptTemplate.load("process_aware"))
+        medium = f"<|vision_start|><|{raw['data_type']}_pad|><|vision_end|>"
+        assert row["prompt"].endswith(f"user\n{medium}{text}<|im_end|>\n<|im_start|>assistant\n")
         assert row["sampling_params"] == {"temperature": 0.0, "max_tokens": 64, "top_k": 5}
         [data] = row["multimodal_data"][raw["data_type"]]
         if raw["data_type"] == "video":
@@ -80,8 +82,9 @@ def test_a_worker_shows_the_model_what_a_server_is_sent(tmp_path, settings, clus
 def test_frames_as_images_stand_behind_their_times(tmp_path, settings, cluster):
     seen = cluster()
     run(tmp_path, replace(settings, video_as="images"), make_records(tmp_path, 4)[3:], offline=True)
-    content = seen[0]["messages"][0]["content"]
-    assert [part["type"] for part in content] == ["text", "image"] * 6 + ["text"]
+    frame = "<|vision_start|><|image_pad|><|vision_end|>"
+    times = (0.0, 0.5, 1.0, 1.8, 2.2, 2.8)
+    assert "".join(f"<{time} seconds>{frame}" for time in times) in seen[0]["prompt"]
     assert len(seen[0]["multimodal_data"]["image"]) == 6
 
 
