@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from data_tools.folders import check_folder
 from data_tools.records import Record, Records
 from data_tools.rejects import RejectLog
 from data_tools.replies import Replies
@@ -22,7 +23,9 @@ from verl_p2r.chat_client import Unanswered
 from verl_p2r.rows import RowError
 
 _NEVER = (401, 403, 404)  # wrong key, wrong model: refused for every record
-SILENT = 20  # so many records in a row without a reply, and twice as many as are in flight: nobody is there
+SILENT = 20  # so many records in a row without a reply, and no fewer than are in hand: nobody is there
+
+_AGAIN = RowError("", "no reply", "it came while the step ran: start the step again")
 
 
 class NobodyReplies(ValueError):
@@ -98,6 +101,16 @@ class Asked:
         self.silent += 1
         self.unusable(record, RowError("", "no reply", f"{why}: start the step again to ask once more"))
 
+    def useless(self, record: Record, why: str) -> None:
+        """There were replies, but none of use."""
+        self.silent = 0
+        self.unusable(record, RowError("", "useless reply", f"{why}: start the step again to ask once more"))
+
+    def refused(self, record: Record, why: str) -> None:
+        """Whoever is asked does not take this record."""
+        self.silent = 0
+        self.unusable(record, RowError("", "refused", why))
+
     def unusable(self, record: Record, why: RowError) -> None:
         """The record cannot be asked about."""
         self._failed[self._key(record)] = why
@@ -107,13 +120,17 @@ class Asked:
         """The second pass, see `steps.run_step`."""
         for record in records:
             reply = self._replies.get(self._key(record))
-            yield self._read(record, reply) if reply is not None else (record, self._failed[self._key(record)])
+            if reply is None:
+                yield record, self._failed.get(self._key(record)) or _AGAIN
+            else:
+                yield self._read(record, reply)
 
     def _key(self, record: Record) -> bytes:
         digest = self._print.copy()
         own = (
-            *(record.problem_id, record.path, record.problem, record.options, record.solution, record.output),
-            *(dict(record.media), list(record.facts)),
+            *(record.problem_id, record.problem_type, record.problem, record.options, record.solution),
+            *(record.data_type, record.path, dict(record.media), list(record.facts)),
+            *(record.observation, record.process, record.output),
         )
         digest.update(json.dumps(own).encode())
         return digest.digest()
@@ -145,7 +162,6 @@ def asking_step(
     asker: Asker | BatchAsker,
     read: Read,
     *,
-    settings: Mapping[str, Any],
     max_reject_share: float,
     told: Told = lambda kept: None,
 ) -> StepReport:
@@ -157,7 +173,6 @@ def asking_step(
         folder: for the output, see `steps`; replies are kept beside it, see `replies`.
         asker: who is asked.
         read: what becomes of a record.
-        settings: for the manifest.
         max_reject_share: the largest share of records, in [0, 1], that may be rejected.
         told: told of each record.
 
@@ -165,6 +180,7 @@ def asking_step(
         NobodyReplies: what has come so far is kept; start again when the server is back.
         ValueError: the folder or the file of replies cannot be used.
     """
+    check_folder(folder, files)  # before anything is paid
     with Replies.beside(folder) as replies:
         records = Records(files, RejectLog(Path(os.devnull)))
         asked = Asked(asker.fingerprint, read, replies, told)
@@ -172,7 +188,9 @@ def asking_step(
             asker.ask_all(records, asked)
         else:
             asyncio.run(_ask_each(step, records, asker, asked))
-        return run_step(step, files, folder, asked.transform, settings=settings, max_reject_share=max_reject_share)
+        return run_step(
+            step, files, folder, asked.transform, settings=asker.fingerprint, max_reject_share=max_reject_share
+        )
 
 
 async def _ask_each(step: str, records: Iterable[Record], asker: Asker, asked: Asked) -> None:
@@ -185,8 +203,13 @@ async def _ask_each(step: str, records: Iterable[Record], asker: Asker, asked: A
         try:
             asked.replied(record, await asker.ask(record))
         except Unanswered as error:
-            asked.no_reply(record, str(error))
-            if error.status in _NEVER or asked.silent >= max(SILENT, 2 * asker.concurrency):
+            if error.useless:
+                asked.useless(record, str(error))
+            elif error.status is not None and error.status not in _NEVER:
+                asked.refused(record, str(error))
+            else:
+                asked.no_reply(record, str(error))
+            if error.status in _NEVER or asked.silent >= max(SILENT, asker.concurrency):
                 stop.append(NobodyReplies(f"{step}: {error}. What has come so far is kept: mend it and start again"))
         except RowError as error:
             asked.unusable(record, error)
@@ -196,15 +219,20 @@ async def _ask_each(step: str, records: Iterable[Record], asker: Asker, asked: A
             slots.release()
 
     try:
-        for record in records:
+        for number, record in enumerate(records):
             if asked.known(record):
+                if number % 100 == 0:
+                    await asyncio.sleep(0)  # the calls in flight must not wait until all known ones are read
                 continue
             await slots.acquire()
             if stop:
                 break
             tasks.add(task := asyncio.create_task(one(record)))
             task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
+        if stop:
+            for task in tasks:
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         await asker.aclose()
     if stop:

@@ -9,7 +9,7 @@ kept, so that a second run, after a kill or with more records, asks only what is
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +20,15 @@ from data_tools.generate import GenerateSettings, generate
 from data_tools.judge import JudgeSettings, judge
 from data_tools.records import files_of
 from data_tools.steps import StepReport, Told, count_records
-from data_tools.to_parquet import ExportSettings, Report, to_parquet
+from data_tools.to_parquet import ExportSettings, Kind, Report, to_parquet
 from data_tools.verify import VerifySettings, verify
 from verl_p2r.settings import merge
 
 Bar = Callable[[str, int], AbstractContextManager[Told]]
 """A progress bar: its name, and how many records there are; inside, told of each."""
+
+ByteBar = Callable[[str, Sequence[Path]], AbstractContextManager[Callable[[int], object]]]
+"""A progress bar over files: its name, and the files; inside, told how many more bytes have been read."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class BuildSettings:
     judge: JudgeSettings = field(default_factory=JudgeSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
 
+    def __post_init__(self) -> None:
+        for name in ("media_root", "max_reject_share"):
+            if getattr(self.export, name) != getattr(ExportSettings(), name):
+                raise ValueError(f"export.{name} is set: set {name} beside it, for all steps")
+
     @classmethod
     def load(cls, path: Path) -> "BuildSettings":
         """Read a YAML file.
@@ -65,23 +73,23 @@ class BuildSettings:
         return merge(cls(), {} if mapping is None else mapping, str(path))
 
 
-def build(settings: BuildSettings, bar: Bar) -> Iterator[StepReport | Report]:
+def build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tuple[Path, StepReport | Report]]:
     """Run the steps, one after the other.
 
     Args:
         settings: what to do.
-        bar: shows progress.
+        bar, byte_bar: show progress.
 
     Yields:
-        The report of each step as it ends; after one that has failed, no step follows.
+        The folder and the report of each step as it ends; after one that has failed, no step follows.
 
     Raises:
         NobodyReplies: a server is gone or refuses everything; what has come is kept.
         ValueError: a setting or a folder cannot be used.
     """
-    out, root, share = Path(settings.out), Path(settings.media_root).expanduser(), settings.max_reject_share
     if not settings.inputs:
         raise ValueError("inputs is empty: name files of records, or folders that steps have written")
+    out, root, share = Path(settings.out), Path(settings.media_root).expanduser(), settings.max_reject_share
     inputs = files = files_of(settings.inputs)
     for number, name in enumerate(("generate", "verify", "judge"), 1):
         folder = out / f"{number}-{name}"
@@ -94,10 +102,15 @@ def build(settings: BuildSettings, bar: Bar) -> Iterator[StepReport | Report]:
                 report = verify(files, folder, settings.verify, max_reject_share=share, told=told)
             else:
                 report = judge(files, folder, settings.judge, max_reject_share=share, told=told)
-        yield report
+        yield folder, report
         if report.failed:
             return
         files = files_of([folder])
     export = replace(settings.export, media_root=os.path.abspath(root), max_reject_share=share)
-    yield to_parquet(files, out / "sft", "sft", export)
-    yield to_parquet(inputs, out / "rl", "rl", export)
+    exports: tuple[tuple[Kind, list[Path]], ...] = (("sft", files), ("rl", inputs))
+    for kind, records in exports:
+        with byte_bar(f"exporting {kind}", records) as on_bytes:
+            exported = to_parquet(records, out / kind, kind, export, on_bytes=on_bytes)
+        yield out / kind, exported
+        if exported.failed:
+            return

@@ -57,6 +57,7 @@ Config = Annotated[
     Path | None, typer.Option(help="A YAML file as `build` takes it, for everything else about this step.")
 ]
 MaxRejects = Annotated[float, typer.Option(help="Largest share of records that may be rejected.")]
+StepRejects = Annotated[float | None, typer.Option(help="Largest share of records that may be rejected; 0.01.")]
 
 
 class ExportKind(str, Enum):
@@ -78,13 +79,13 @@ class By(str, Enum):
 def generate_command(
     inputs: Inputs,
     out: Out,
-    media_root: Annotated[Path, typer.Option(help="Folder that the media's paths start from.")] = Path(),
+    media_root: Annotated[Path | None, typer.Option(help="Folder that the media's paths start from.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name on its server.")] = None,
     base_url: Annotated[list[str] | None, typer.Option(help="A server, http://…/v1; may be repeated.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Calls in flight at once.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="A Ray cluster runs the model; no server.")] = False,
+    offline: Annotated[bool | None, typer.Option("--offline", help="A Ray cluster runs the model.")] = None,
     config: Config = None,
-    max_reject_share: MaxRejects = 0.01,
+    max_reject_share: StepRejects = None,
 ) -> None:
     """Step 1: a vision-language model behind an OpenAI-compatible server answers each record in the template.
 
@@ -98,12 +99,20 @@ def generate_command(
     from data_tools.steps import count_records
 
     with _errors():
-        urls = ",".join(base_url or []) or None
-        settings = _with(_of_build(config).generate, model=model, base_urls=urls, concurrency=concurrency)
+        build = _of_build(config)
+        urls = tuple(base_url) if base_url else None
+        settings = _with(build.generate, model=model, base_urls=urls, concurrency=concurrency)
+        root = _or(media_root, Path(build.media_root).expanduser())
         files = files_of(inputs)
         with _kept_bar("generate", count_records(files)) as told:
             report = generate(
-                files, out, settings, media_root, offline=offline, max_reject_share=max_reject_share, told=told
+                files,
+                out,
+                settings,
+                root,
+                offline=_or(offline, build.offline),
+                max_reject_share=_or(max_reject_share, build.max_reject_share),
+                told=told,
             )
     _step(report, out)
     _leave(report.failed)
@@ -118,7 +127,7 @@ def verify_command(
     ] = None,
     strict: Annotated[bool | None, typer.Option("--strict", help="Compare answers as Video-R1 does.")] = None,
     config: Config = None,
-    max_reject_share: MaxRejects = 0.01,
+    max_reject_share: StepRejects = None,
 ) -> None:
     """Step 2: keep the responses that are in the template and whose answer is right.
 
@@ -129,10 +138,13 @@ def verify_command(
     from data_tools.verify import verify
 
     with _errors():
-        settings = _with(_of_build(config).verify, min_accuracy=min_accuracy, strict=strict)
+        build = _of_build(config)
+        settings = _with(build.verify, min_accuracy=min_accuracy, strict=strict)
         files = files_of(inputs)
         with _kept_bar("verify", count_records(files)) as told:
-            report = verify(files, out, settings, max_reject_share=max_reject_share, told=told)
+            report = verify(
+                files, out, settings, max_reject_share=_or(max_reject_share, build.max_reject_share), told=told
+            )
     _step(report, out)
     _leave(report.failed)
 
@@ -146,7 +158,7 @@ def judge_command(
     base_url: Annotated[list[str] | None, typer.Option(help="A server, http://…/v1; may be repeated.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Calls in flight at once.")] = None,
     config: Config = None,
-    max_reject_share: MaxRejects = 0.01,
+    max_reject_share: StepRejects = None,
 ) -> None:
     """Step 3: keep the records whose observation suffices to deduce the answer, says a judge that sees no media.
 
@@ -160,12 +172,15 @@ def judge_command(
     from data_tools.steps import count_records
 
     with _errors():
-        settings = _with(_of_build(config).judge, name=judge, concurrency=concurrency)
+        build = _of_build(config)
+        settings = _with(build.judge, name=judge, concurrency=concurrency)
         own = {name: value for name, value in (("model", model), ("base_urls", base_url)) if value}
         settings = _with(settings, kwargs={**settings.kwargs, **own})
         files = files_of(inputs)
         with _kept_bar("judge", count_records(files)) as told:
-            report = run(files, out, settings, max_reject_share=max_reject_share, told=told)
+            report = run(
+                files, out, settings, max_reject_share=_or(max_reject_share, build.max_reject_share), told=told
+            )
     _step(report, out)
     _leave(report.failed)
 
@@ -184,11 +199,11 @@ def build_command(
     failed = False
     with _errors():
         settings = BuildSettings.load(config)
-        for report in build(settings, _kept_bar):
+        for folder, report in build(settings, _kept_bar, _bar):
             if isinstance(report, StepReport):
-                _step(report, None)
+                _step(report, folder)
             else:
-                _summary(report, Path(settings.out))
+                _summary(report, folder)
             failed = failed or report.failed
     _leave(failed)
 
@@ -358,6 +373,10 @@ def _with(settings: T, **given: Any) -> T:
     return replace(settings, **{name: value for name, value in given.items() if value is not None})  # type: ignore
 
 
+def _or(given: T | None, default: T) -> T:
+    return default if given is None else given
+
+
 def _of_build(config: Path | None) -> BuildSettings:
     from data_tools.build import BuildSettings
 
@@ -440,9 +459,8 @@ def _kept_bar(what: str, total: int) -> Iterator[Callable[[bool], object]]:
         yield told
 
 
-def _step(report: StepReport, folder: Path | None) -> None:
-    where = f" in {folder}" if folder else ""
-    _say(f"{report.step}: {report.read:,} records read, {report.written:,} kept{where}")
+def _step(report: StepReport, folder: Path) -> None:
+    _say(f"{report.step}: {report.read:,} records read, {report.written:,} kept in {folder}")
     for reason, count in report.dropped.items():
         _say(f"  dropped, {reason}: {count:,} (dropped.jsonl)")
     _rejects(report.rejected, report.first, folder)
@@ -476,5 +494,5 @@ def _say(text: str, style: str | None = None) -> None:
 
 def _leave(failed: bool) -> None:
     if failed:
-        _say("too much was lost: repair the data, or raise --max-reject-share (a damaged file must be repaired)", "red")
+        _say("too much was lost, or nothing is left: repair the data, or raise the largest share of rejects", "red")
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from data_tools.folders import described
 from data_tools.reading import RawRecord, read_values
 from data_tools.records import Record
 from data_tools.steps import Dropped, StepReport, run_step
@@ -67,9 +68,10 @@ class Benchmark:
         medium_fields: Sequence[str] = MEDIUM_FIELDS,
         question_fields: Sequence[str] = QUESTION_FIELDS,
     ) -> None:
+        self.files = list(files)
         self.media: dict[str, str] = {}
         self.questions: dict[str, str] = {}
-        for file in files:
+        for file in self.files:
             found = 0
             for raw in _rows(file, {*medium_fields, *question_fields}):
                 if isinstance(raw.value, RowError):
@@ -134,7 +136,7 @@ def decontaminate(
         files,
         folder,
         transform,
-        settings={"by": sorted(by)},
+        settings={"by": sorted(by), "benchmark": described(benchmark.files)},
         max_reject_share=max_reject_share,
         on_bytes=on_bytes,
     )

@@ -23,6 +23,19 @@ MANIFEST = "manifest.json"
 SHARD = 50_000  # records in a file
 
 
+def check_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a folder that `whole_folder` could not give.
+
+    Raises:
+        ValueError: there is something in `folder` that is no earlier output, or an input.
+    """
+    folder = folder.absolute()
+    if read := [file for file in inputs if folder.resolve() in file.resolve().parents]:
+        raise ValueError(f"{folder} would be replaced, but {read[0]} is read from it: name another folder")
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something else than the output of a step: name another folder, or empty it")
+
+
 @contextmanager
 def whole_folder(folder: Path, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """Give a folder to write to that takes the place of `folder` when all has gone well.
@@ -35,13 +48,10 @@ def whole_folder(folder: Path, inputs: Iterable[Path] = ()) -> Iterator[Path]:
         inputs: files that must outlast the step.
 
     Raises:
-        ValueError: there is something in `folder` that is no earlier output, or an input.
+        ValueError: see `check_folder`.
     """
+    check_folder(folder, inputs)
     folder = folder.absolute()
-    if read := [file for file in inputs if folder.resolve() in file.resolve().parents]:
-        raise ValueError(f"{folder} would be replaced, but {read[0]} is read from it: name another folder")
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} holds something else than the output of a step: name another folder, or empty it")
     partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
     if old.exists() and not folder.exists():
         os.rename(old, folder)  # a step was killed between the two renames below
@@ -77,6 +87,11 @@ def write_records(folder: Path, records: Iterable[Record]) -> int:
     return total
 
 
+def described(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Files as a manifest names them, with their hashes."""
+    return [{"file": str(file), "bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files]
+
+
 def write_manifest(
     folder: Path, step: str, inputs: Sequence[Path], *, read: int, written: int, rejects: RejectLog, **more: Any
 ) -> dict[str, Any]:
@@ -97,7 +112,7 @@ def write_manifest(
         "written": written,
         "rejected": dict(rejects.reasons.most_common()),
         **more,
-        "inputs": [{"file": str(file), "bytes": file.stat().st_size, "sha256": _sha256(file)} for file in inputs],
+        "inputs": described(inputs),
         "outputs": sorted(path.name for path in folder.iterdir()),
         "history": history_of(inputs),
     }

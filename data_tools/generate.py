@@ -28,7 +28,7 @@ class GenerateSettings:
 
     Args:
         model: its name on the server.
-        base_urls: of the servers, such as `http://localhost:8000/v1`; separated by commas.
+        base_urls: of the servers, such as `http://localhost:8000/v1`.
         api_key_env: the environment variable that holds the key, if the server wants one.
         concurrency: calls in flight at once.
         timeout_s, deadline_s: of one attempt, and of one record with all retries, in seconds.
@@ -43,7 +43,7 @@ class GenerateSettings:
     """
 
     model: str = ""
-    base_urls: str = ""
+    base_urls: tuple[str, ...] = ()
     api_key_env: str = "OPENAI_API_KEY"
     concurrency: int = 64
     timeout_s: float = 300.0
@@ -89,9 +89,10 @@ class Generator:
         self.fingerprint: Mapping[str, Any] = fingerprint_of(settings, self.template)
         self.client = ChatClient(
             settings.model,
-            [url.strip() for url in settings.base_urls.split(",") if url.strip()],
+            settings.base_urls,
             api_key_env=settings.api_key_env,
             concurrency=settings.concurrency,
+            connect_timeout_s=min(5.0, settings.timeout_s),
             timeout_s=settings.timeout_s,
             deadline_s=settings.deadline_s,
             body={"temperature": settings.temperature, "max_tokens": settings.max_tokens, **settings.extra_body},
@@ -166,8 +167,10 @@ def generate(
     from data_tools.generate_ray import OfflineGenerator  # which builds on this module
 
     def read(record: Record, reply: dict[str, Any]) -> tuple[Record, RowError | None]:
-        extra = {**record.extra, "generated_by": settings.model}
-        return replace(record, output=reply["output"], observation=None, process=None, reward=None, extra=extra), None
+        extra = {name: value for name, value in record.extra.items() if name != "verdict"}  # of an earlier response
+        extra["generated_by"] = settings.model
+        fresh = replace(record, output=reply["output"], observation=None, process=None, reward=None, select=None)
+        return replace(fresh, extra=extra), None
 
     return asking_step(
         "generate",
@@ -175,7 +178,6 @@ def generate(
         folder,
         OfflineGenerator(settings, root) if offline else Generator(settings, root),
         read,
-        settings=settings.kept,
         max_reject_share=max_reject_share,
         told=told,
     )

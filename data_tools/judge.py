@@ -80,7 +80,9 @@ class Sufficiency:
         if settings.name == "openai":
             kwargs.setdefault("concurrency", settings.concurrency)
         self.judge = get_judge(settings.name, **kwargs)
-        self.fingerprint: Mapping[str, Any] = settings.kept
+        file = kwargs.get("template_file")
+        template = {"template": Path(file).expanduser().read_text("utf-8")} if file else {}
+        self.fingerprint: Mapping[str, Any] = {**settings.kept, **template}
         self._health: asyncio.Task[None] | None = None
 
     async def ask(self, record: Record) -> dict[str, Any]:
@@ -88,6 +90,8 @@ class Sufficiency:
         if self.settings.health_check:
             self._health = self._health or asyncio.create_task(self._check())  # once, for all who wait
             await asyncio.shield(self._health)
+        if self.settings.name == "facts" and not record.facts:
+            raise RowError("facts", "no facts", "field facts is not set: list what the observation must state")
         verdict = await ask(self.judge, request_of(record), self.settings.guards)
         if verdict.value is None:
             raise Unanswered(verdict.reason, verdict.retries)
@@ -160,7 +164,6 @@ def judge(
         folder,
         Sufficiency(settings),
         read,
-        settings=settings.kept,
         max_reject_share=max_reject_share,
         told=told,
     )

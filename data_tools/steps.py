@@ -10,7 +10,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -124,7 +124,8 @@ def run_step(
         def kept() -> Iterator[Record]:
             for record, why in transform(source):
                 if why is None:
-                    yield record
+                    extra = {name: value for name, value in record.extra.items() if name != "dropped"}  # but not here
+                    yield replace(record, extra=extra) if "dropped" in record.extra else record
                 elif isinstance(why, Dropped):
                     dropped.add(record, why)
                 else:

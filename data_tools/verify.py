@@ -67,7 +67,12 @@ def verified(record: Record, settings: VerifySettings) -> Outcome:
         options=record.options,
     )
     record = replace(
-        record, output=text.strip(), observation=parsed.observation, process=parsed.think, reward=round(accuracy, 6)
+        record,
+        output=text.strip(),
+        observation=parsed.observation,
+        process=parsed.think,
+        reward=round(accuracy, 6),
+        select=None,
     )
     off = [
         what

@@ -229,7 +229,7 @@ def config(world, server) -> Path:
         "media_root": str(world.folder),
         "generate": {
             "model": "taught",
-            "base_urls": server,
+            "base_urls": [server],
             "concurrency": 4,
             "max_tokens": 64,
             "prompt_template": str(world.folder / "template.txt"),
@@ -419,7 +419,7 @@ def test_what_a_server_has_begun_ray_finishes_and_bad_records_harm_no_other(worl
 
 def served(config: Path) -> int:
     """How many requests the server has answered."""
-    server = yaml.safe_load(config.read_text())["generate"]["base_urls"].removesuffix("/v1")
+    server = yaml.safe_load(config.read_text())["generate"]["base_urls"][0].removesuffix("/v1")
     with urllib.request.urlopen(f"{server}/metrics", timeout=10) as reply:
         counts = [line for line in reply.read().decode().splitlines() if line.startswith("vllm:request_success_total")]
     return round(sum(float(line.split()[-1]) for line in counts))

@@ -59,11 +59,12 @@ class Unanswered(Exception):
         message: why, without the key.
         retries: how often it was asked again.
         status: the HTTP status that refused it for good; None when it was something that may pass.
+        useless: there were replies, but none of use.
     """
 
-    def __init__(self, message: str, retries: int = 0, status: int | None = None) -> None:
+    def __init__(self, message: str, retries: int = 0, status: int | None = None, useless: bool = False) -> None:
         super().__init__(message)
-        self.retries, self.status = retries, status
+        self.retries, self.status, self.useless = retries, status, useless
 
 
 class UselessReply(Exception):
@@ -78,11 +79,19 @@ class _Failure(Exception):
         again: whether another attempt may do better.
         rest: how long, in seconds, nobody will ask that server; 0 when it is not the server's state.
         status: the HTTP status of a refusal.
+        useless: there was one, but of no use.
     """
 
-    def __init__(self, message: str, again: bool = True, rest: float = 0.0, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        again: bool = True,
+        rest: float = 0.0,
+        status: int | None = None,
+        useless: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.again, self.rest, self.status = again, rest, status
+        self.again, self.rest, self.status, self.useless = again, rest, status, useless
 
 
 class _Endpoint:
@@ -130,7 +139,7 @@ class _Session:
                 return min(awake, key=lambda e: (e is but, e.in_flight, random.random()))
             rest = min(e.rests_until for e in self.endpoints) - now
             if rest > self.patience_s:
-                raise _Failure(f"no server may be asked for {rest:.0f} s (Retry-After)", again=False)
+                raise _Failure(f"no server may be asked for {rest:.0f} s, longer than the deadline", again=False)
             await asyncio.sleep(rest * random.uniform(1.0, 1.25))  # not all at once
 
 
@@ -199,12 +208,12 @@ class ChatClient:
             try:
                 return await asyncio.wait_for(self._ask(session, body, use, failures), self._deadline_s)
             except (_Failure, asyncio.TimeoutError) as error:
-                why, status = str(error), getattr(error, "status", None)
-                if isinstance(error, asyncio.TimeoutError):
-                    why = f"no reply of use within {self._deadline_s:g} s"
+                failure = error if isinstance(error, _Failure) else None
+                why = str(failure) if failure else f"no reply of use within {self._deadline_s:g} s"
                 if failures and failures[-1] != why:
                     why = f"{why}; at last: {failures[-1]}"
-                raise Unanswered(self.redacted(why), max(len(failures) - 1, 0), status) from None
+                status, useless = (failure.status, failure.useless) if failure else (None, False)
+                raise Unanswered(self.redacted(why), max(len(failures) - 1, 0), status, useless) from None
 
     def redacted(self, text: str) -> str:
         """A text without the key."""
@@ -250,7 +259,7 @@ class ChatClient:
                 except UselessReply as error:
                     failures.append(self.redacted(f"{last.url}: {error}" if last else str(error)))
                     useless += 1
-                    raise _Failure(failures[-1], again=useless < 2) from None
+                    raise _Failure(failures[-1], again=useless < 2, useless=True) from None
                 except _Failure as error:
                     failures.append(self.redacted(str(error)))
                     raise _Failure(failures[-1], error.again, error.rest, error.status) from None

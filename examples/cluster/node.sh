@@ -6,7 +6,7 @@
 #     bash examples/cluster/node.sh [overrides]
 # The same variables on all nodes, but NODE_RANK: 0 is the head, whose address is HEAD; NNODES nodes train. With
 # JUDGE_HOST set, one node more, of rank NNODES, serves JUDGE_MODEL with vLLM and trains nothing. RAY_ARGS: more for
-# `ray start`. RAY_TMPDIR: Ray's folder on each node, not /tmp, where later runs would look for a cluster that was killed.
+# `ray start`. RAY_TMPDIR: Ray's folder on each node; not /tmp, where later runs look for a cluster, also a killed one.
 # Ray's workers inherit this environment on their node: keys belong here, and not into overrides, which verl prints.
 set -euo pipefail
 : "${SCRIPT:?the script to run: examples/….sh}" "${HEAD:?the address of the first node}" "${NODE_RANK:?0 on the head}"

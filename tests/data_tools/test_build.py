@@ -31,7 +31,7 @@ def config_of(server, **changes) -> dict:
         "inputs": ["../in.jsonl"],
         "out": "out",
         "media_root": "..",
-        "generate": {**quick, "base_urls": server.base_url, "concurrency": 4},
+        "generate": {**quick, "base_urls": [server.base_url], "concurrency": 4},
         "judge": {"kwargs": {**quick, "base_urls": [server.base_url]}, "concurrency": 4},
         "export": {"val_share": 0.3},
     }
@@ -86,6 +86,18 @@ def test_all_three_steps_and_the_export(tmp_path, judge_server, monkeypatch):
     calls = len(judge_server.calls())
     assert CliRunner().invoke(app, ["build", "build.yaml"]).exit_code == 0
     assert len(judge_server.calls()) == calls  # a second build asks nothing
+
+
+def test_a_step_alone_takes_its_part_of_the_file(tmp_path, judge_server, monkeypatch):
+    records = make_records(tmp_path, 4)
+    records[1]["path"] = "gone.png"
+    write_lines(tmp_path / "in.jsonl", records)
+    monkeypatch.chdir(prepare(tmp_path / "a", config_of(judge_server, max_reject_share=0.5)))
+    command = ["generate", "../in.jsonl", "--out", "out", "--config", "build.yaml"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output  # media_root and max_reject_share are the file's
+    assert "generate: 4 records read, 3 kept" in done.output
+    assert CliRunner().invoke(app, [*command, "--max-reject-share", "0.1"]).exit_code == 1
 
 
 def test_a_step_that_fails_ends_the_build(tmp_path, judge_server, monkeypatch):
@@ -178,6 +190,7 @@ def test_the_example_holds_the_defaults():
         ("inputs: [nowhere.jsonl]", "nowhere.jsonl does not exist"),
         ("[]", "give a mapping of settings"),
         ("{}", "inputs is empty"),
+        ("export: {media_root: x}", "export.media_root is set: set media_root beside it"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path, monkeypatch, text, message):

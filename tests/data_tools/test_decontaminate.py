@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decontamination: what occurs in a benchmark goes, and is listed with the place where it occurs."""
 
+import hashlib
 import json
 
 import pyarrow as pa
@@ -88,6 +89,7 @@ def test_what_occurs_is_dropped_and_listed(tmp_path, training, form):
     assert left == [Record.parse(raw) for raw in lines_of(training)[2:4]]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["dropped"] == {MEDIUM: 1, QUESTION: 1}
+    assert manifest["settings"]["benchmark"][0]["sha256"] == hashlib.sha256(benchmark.read_bytes()).hexdigest()
     assert manifest["outputs"] == ["dropped.jsonl", "part-00000.jsonl", "rejects.jsonl"]
 
 

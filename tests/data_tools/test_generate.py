@@ -2,9 +2,10 @@
 """Step 1 against a server that decodes the frames it gets, and fails on command."""
 
 import json
+import time
 
 import pytest
-from pipeline_records import make_records, write_video
+from pipeline_records import OPTIONS, make_records, write_image, write_video
 from release_files import lines_of, write_lines
 from typer.testing import CliRunner
 
@@ -27,7 +28,7 @@ def quick_backoff(monkeypatch):
 
 def settings(server, **changes) -> GenerateSettings:
     quick = {"timeout_s": 5.0, "deadline_s": 10.0, "concurrency": 8}
-    return GenerateSettings(model="judge", base_urls=server.base_url, **{**quick, **changes})
+    return GenerateSettings(model="judge", base_urls=(server.base_url,), **{**quick, **changes})
 
 
 def run(tmp_path, server, records, share=0.01, name="out", **changes):
@@ -107,7 +108,7 @@ def test_what_does_not_pass_is_rejected_and_harms_no_neighbour(tmp_path, judge_s
     records[0]["path"] = "./img/torn.png"
     report = run(tmp_path, judge_server, records, share=1.0)
     assert (report.read, report.written) == (6, 1)
-    assert report.rejected == {"no reply": 3, "missing file": 1, "unreadable file": 1}
+    assert report.rejected == {"useless reply": 3, "missing file": 1, "unreadable file": 1}
     rejects = {line["record"]: line for line in lines_of(tmp_path / "out" / "rejects.jsonl")}
     assert "the reply is empty" in rejects["1"]["message"]
     assert rejects["4"]["line"] == 5
@@ -142,13 +143,66 @@ def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge
 
 def test_a_server_that_is_gone_stops_the_step_and_nothing_is_lost(tmp_path, judge_server):
     records = make_records(tmp_path, 80)
-    judge_server.control(shares={"500": 0.0}, sequence=["ok"] * 30 + ["400"] * 400)
-    with pytest.raises(NobodyReplies, match="HTTP 400"):
-        run(tmp_path, judge_server, records, concurrency=2)
-    asked = len(judge_server.calls())
-    judge_server.control()
+    assert run(tmp_path, judge_server, records[:30]).written == 30
+    judge_server.kill()
+    begun = time.monotonic()
+    with pytest.raises(NobodyReplies, match=r"generate: .*What has come so far is kept"):
+        run(tmp_path, judge_server, records, concurrency=4, timeout_s=0.5, deadline_s=1.0)
+    assert time.monotonic() - begun < 30  # a deadline or two, not one for each record
+    judge_server.start()
     assert run(tmp_path, judge_server, records).written == 80
-    assert len(judge_server.calls()) == asked + 50  # the thirty that came are kept
+    assert len([call for call in judge_server.calls() if call.outcome == "ok"]) == 80
+
+
+def test_records_that_the_server_refuses_stop_nobody_else(tmp_path, judge_server):
+    """Such as prompts that are too long: however many come first, the others are asked."""
+    records = make_records(tmp_path, 90)
+    judge_server.control(sequence=["400"] * 60)
+    report = run(tmp_path, judge_server, records, share=1.0, concurrency=2)
+    assert (report.written, report.rejected) == (30, {"refused": 60})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("problem", "What colour is it now?"),
+        ("problem_type", "free-form"),
+        ("options", OPTIONS[:3]),
+        ("solution", "B"),
+        ("data_type", "video"),
+        ("path", "img/other.png"),
+        ("media", {"max_pixels": 3136}),
+        ("output", "another"),
+    ],
+)
+def test_a_changed_record_is_asked_about_anew(tmp_path, judge_server, field, value):
+    (record,) = make_records(tmp_path, 1)
+    write_image(tmp_path / "img/other.png", "blue")
+    write_video(tmp_path / "img/red.mp4", "red")
+    if field == "data_type":
+        record["path"] = "img/red.mp4"  # PyAV reads it, and so does Pillow fail: only one of the two works
+        run(tmp_path, judge_server, [record], share=1.0)
+        assert run(tmp_path, judge_server, [{**record, field: value}]).written == 1
+        return
+    assert run(tmp_path, judge_server, [record]).written == 1
+    assert run(tmp_path, judge_server, [{**record, field: value}]).written == 1
+    assert len(judge_server.calls()) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_paid(tmp_path, judge_server):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("x")
+    with pytest.raises(ValueError, match="holds something else"):
+        run(tmp_path, judge_server, make_records(tmp_path, 3))
+    assert not judge_server.calls()
+
+
+def test_what_an_earlier_response_was_given_does_not_stick_to_a_new_one(tmp_path, judge_server):
+    old = {"observation": "old", "process": "old", "select": False, "reward": 0.0}
+    old |= {"verdict": {"value": False}, "dropped": {"step": "judge", "reason": "x", "message": "y"}}
+    run(tmp_path, judge_server, [{**make_records(tmp_path, 1)[0], **old}])
+    (line,) = lines_of(tmp_path / "out" / "part-00000.jsonl")
+    assert not set(old) & set(line)
 
 
 def test_two_runs_of_one_step_at_once_are_refused(tmp_path, judge_server):
@@ -162,14 +216,14 @@ def test_two_runs_of_one_step_at_once_are_refused(tmp_path, judge_server):
     ("changes", "message"),
     [
         ({"model": ""}, r"generate\.model is not set"),
-        ({"base_urls": ""}, "generate's base_urls is empty"),
-        ({"base_urls": "localhost"}, "is no URL"),
+        ({"base_urls": ()}, "generate's base_urls is empty"),
+        ({"base_urls": ("localhost",)}, "is no URL"),
         ({"prompt_template": "nowhere.txt"}, "cannot be read"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, changes, message):
     file = write_lines(tmp_path / "in.jsonl", make_records(tmp_path, 1))
-    good = {"model": "m", "base_urls": "http://localhost:1/v1"}
+    good = {"model": "m", "base_urls": ("http://localhost:1/v1",)}
     with pytest.raises(ValueError, match=message):
         generate([file], tmp_path / "out", GenerateSettings(**{**good, **changes}), tmp_path)
 

@@ -111,7 +111,7 @@ def said_error(error: str):
 def test_a_server_finishes_what_a_cluster_has_begun_and_the_other_way_round(tmp_path, settings, cluster, judge_server):
     records = make_records(tmp_path, 6)
     seen = cluster()
-    online = replace(settings, base_urls=judge_server.base_url)
+    online = replace(settings, base_urls=(judge_server.base_url,))
     assert run(tmp_path, settings, records[:2], offline=True).written == 2
     judge_server.control(models=["judge"])
     assert run(tmp_path, online, records[:4]).written == 4
@@ -165,7 +165,7 @@ def test_sampling_is_a_servers(tmp_path, settings):
 def test_both_ways_keep_replies_under_one_key(tmp_path, settings):
     offline = OfflineGenerator(settings, tmp_path)
     assert isinstance(offline, BatchAsker)
-    online = Generator(replace(settings, base_urls="http://localhost:1/v1", offline={}), tmp_path)
+    online = Generator(replace(settings, base_urls=("http://localhost:1/v1",), offline={}), tmp_path)
     assert offline.fingerprint == online.fingerprint
     assert not isinstance(online, BatchAsker)
 

@@ -108,10 +108,26 @@ def test_the_judge_facts_needs_no_model(tmp_path):
         {**raw(1, "Ball 1 is red."), "facts": facts},
         {**raw(2, "Ball 2 is red or blue."), "facts": facts},
         {**raw(3, "Ball 3 is red."), "facts": "nonsense {"},
+        raw(4, "Ball 4 is red."),
     ]
     file = write_lines(tmp_path / "in.jsonl", raws)
     report = judge([file], tmp_path / "out", JudgeSettings("facts"), max_reject_share=1.0)
-    assert (report.written, sum(report.dropped.values()), sum(report.rejected.values())) == (1, 1, 1)
+    assert (report.written, report.dropped) == (1, {"observation does not suffice": 1})
+    assert report.rejected == {"bad facts": 1, "no facts": 1}
+
+
+def test_an_edited_observation_or_prompt_is_judged_anew(tmp_path, judge_server):
+    template = tmp_path / "judge.txt"
+    template.write_text("{question} {solution} {observation} Sufficient?")
+    own = {"kwargs": {"template_file": str(template)}, "health_check": False}
+    judge_server.control(yes_when="crimson")
+    assert run(tmp_path, judge_server, [raw(1, "crimson")], **own).written == 1
+    assert run(tmp_path, judge_server, [raw(1, "blue")], **own).written == 0
+    assert len(judge_server.calls()) == 2
+    template.write_text("{question} {solution} {observation} Is it sufficient?")
+    assert run(tmp_path, judge_server, [raw(1, "crimson")], **own).written == 1
+    assert len(judge_server.calls()) == 3
+    assert "Is it sufficient?" in (tmp_path / "out" / "manifest.json").read_text()
 
 
 def test_records_without_an_observation_are_rejects(tmp_path, judge_server):

@@ -124,11 +124,12 @@ def cache_tokens(job: Job, assumed: Assumed) -> tuple[float, str]:
     r, s = job.rollout, job.shape
     assert r is not None
     room = r.share * job.gpu.memory - r.width * s.params / r.tensor - assumed.vllm_working
+    shards = min(r.tensor, s.kv_heads)  # of the cache: vLLM copies heads to more GPUs than there are heads
     formula = (
         f"({r.share:g} × {job.gpu.memory / GIB:.1f} GiB - {r.width} B × {giga(s.params)} / {r.tensor} "
-        f"- {assumed.vllm_working / GIB:g} GiB) × {r.tensor} / {s.kv_bytes(r.width):,} B a token"
+        f"- {assumed.vllm_working / GIB:g} GiB) × {shards} / {s.kv_bytes(r.width):,} B a token"
     )
-    return room * r.tensor / s.kv_bytes(r.width), formula
+    return room * shards / s.kv_bytes(r.width), formula
 
 
 def host(job: Job) -> list[Line]:

@@ -128,14 +128,16 @@ def _generate(job: Job, assumed: Assumed) -> Iterator[Line]:
     rows = ceil(job.rows / servers)
     at_once = int(max(1, min(rows, r.max_rows, cache_tokens(job, assumed)[0] // ln.row)))
     waves = ceil(rows / at_once)
-    read = r.width * (s.params - s.vision_params) + at_once * (ln.prompt + ln.response / 2) * s.kv_bytes(r.width)
-    token = read / r.tensor / (gpu.bandwidth * assumed.decoding)
+    weights = r.width * (s.params - s.vision_params) / r.tensor
+    cache = at_once * (ln.prompt + ln.response / 2) * s.kv_bytes(r.width) / min(r.tensor, s.kv_heads)
+    token = (weights + cache) / (gpu.bandwidth * assumed.decoding)
     yield Line(
         "generate",
         waves * ln.long_response * token,
         "s",
-        f"{waves} × {ln.long_response:.0f} tokens × ({r.width} B × {(s.params - s.vision_params) / 1e9:.2f} G + "
-        f"{at_once} rows × {ln.prompt + ln.response / 2:,.0f} tokens × {s.kv_bytes(r.width):,} B) / {r.tensor} / "
+        f"{waves} × {ln.long_response:.0f} tokens × ({r.width} B × {(s.params - s.vision_params) / 1e9:.2f} G / "
+        f"{r.tensor} + {at_once} rows × {ln.prompt + ln.response / 2:,.0f} tokens × {s.kv_bytes(r.width):,} B / "
+        f"{min(r.tensor, s.kv_heads)}) / "
         f"({gpu.bandwidth / 1e12:.2f} TB/s × {assumed.decoding:g})",
     )
     copies = min(job.samples, servers)  # a prompt's responses are spread over the servers

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a launch script hands to verl, read as torchrun and Hydra read it, without starting anything."""
+"""What a launch script hands to verl, read as torchrun and Hydra read it, without starting it.
 
+A script is run, but `python`, `python3` and `torchrun`, as names on PATH, only write down what they were called with. A
+script that calls others (`accelerate`, a path of its own) would really start them.
+"""
+
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -14,7 +20,8 @@ from omegaconf import DictConfig
 from torch.distributed.run import get_args_parser as get_torchrun_parser
 
 CONFIGS = "verl_p2r.config"
-PROGRAMS = ("python", "torchrun")
+PROGRAMS = ("python", "python3", "torchrun")
+PATIENCE = 60.0  # seconds for what a script does before it starts verl
 
 
 @dataclass
@@ -62,20 +69,32 @@ def catch(
 
     Returns:
         How it ended; the last call, as a list of arguments, empty when there was none.
+
+    Raises:
+        ValueError: it does not end.
     """
     with tempfile.TemporaryDirectory() as stubs:
         said = Path(stubs) / "said"
         for name in PROGRAMS:
             (Path(stubs) / name).write_text(f"#!/bin/sh\nprintf '%s\\0' {name} \"$@\" >'{said}'\n")
             (Path(stubs) / name).chmod(0o755)
-        done = subprocess.run(
-            [shutil.which("bash") or "bash", script.absolute(), *arguments],
+        command = [shutil.which("bash") or "bash", str(script.absolute()), *arguments]
+        process = subprocess.Popen(
+            command,
             env={**env, "PATH": f"{stubs}:{env.get('PATH', '/usr/bin:/bin')}"},
             cwd=folder,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            start_new_session=True,
         )
+        try:
+            output = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise ValueError(f"{script}: did not come to its end within {PATIENCE:g} s, and was killed") from None
+        done = subprocess.CompletedProcess(command, process.returncode, *output)
         return done, said.read_text().split("\0")[:-1] if said.exists() else []
 
 
