@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from data_tools.generate import GenerateSettings, generate
-from data_tools.judge import JudgeSettings, judge
+from data_tools.judge import JudgeSettings, Sufficiency, judge
 from data_tools.records import files_of
 from data_tools.steps import StepReport, Told, count_records
 from data_tools.to_parquet import ExportSettings, Kind, Report, to_parquet
@@ -55,7 +55,7 @@ class BuildSettings:
     export: ExportSettings = field(default_factory=ExportSettings)
 
     def __post_init__(self) -> None:
-        for name in ("media_root", "max_reject_share"):
+        for name in ("media_root", "check_files", "max_reject_share"):
             if getattr(self.export, name) != getattr(ExportSettings(), name):
                 raise ValueError(f"export.{name} is set: set {name} beside it, for all steps")
 
@@ -68,6 +68,8 @@ class BuildSettings:
         """
         try:
             mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"{path}: there is no such file") from None
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: cannot be read as YAML ({error})") from None
         return merge(cls(), {} if mapping is None else mapping, str(path))
@@ -91,6 +93,7 @@ def build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tupl
         raise ValueError("inputs is empty: name files of records, or folders that steps have written")
     out, root, share = Path(settings.out), Path(settings.media_root).expanduser(), settings.max_reject_share
     inputs = files = files_of(settings.inputs)
+    Sufficiency(settings.judge)  # a judge that cannot be made is found before hours of generating
     for number, name in enumerate(("generate", "verify", "judge"), 1):
         folder = out / f"{number}-{name}"
         with bar(name, count_records(files)) as told:
@@ -106,7 +109,7 @@ def build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tupl
         if report.failed:
             return
         files = files_of([folder])
-    export = replace(settings.export, media_root=os.path.abspath(root), max_reject_share=share)
+    export = replace(settings.export, media_root=os.path.abspath(root), check_files=True, max_reject_share=share)
     exports: tuple[tuple[Kind, list[Path]], ...] = (("sft", files), ("rl", inputs))
     for kind, records in exports:
         with byte_bar(f"exporting {kind}", records) as on_bytes:

@@ -115,7 +115,7 @@ def generate_command(
                 told=told,
             )
     _step(report, out)
-    _leave(report.failed)
+    _leave(report)
 
 
 @app.command("verify")
@@ -146,7 +146,7 @@ def verify_command(
                 files, out, settings, max_reject_share=_or(max_reject_share, build.max_reject_share), told=told
             )
     _step(report, out)
-    _leave(report.failed)
+    _leave(report)
 
 
 @app.command("judge")
@@ -182,7 +182,7 @@ def judge_command(
                 files, out, settings, max_reject_share=_or(max_reject_share, build.max_reject_share), told=told
             )
     _step(report, out)
-    _leave(report.failed)
+    _leave(report)
 
 
 @app.command("build")
@@ -196,7 +196,7 @@ def build_command(
     from data_tools.build import BuildSettings, build
     from data_tools.steps import StepReport
 
-    failed = False
+    reports: list[StepReport | Report] = []
     with _errors():
         settings = BuildSettings.load(config)
         for folder, report in build(settings, _kept_bar, _bar):
@@ -204,8 +204,8 @@ def build_command(
                 _step(report, folder)
             else:
                 _summary(report, folder)
-            failed = failed or report.failed
-    _leave(failed)
+            reports.append(report)
+    _leave(*reports)
 
 
 @app.command("import-release")
@@ -236,7 +236,7 @@ def import_release_command(
         console.print(types_table(report.counts))
         _differences(differences(kind, report.counts))
         _summary(report, out / kind)
-    _leave(any(report.failed for report in reports.values()))
+    _leave(*reports.values())
 
 
 @app.command("to-parquet")
@@ -266,7 +266,7 @@ def to_parquet_command(
             report = to_parquet(files, out, kind.value, settings, on_bytes=on_bytes)
     console.print(types_table(report.counts))
     _summary(report, out)
-    _leave(report.failed)
+    _leave(report)
 
 
 @app.command("decontaminate")
@@ -296,7 +296,7 @@ def decontaminate_command(
             done = decontaminate(files, known, out, by=names, max_reject_share=max_reject_share, on_bytes=on_bytes)
     _say(f"benchmark: {len(known.media):,} media, {len(known.questions):,} questions")
     _step(done, out)
-    _leave(done.failed)
+    _leave(done)
 
 
 @app.command("stats")
@@ -469,6 +469,11 @@ def _step(report: StepReport, folder: Path) -> None:
 def _summary(report: Report, folder: Path) -> None:
     splits = ", ".join(f"{split} {count:,}" for split, count in sorted(report.splits.items())) or "none"
     _say(f"{report.read:,} records read, {report.written:,} written to {folder} ({splits})")
+    if report.written and "val" not in report.splits:
+        _say(
+            "no val.parquet: no medium has fallen to validation; raise the share, or name other data.val_files",
+            "yellow",
+        )
     if report.media[0]:
         _say(f"{report.media[0]:,} media decoded, {report.media[1]:,} of them failed")
     _rejects(report.reasons, report.first, folder)
@@ -492,7 +497,11 @@ def _say(text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _leave(failed: bool) -> None:
-    if failed:
-        _say("too much was lost, or nothing is left: repair the data, or raise the largest share of rejects", "red")
+def _leave(*reports: StepReport | Report) -> None:
+    for report in reports:
+        if report.failed and not report.written:
+            _say("nothing is left: the files beside the manifest say why", "red")
+        elif report.failed:
+            _say("more was rejected than max_reject_share, or a file was damaged: repair the data, or raise it", "red")
+    if any(report.failed for report in reports):
         raise typer.Exit(1)

@@ -85,7 +85,10 @@ class Benchmark:
                         found += 1
             if not found:
                 fields = ", ".join((*medium_fields, *question_fields))
-                raise ValueError(f"{file}: no row has one of the fields {fields}: name the benchmark's own")
+                raise ValueError(
+                    f"{file}: no row has one of the fields {fields}: name the benchmark's own (--medium-field, "
+                    "--question-field)"
+                )
         self.media.pop("", None)
         self.questions.pop("", None)
 

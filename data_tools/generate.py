@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.asking import asking_step
+from data_tools.asking import NobodyReplies, asking_step
 from data_tools.media_parts import MediaParts, VideoAs, media_parts
 from data_tools.records import Record
 from data_tools.steps import StepReport, Told
-from verl_p2r.chat_client import ChatClient, Reply, UselessReply
+from verl_p2r.chat_client import ChatClient, Reply, Unanswered, UselessReply
 from verl_p2r.media import TRAINING, MediaSettings
 from verl_p2r.records import PromptTemplate, columns_of
 from verl_p2r.rows import RowError
@@ -99,14 +99,23 @@ class Generator:
             who="generate",
         )
         self.concurrency = int(settings.concurrency * AHEAD) + 1
+        self._reached: asyncio.Task[None] | None = None
         self._readers = ThreadPoolExecutor(settings.readers or os.cpu_count() or 1, thread_name_prefix="media")
 
     async def ask(self, record: Record) -> dict[str, Any]:
         """The model's response to a record, as it came."""
+        self._reached = self._reached or asyncio.create_task(self._reach())  # once, for all who wait
+        await asyncio.shield(self._reached)
         loop = asyncio.get_running_loop()
         media: MediaParts = await loop.run_in_executor(self._readers, self._media, record)
         parts = [*media.parts, {"type": "text", "text": prompt_of(record, self.template)}]
         return {"output": await self.client.complete(parts, text_of, **media.body)}
+
+    async def _reach(self) -> None:
+        try:
+            await self.client.reach()
+        except Unanswered as error:
+            raise NobodyReplies(f"generate: {error}") from None
 
     async def aclose(self) -> None:
         self._readers.shutdown(wait=False, cancel_futures=True)

@@ -17,6 +17,7 @@ from data_tools.steps import Dropped, StepReport, Told
 from verl_p2r.chat_client import Unanswered
 from verl_p2r.facts import Fact
 from verl_p2r.judge import PROMPT_VERSION, JudgeRequest, ask, check_judge, get_judge
+from verl_p2r.judge_client import OpenAIJudge
 from verl_p2r.rows import RowError
 from verl_p2r.settings import JudgeGuards
 from verl_p2r.template import parse_response
@@ -79,7 +80,10 @@ class Sufficiency:
         kwargs = dict(settings.kwargs)
         if settings.name == "openai":
             kwargs.setdefault("concurrency", settings.concurrency)
-        self.judge = get_judge(settings.name, **kwargs)
+        try:
+            self.judge = get_judge(settings.name, **kwargs)
+        except ValueError as error:
+            raise ValueError(str(error).replace("algorithm.p2r.judge", "judge")) from None
         file = kwargs.get("template_file")
         template = {"template": Path(file).expanduser().read_text("utf-8")} if file else {}
         self.fingerprint: Mapping[str, Any] = {**settings.kept, **template}
@@ -100,8 +104,10 @@ class Sufficiency:
 
     async def _check(self) -> None:
         try:
+            if isinstance(self.judge, OpenAIJudge):
+                await self.judge.reach()
             await check_judge(self.judge, self.settings.name)
-        except RuntimeError as error:
+        except (RuntimeError, Unanswered) as error:
             raise NobodyReplies(str(error).replace("algorithm.p2r.judge.", "the setting judge.")) from None
 
     async def aclose(self) -> None:

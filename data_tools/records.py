@@ -207,7 +207,9 @@ def files_of(inputs: Iterable[str | Path]) -> list[Path]:
         found = sorted(path.glob("part-*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
         if not found:
             what = "holds no part-*.jsonl of a step" if path.is_dir() else "does not exist"
-            raise ValueError(f"{path} {what}: name files of records, or the output folder of a step")
+            steps = sorted({str(part.parent) for part in path.glob("*/part-*.jsonl")})
+            hint = f"; did you mean {' or '.join(steps)}?" if steps else ""
+            raise ValueError(f"{path} {what}: name files of records, or the output folder of a step{hint}")
         files += found
     return files
 

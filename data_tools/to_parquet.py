@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.folders import whole_folder, write_manifest
-from data_tools.media_check import MediaCheck
+from data_tools.media_check import MediaCheck, medium_error
 from data_tools.records import Record, Records
 from data_tools.rejects import Reject, RejectLog
 from verl_p2r.records import SCHEMA, PromptTemplate, columns_of
@@ -53,6 +53,7 @@ class ExportSettings:
         workers: media decoded at a time.
         prompt_template: one of the package's, or the path of a text file.
         max_reject_share: the largest share of records, in [0, 1], that may be rejected.
+        check_files: leave out the records whose medium's file is not there.
     """
 
     val_share: float = 0.01
@@ -61,6 +62,7 @@ class ExportSettings:
     workers: int = 4
     prompt_template: str = "process_aware"
     max_reject_share: float = 0.01
+    check_files: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_share <= 1:
@@ -125,7 +127,7 @@ def to_parquet(
         ValueError: the template or the folder cannot be used, or media are to be checked without a root.
     """
     settings = settings or ExportSettings()
-    if settings.check_media and settings.media_root is None:
+    if (settings.check_media or settings.check_files) and settings.media_root is None:
         raise ValueError("media can be checked only where they are: give the media root too")
     root = Path(os.path.abspath(Path(settings.media_root).expanduser())) if settings.media_root else None
     template = PromptTemplate.load(settings.prompt_template)
@@ -137,6 +139,8 @@ def to_parquet(
             for record in check(source) if check else source:
                 split = split_of(record.path, settings.val_share)
                 try:
+                    if settings.check_files and root and not (root / record.path).is_file():
+                        raise medium_error(root / record.path, FileNotFoundError("no such file"))
                     row = row_of(record, kind, sum(splits.rows.values()), split, template, root)
                 except RowError as error:
                     rejects.add(record.file, record.line, record.problem_id, error)

@@ -32,6 +32,7 @@ _MAX_CONCURRENCY = 1000  # what openai's HTTP client opens at most
 _SHOWN = 300
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=15)
 _REST_S, _MAX_REST_S = 0.5, 15.0
+_REACHES, _REACH_S = 3, 4.0
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ class ChatClient:
         self.body = {"model": model, **(body or {})}
         self._sessions: dict[asyncio.AbstractEventLoop, _Session] = {}
         self._logged: set[int] = set()
+        self._lost: set[str] = set()  # servers that are known to be gone
 
     async def complete(self, content: Any, use: Callable[[Reply], T], **more: Any) -> T:
         """Ask for one completion, when one of the slots is free.
@@ -214,6 +216,24 @@ class ChatClient:
                     why = f"{why}; at last: {failures[-1]}"
                 status, useless = (failure.status, failure.useless) if failure else (None, False)
                 raise Unanswered(self.redacted(why), max(len(failures) - 1, 0), status, useless) from None
+
+    async def reach(self) -> None:
+        """Make sure that a server is there, before anything is prepared for it; ten seconds of patience.
+
+        Raises:
+            Unanswered: none can be reached; what they answer does not matter.
+        """
+        session, errors = self._session(), []
+        for attempt in range(_REACHES):
+            for url in self.base_urls:
+                try:
+                    await session.http.get(f"{url}/models", headers=session.headers, timeout=_REACH_S)
+                    return
+                except Exception as error:  # whatever the HTTP client makes of it
+                    errors.append(str(_lost(_Endpoint(url), error)))
+            if attempt < _REACHES - 1:
+                await asyncio.sleep(_REACH_S)
+        raise Unanswered(self.redacted(f"{errors[-1]}: start the server, or correct its URL; nothing was asked"))
 
     def redacted(self, text: str) -> str:
         """A text without the key."""
@@ -275,12 +295,17 @@ class ChatClient:
         except asyncio.TimeoutError:
             raise _Failure(f"{endpoint.url} gave no reply within {self._timeout_s:g} s") from None
         except Exception as error:  # whatever the HTTP client makes of a server that hangs up or talks nonsense
-            raise _lost(endpoint, error) from None
+            failure, first = _lost(endpoint, error), endpoint.failures == 1
+            if failure.rest and first and endpoint.url not in self._lost:
+                self._lost.add(endpoint.url)
+                logger.warning("%s: %s; trying again", self._who, self.redacted(str(failure)))
+            raise failure from None
         finally:
             endpoint.in_flight -= 1
         if response.status_code >= 400:
             raise self._refused(endpoint, response.status_code, response.headers.get("retry-after"), response.text)
         endpoint.failures = 0
+        self._lost.discard(endpoint.url)
         return _read(endpoint.url, response.content, retries)
 
     def _refused(self, endpoint: _Endpoint, status: int, retry_after: str | None, text: str) -> _Failure:

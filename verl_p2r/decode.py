@@ -38,8 +38,9 @@ def install_reader() -> None:
     if forced == READER:
         # When a reader fails, qwen-vl-utils turns to torchvision's, which is gone: its error would hide ours.
         vision_process.VIDEO_READER_BACKENDS["torchvision"] = read_video
-        vision_process.FORCE_QWENVL_VIDEO_READER = READER
-        vision_process.get_video_reader_backend.cache_clear()
+        if vision_process.FORCE_QWENVL_VIDEO_READER != READER:
+            vision_process.FORCE_QWENVL_VIDEO_READER = READER
+            vision_process.get_video_reader_backend.cache_clear()
 
 
 def read_video(element: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any], float]:

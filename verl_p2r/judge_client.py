@@ -112,6 +112,14 @@ class OpenAIJudge:
         logger.warning("no verdict on %s: %s", request.row or "an observation", why)
         return Verdict(None, why, retries=retries)
 
+    async def reach(self) -> None:
+        """Make sure that a server is there.
+
+        Raises:
+            Unanswered: none can be reached.
+        """
+        await self._client.reach()
+
     async def aclose(self) -> None:
         """Close the connections of this event loop and write the cache."""
         await self._client.aclose()

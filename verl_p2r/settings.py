@@ -219,7 +219,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         return _unwrap(value)
     if kind == tuple[str, ...]:
         if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) for v in value):
-            raise ValueError(f"{where} is {value!r}: give a list of texts")
+            raise ValueError(f"{where} is {value!r}: give a list of texts, such as [{value}]")
         return tuple(value)
     if isinstance(kind, types.UnionType):
         if value is None:

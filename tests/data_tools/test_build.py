@@ -134,6 +134,29 @@ def assert_same(left: Path, right: Path) -> None:
     assert not [path for path in right.iterdir() if path.name.startswith(".")]  # nothing is left lying about
 
 
+def test_a_judge_that_cannot_be_made_is_found_before_anything_is_paid(tmp_path, judge_server, monkeypatch):
+    write_lines(tmp_path / "in.jsonl", make_records(tmp_path, 3))
+    monkeypatch.chdir(prepare(tmp_path / "a", config_of(judge_server, judge={"kwargs": {"mdel": "x"}})))
+    done = CliRunner().invoke(app, ["build", "build.yaml"])
+    assert done.exit_code == 2
+    assert "judge.kwargs does not fit judge 'openai'" in done.output
+    assert "algorithm" not in done.output
+    assert not judge_server.calls()
+
+
+def test_questions_without_their_file_are_not_trained_on(tmp_path, judge_server, monkeypatch):
+    records = make_records(tmp_path, 8)
+    records[1]["path"] = "gone.png"
+    write_lines(tmp_path / "in.jsonl", records)
+    monkeypatch.chdir(prepare(tmp_path / "a", config_of(judge_server, max_reject_share=0.2, export={"val_share": 0.0})))
+    done = CliRunner().invoke(app, ["build", "build.yaml"])
+    assert done.exit_code == 0, done.output
+    assert pq.read_metadata("out/rl/train.parquet").num_rows == 7
+    assert "no val.parquet" in done.output
+    done = CliRunner().invoke(app, ["stats", "out"])
+    assert "did you mean out/1-generate or out/2-verify or out/3-judge?" in done.output
+
+
 @pytest.mark.slow
 def test_sixteen_kills_of_the_judge_change_nothing(tmp_path, judge_server):
     raws = [

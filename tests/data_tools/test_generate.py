@@ -2,6 +2,7 @@
 """Step 1 against a server that decodes the frames it gets, and fails on command."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -143,15 +144,26 @@ def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge
 
 def test_a_server_that_is_gone_stops_the_step_and_nothing_is_lost(tmp_path, judge_server):
     records = make_records(tmp_path, 80)
-    assert run(tmp_path, judge_server, records[:30]).written == 30
-    judge_server.kill()
+    judge_server.control(latency=0.2)
     begun = time.monotonic()
+    threading.Timer(1.0, judge_server.kill).start()
     with pytest.raises(NobodyReplies, match=r"generate: .*What has come so far is kept"):
         run(tmp_path, judge_server, records, concurrency=4, timeout_s=0.5, deadline_s=1.0)
-    assert time.monotonic() - begun < 30  # a deadline or two, not one for each record
+    assert time.monotonic() - begun < 30  # some deadlines, not one for each record
     judge_server.start()
+    judge_server.control()
     assert run(tmp_path, judge_server, records).written == 80
     assert len([call for call in judge_server.calls() if call.outcome == "ok"]) == 80
+
+
+def test_a_server_that_was_never_there_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(chat_client, "_REACH_S", 0.1)
+    file = write_lines(tmp_path / "in.jsonl", make_records(tmp_path, 60))
+    nowhere = GenerateSettings(model="m", base_urls=("http://127.0.0.1:9/v1",))
+    begun = time.monotonic()
+    with pytest.raises(NobodyReplies, match=r"generate: http://127\.0\.0\.1:9/v1: .*start the server"):
+        generate([file], tmp_path / "out", nowhere, tmp_path)
+    assert time.monotonic() - begun < 20  # and not the deadline of twenty minutes
 
 
 def test_records_that_the_server_refuses_stop_nobody_else(tmp_path, judge_server):

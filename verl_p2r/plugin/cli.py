@@ -146,7 +146,8 @@ def plan(
     try:
         if gpu not in GPUS:
             raise ValueError(f"--gpu is {gpu!r}: give one of {', '.join(GPUS)}")
-        launch = launch_of(config, overrides or [], os.environ)
+        env = {**({"MODEL": model} if model else {}), **os.environ}  # scripts insist on one
+        launch = launch_of(config, overrides or [], env)
         made = plan_of(launch, Options(gpu, model, rows, response_tokens))
     except (ValueError, HydraException) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
