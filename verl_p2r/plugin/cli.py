@@ -159,9 +159,16 @@ def plan(
 
 
 async def _evaluate(judge: Any, cases: list[Case], concurrency: int, done: Callable[[Result], object]) -> list[Result]:
+    from verl_p2r.chat_client import Unanswered
+    from verl_p2r.judge_client import OpenAIJudge
     from verl_p2r.judge_eval import evaluate
 
     try:
+        if isinstance(judge, OpenAIJudge):
+            try:
+                await judge.reach()
+            except Unanswered as error:
+                raise ValueError(f"the judge: {error}") from None
         return await evaluate(judge, cases, concurrency, done)
     finally:
         if hasattr(judge, "aclose"):
