@@ -58,7 +58,15 @@ class StepReport:
 
 def count_records(files: Sequence[Path]) -> int:
     """How many values files hold, for a progress bar: whether each is a record is not looked at."""
-    return sum(1 for file in files for _ in read_values(file))
+    return sum(map(_count, files))
+
+
+def _count(file: Path) -> int:
+    with file.open("rb") as raw:
+        if raw.read(1) == b"{":  # JSON lines: to count lines takes a twentieth of reading them
+            raw.seek(0)
+            return sum(line != b"\n" for line in raw)
+    return sum(1 for _ in read_values(file))
 
 
 class DropLog:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole pipeline from one file, and what kills leave of it."""
 
+import gzip
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from data_tools.build import BuildSettings
 from data_tools.cli import app
+from data_tools.steps import count_records
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "data" / "build.yaml"
@@ -98,6 +100,22 @@ def test_a_step_alone_takes_its_part_of_the_file(tmp_path, judge_server, monkeyp
     assert done.exit_code == 0, done.output  # media_root and max_reject_share are the file's
     assert "generate: 4 records read, 3 kept" in done.output
     assert CliRunner().invoke(app, [*command, "--max-reject-share", "0.1"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ('{"a": 1}\n{"a": 2}\n', 2),
+        ('{"a": 1}\n\n{"a": 2}', 2),
+        ('[{"a": 1},\n{"a": 2}, 3]', 3),
+        ('\n{"a": 1}\n', 1),
+        ("", 0),
+    ],
+)
+def test_records_are_counted_for_the_bar(tmp_path, text, count):
+    (tmp_path / "a.json").write_text(text)
+    (tmp_path / "b.gz").write_bytes(gzip.compress(text.encode()))
+    assert count_records([tmp_path / "a.json"]) == count_records([tmp_path / "b.gz"]) == count
 
 
 def test_a_step_that_fails_ends_the_build(tmp_path, judge_server, monkeypatch):
