@@ -60,6 +60,13 @@ SCONTROL = """
 if sys.argv[1] == "show":
     print("\\n".join(f"node{i + 1}" for i in range(int(os.environ["NODES"]))))
 """
+# A judge takes a while to load; meanwhile its node has long seen the head.
+VLLM = """
+time.sleep(2)
+(state / "healthy").touch()
+time.sleep(60)
+"""
+CURL = "sys.exit(not (state / 'healthy').exists())"
 
 
 @pytest.fixture
@@ -71,7 +78,14 @@ def stage(tmp_path):
         stubs.mkdir()
         state = str(tmp_path)
         for name in ("ray", "python", "torchrun", "vllm", "curl", "srun", "scontrol"):
-            body = {"ray": RAY, "python": PYTHON, "srun": SRUN, "scontrol": SCONTROL, "vllm": "time.sleep(60)"} | bodies
+            body = {
+                "ray": RAY,
+                "python": PYTHON,
+                "srun": SRUN,
+                "scontrol": SCONTROL,
+                "vllm": VLLM,
+                "curl": CURL,
+            } | bodies
             (stubs / name).write_text(STUB.format(python=sys.executable, state=state, body=body.get(name, "")))
             (stubs / name).chmod(0o755)
         (stubs / "sleep").write_text("#!/bin/sh\nexec /bin/sleep 0.1\n")
@@ -156,7 +170,7 @@ def test_a_judge_has_a_node_of_its_own(stage, tmp_path):
     [judge] = calls(tmp_path, "vllm")
     assert judge["argv"][:2] == ["serve", "judge"]
     assert judge["env"]["NODE_RANK"] == "2"
-    [asked] = calls(tmp_path, "curl")
+    *_, asked = calls(tmp_path, "curl")
     assert asked["argv"][-1] == "http://10.0.0.3:8000/health"
     [driver] = calls(tmp_path, "python", "-m")
     assert "algorithm.p2r.judge.kwargs.base_urls=[http://10.0.0.3:8000/v1]" in driver["argv"]
