@@ -9,40 +9,37 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
+
+from data_tools.terminal import (
+    byte_bar,
+    console,
+    count_bar,
+    errors,
+    kept_bar,
+    leave,
+    say,
+    show_differences,
+    show_export,
+    show_rejects,
+    show_step,
 )
 
 if TYPE_CHECKING:
     from data_tools.build import BuildSettings
-    from data_tools.rejects import Reject
     from data_tools.steps import StepReport
     from data_tools.to_parquet import ExportSettings, Report
 
 T = TypeVar("T")
 
 app = typer.Typer(help="Data for VideoP2R: import, export, decontaminate, look.", no_args_is_help=True)
-console = Console()
 
 WORKERS = os.cpu_count() or 1
-SHOW_S = 0.1  # between two looks of a progress bar: one takes as long as a record
 
 Inputs = Annotated[
     list[str], typer.Argument(help="Files of records (JSON or JSON lines, .gz or not), or the output folder of a step.")
@@ -98,13 +95,13 @@ def generate_command(
     from data_tools.records import files_of
     from data_tools.steps import count_records
 
-    with _errors():
+    with errors():
         build = _of_build(config)
         urls = tuple(base_url) if base_url else None
         settings = _with(build.generate, model=model, base_urls=urls, concurrency=concurrency)
         root = _or(media_root, Path(build.media_root).expanduser())
         files = files_of(inputs)
-        with _kept_bar("generate", count_records(files)) as told:
+        with kept_bar("generate", count_records(files)) as told:
             report = generate(
                 files,
                 out,
@@ -114,8 +111,8 @@ def generate_command(
                 max_reject_share=_or(max_reject_share, build.max_reject_share),
                 told=told,
             )
-    _step(report, out)
-    _leave(report)
+    show_step(report, out)
+    leave(report)
 
 
 @app.command("verify")
@@ -137,16 +134,16 @@ def verify_command(
     from data_tools.steps import count_records
     from data_tools.verify import verify
 
-    with _errors():
+    with errors():
         build = _of_build(config)
         settings = _with(build.verify, min_accuracy=min_accuracy, strict=strict)
         files = files_of(inputs)
-        with _kept_bar("verify", count_records(files)) as told:
+        with kept_bar("verify", count_records(files)) as told:
             report = verify(
                 files, out, settings, max_reject_share=_or(max_reject_share, build.max_reject_share), told=told
             )
-    _step(report, out)
-    _leave(report)
+    show_step(report, out)
+    leave(report)
 
 
 @app.command("judge")
@@ -171,18 +168,18 @@ def judge_command(
     from data_tools.records import files_of
     from data_tools.steps import count_records
 
-    with _errors():
+    with errors():
         build = _of_build(config)
         settings = _with(build.judge, name=judge, concurrency=concurrency)
         own = {name: value for name, value in (("model", model), ("base_urls", base_url)) if value}
         settings = _with(settings, kwargs={**settings.kwargs, **own})
         files = files_of(inputs)
-        with _kept_bar("judge", count_records(files)) as told:
+        with kept_bar("judge", count_records(files)) as told:
             report = run(
                 files, out, settings, max_reject_share=_or(max_reject_share, build.max_reject_share), told=told
             )
-    _step(report, out)
-    _leave(report)
+    show_step(report, out)
+    leave(report)
 
 
 @app.command("build")
@@ -197,15 +194,15 @@ def build_command(
     from data_tools.steps import StepReport
 
     reports: list[StepReport | Report] = []
-    with _errors():
+    with errors():
         settings = BuildSettings.load(config)
-        for folder, report in build(settings, _kept_bar, _bar):
+        for folder, report in build(settings, kept_bar, byte_bar):
             if isinstance(report, StepReport):
-                _step(report, folder)
+                show_step(report, folder)
             else:
-                _summary(report, folder)
+                show_export(report, folder)
             reports.append(report)
-    _leave(*reports)
+    leave(*reports)
 
 
 @app.command("import-release")
@@ -226,17 +223,17 @@ def import_release_command(
     from data_tools.import_release import differences, find_parts, import_release
     from data_tools.stats import types_table
 
-    with _errors():
+    with errors():
         settings = _settings(val_share, media_root, check_media, workers, prompt_template, max_reject_share)
         files = [file for parts in find_parts(folder).values() for file in parts]
-        with _bar("importing", files) as on_bytes:
+        with byte_bar("importing", files) as on_bytes:
             reports = import_release(folder, out, settings, on_bytes=on_bytes)
     for kind, report in reports.items():
         console.print(f"\n[bold]{kind}[/]")
         console.print(types_table(report.counts))
-        _differences(differences(kind, report.counts))
-        _summary(report, out / kind)
-    _leave(*reports.values())
+        show_differences(differences(kind, report.counts))
+        show_export(report, out / kind)
+    leave(*reports.values())
 
 
 @app.command("to-parquet")
@@ -259,14 +256,14 @@ def to_parquet_command(
     from data_tools.stats import types_table
     from data_tools.to_parquet import to_parquet
 
-    with _errors():
+    with errors():
         settings = _settings(val_share, media_root, check_media, workers, prompt_template, max_reject_share)
         files = files_of(inputs)
-        with _bar("exporting", files) as on_bytes:
+        with byte_bar("exporting", files) as on_bytes:
             report = to_parquet(files, out, kind.value, settings, on_bytes=on_bytes)
     console.print(types_table(report.counts))
-    _summary(report, out)
-    _leave(report)
+    show_export(report, out)
+    leave(report)
 
 
 @app.command("decontaminate")
@@ -286,17 +283,17 @@ def decontaminate_command(
     from data_tools.decontaminate import MEDIUM_FIELDS, QUESTION_FIELDS, Benchmark, decontaminate
     from data_tools.records import files_of
 
-    with _errors():
+    with errors():
         files = files_of(inputs)
         media = (medium_field,) if medium_field else MEDIUM_FIELDS
         questions = (question_field,) if question_field else QUESTION_FIELDS
         known = Benchmark(benchmark, media, questions)
         names = ("medium", "question") if by is By.both else (by.value,)
-        with _bar("decontaminating", files) as on_bytes:
+        with byte_bar("decontaminating", files) as on_bytes:
             done = decontaminate(files, known, out, by=names, max_reject_share=max_reject_share, on_bytes=on_bytes)
-    _say(f"benchmark: {len(known.media):,} media, {len(known.questions):,} questions")
-    _step(done, out)
-    _leave(done)
+    say(f"benchmark: {len(known.media):,} media, {len(known.questions):,} questions")
+    show_step(done, out)
+    leave(done)
 
 
 @app.command("stats")
@@ -319,22 +316,22 @@ def stats_command(
     from data_tools.rejects import RejectLog
     from data_tools.stats import Stats
 
-    with _errors(), tempfile.TemporaryDirectory() as folder, RejectLog(Path(folder) / "rejects.jsonl") as rejects:
+    with errors(), tempfile.TemporaryDirectory() as folder, RejectLog(Path(folder) / "rejects.jsonl") as rejects:
         files = files_of(inputs)
         loaded = _tokenizer(tokenizer) if tokenizer else None
-        with _bar("reading", files) as on_bytes:
+        with byte_bar("reading", files) as on_bytes:
             stats = Stats.collect(Records(files, rejects, on_bytes), loaded, files)
     for table in stats.tables():
         console.print(table, "")
     if published:
-        _differences(differences("sft", stats.types))
-    _rejects(rejects.reasons, rejects.first, None)
+        show_differences(differences("sft", stats.types))
+    show_rejects(rejects.reasons, rejects.first, None)
     if png is not None:
         from data_tools.stats_plots import write_plots
 
-        with _errors():
+        with errors():
             for file in write_plots(stats, png):
-                _say(f"written: {file}")
+                say(f"written: {file}")
 
 
 @app.command("view")
@@ -355,17 +352,17 @@ def view_command(
     from data_tools.rejects import RejectLog
     from data_tools.view import Sample, sources_of, write_page
 
-    with _errors(), tempfile.TemporaryDirectory() as folder, RejectLog(Path(folder) / "rejects.jsonl") as rejects:
+    with errors(), tempfile.TemporaryDirectory() as folder, RejectLog(Path(folder) / "rejects.jsonl") as rejects:
         sources = sources_of(inputs)
-        with _bar("reading", [file for source in sources for file in source]) as on_bytes:
+        with byte_bar("reading", [file for source in sources for file in source]) as on_bytes:
             sample = Sample.draw(sources, count, seed, rejects, on_bytes)
-        with _count_bar("reading frames", len(sample.cards)) as on_medium:
+        with count_bar("reading frames", len(sample.cards)) as on_medium:
             page = write_page(sample, out, media_root, frames, on_medium)
-    _rejects(rejects.reasons, rejects.first, None)
+    show_rejects(rejects.reasons, rejects.first, None)
     if page.faults:
-        _say(f"{len(page.faults):,} media cannot be shown; the page says why. The first: {page.faults[0]}", "yellow")
+        say(f"{len(page.faults):,} media cannot be shown; the page says why. The first: {page.faults[0]}", "yellow")
     shown = f"{len(sample.cards):,} of {sample.totals.total():,} records"
-    _say(f"{out}: {shown}, {page.bytes / (1 << 20):.1f} MiB; open it in a browser")
+    say(f"{out}: {shown}, {page.bytes / (1 << 20):.1f} MiB; open it in a browser")
 
 
 def _with(settings: T, **given: Any) -> T:
@@ -398,110 +395,3 @@ def _tokenizer(name: str) -> Any:
     if not loaded.is_fast:
         raise ValueError(f"{name}: has only a slow tokenizer, which does not say where its tokens begin: name another")
     return loaded
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """What a user can put right becomes a line and exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        _say(str(error), "red")
-        raise typer.Exit(2) from None
-
-
-@contextmanager
-def _bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], object]]:
-    """A progress bar over the bytes of files."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(what, total=sum(file.stat().st_size for file in files))
-        yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def _count_bar(what: str, total: int) -> Iterator[Callable[[], object]]:
-    """A progress bar over things that are counted."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
-
-
-@contextmanager
-def _kept_bar(what: str, total: int) -> Iterator[Callable[[bool], object]]:
-    """A progress bar over records: how many a second, how long it will take, what share of them goes on."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[kept]}"),
-    )
-    done = kept = 0
-    shown = 0.0
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(what, total=total, rate="", kept="")
-
-        def show() -> None:
-            nonlocal shown
-            shown = time.monotonic()
-            speed = progress.tasks[0].speed
-            rate = f"{speed:,.1f}/s" if speed else ""
-            progress.update(task, completed=done, rate=rate, kept=f"kept {kept / max(done, 1):.1%}")
-
-        def told(on: bool) -> None:
-            nonlocal done, kept
-            done, kept = done + 1, kept + on
-            if time.monotonic() - shown > SHOW_S:
-                show()
-
-        yield told
-
-
-def _step(report: StepReport, folder: Path) -> None:
-    _say(f"{report.step}: {report.read:,} records read, {report.written:,} kept in {folder}")
-    for reason, count in report.dropped.items():
-        _say(f"  dropped, {reason}: {count:,} (dropped.jsonl)")
-    _rejects(report.rejected, report.first, folder)
-
-
-def _summary(report: Report, folder: Path) -> None:
-    splits = ", ".join(f"{split} {count:,}" for split, count in sorted(report.splits.items())) or "none"
-    _say(f"{report.read:,} records read, {report.written:,} written to {folder} ({splits})")
-    if report.written and "val" not in report.splits:
-        _say(
-            "no val.parquet: no medium has fallen to validation; raise the share, or name other data.val_files",
-            "yellow",
-        )
-    if report.media[0]:
-        _say(f"{report.media[0]:,} media decoded, {report.media[1]:,} of them failed")
-    _rejects(report.reasons, report.first, folder)
-
-
-def _differences(different: Sequence[str]) -> None:
-    for line in different or ["the counts are the published ones"]:
-        _say(line, "yellow" if different else "green")
-
-
-def _rejects(reasons: Mapping[str, int], first: Sequence[Reject], folder: Path | None) -> None:
-    where = f", all of them in {folder / 'rejects.jsonl'}" if folder and reasons else ""
-    _say(f"{sum(reasons.values()):,} records rejected{where}", "yellow" if reasons else None)
-    for reason, count in reasons.items():
-        _say(f"  {reason}: {count:,}")
-    for reject in first:
-        _say(f"  {reject}", "dim")
-
-
-def _say(text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _leave(*reports: StepReport | Report) -> None:
-    for report in reports:
-        if report.failed and not report.written:
-            _say("nothing is left: the files beside the manifest say why", "red")
-        elif report.failed:
-            _say("more was rejected than max_reject_share, or a file was damaged: repair the data, or raise it", "red")
-    if any(report.failed for report in reports):
-        raise typer.Exit(1)

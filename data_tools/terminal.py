@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command shows: progress bars, what steps have done, errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+if TYPE_CHECKING:
+    from data_tools.rejects import Reject
+    from data_tools.steps import StepReport
+    from data_tools.to_parquet import Report
+
+console = Console()
+
+SHOW_S = 0.1  # between two looks of a progress bar: one takes as long as a record
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """What a user can put right becomes a line and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        say(str(error), "red")
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def byte_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], object]]:
+    """A progress bar over the bytes of files."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=sum(file.stat().st_size for file in files))
+        yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def count_bar(what: str, total: int) -> Iterator[Callable[[], object]]:
+    """A progress bar over things that are counted."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def kept_bar(what: str, total: int) -> Iterator[Callable[[bool], object]]:
+    """A progress bar over records: how many a second, how long it will take, what share of them goes on."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[kept]}"),
+    )
+    done = kept = 0
+    shown = 0.0
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total, rate="", kept="")
+
+        def show() -> None:
+            nonlocal shown
+            shown = time.monotonic()
+            speed = progress.tasks[0].speed
+            rate = f"{speed:,.1f}/s" if speed else ""
+            progress.update(task, completed=done, rate=rate, kept=f"kept {kept / max(done, 1):.1%}")
+
+        def told(on: bool) -> None:
+            nonlocal done, kept
+            done, kept = done + 1, kept + on
+            if time.monotonic() - shown > SHOW_S:
+                show()
+
+        yield told
+
+
+def show_step(report: StepReport, folder: Path) -> None:
+    """What a step has done."""
+    say(f"{report.step}: {report.read:,} records read, {report.written:,} kept in {folder}")
+    for reason, count in report.dropped.items():
+        say(f"  dropped, {reason}: {count:,} (dropped.jsonl)")
+    show_rejects(report.rejected, report.first, folder)
+
+
+def show_export(report: Report, folder: Path) -> None:
+    """What an export has done."""
+    splits = ", ".join(f"{split} {count:,}" for split, count in sorted(report.splits.items())) or "none"
+    say(f"{report.read:,} records read, {report.written:,} written to {folder} ({splits})")
+    if report.written and "val" not in report.splits:
+        say(
+            "no val.parquet: no medium has fallen to validation; raise the share, or name other data.val_files",
+            "yellow",
+        )
+    if report.media[0]:
+        say(f"{report.media[0]:,} media decoded, {report.media[1]:,} of them failed")
+    show_rejects(report.reasons, report.first, folder)
+
+
+def show_differences(different: Sequence[str]) -> None:
+    """How counts differ from the published ones."""
+    for line in different or ["the counts are the published ones"]:
+        say(line, "yellow" if different else "green")
+
+
+def show_rejects(reasons: Mapping[str, int], first: Sequence[Reject], folder: Path | None) -> None:
+    """How many records were rejected, why, and the first of them."""
+    where = f", all of them in {folder / 'rejects.jsonl'}" if folder and reasons else ""
+    say(f"{sum(reasons.values()):,} records rejected{where}", "yellow" if reasons else None)
+    for reason, count in reasons.items():
+        say(f"  {reason}: {count:,}")
+    for reject in first:
+        say(f"  {reject}", "dim")
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line, as it is: nothing in it is markup."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def leave(*reports: StepReport | Report) -> None:
+    """End with exit code 1 if a step has failed."""
+    for report in reports:
+        if report.failed and not report.written:
+            say("nothing is left: the files beside the manifest say why", "red")
+        elif report.failed:
+            say("more was rejected than max_reject_share, or a file was damaged: repair the data, or raise it", "red")
+    if any(report.failed for report in reports):
+        raise typer.Exit(1)
