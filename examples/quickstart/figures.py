@@ -13,31 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from run_data import PROCESSES, Comparison, Metrics, answer_for, series, validation_mean
 
+from data_tools.stats_plots import COLOURS as OF_DATA
+from data_tools.stats_plots import STYLE
+
 COLOURS = {
-    "perception": "#2f6fb2",
-    "reasoning": "#c9741a",
+    **{process: OF_DATA[process] for process in PROCESSES},
     "combined": "#6b7280",
     "training": "#9ca3af",
     "validation": "#111827",
 }
 LABELS = {"perception": "perception", "reasoning": "reasoning", "combined": "sum of both (GRPO)"}
-plt.rcParams.update(
-    {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": "#9ca3af",
-        "axes.labelcolor": "#4b5563",
-        "axes.titlesize": 10,
-        "xtick.color": "#4b5563",
-        "ytick.color": "#4b5563",
-        "axes.grid": True,
-        "grid.color": "#eceef1",
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-        "savefig.dpi": 160,
-    }
-)
+plt.rcParams.update(STYLE)
 
 
 def new_figure(columns: int = 1, width: float = 4.8, height: float = 2.9) -> tuple[Figure, list[Axes]]:
