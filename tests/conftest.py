@@ -1,18 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What many tests share: the CPU platform chosen before verl is imported, a tiny Qwen2.5-VL folder, small clips."""
+"""What many tests share: the CPU platform chosen before verl is imported, a folder for Ray, a tiny Qwen2.5-VL folder,
+small clips.
+"""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+# Ray keeps sockets here, whose paths may have 107 bytes, and the address that `ray.init()` looks up. A folder of this
+# session's own: no test needs what an earlier Ray left on the machine, or joins a cluster that runs on it.
+RAY_FOLDER = tempfile.mkdtemp(prefix="ray", dir=min(tempfile.gettempdir(), "/tmp", key=len))
+atexit.register(shutil.rmtree, RAY_FOLDER, ignore_errors=True)
+os.environ.pop("RAY_ADDRESS", None)
 os.environ.update(
     VERL_PLATFORM="cpu",
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
     HF_DATASETS_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
+    RAY_TMPDIR=RAY_FOLDER,
     RAY_USAGE_STATS_ENABLED="0",
     VLLM_NO_USAGE_STATS="1",
     TORCHDYNAMO_DISABLE="1",

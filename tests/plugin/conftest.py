@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real TransferQueue in a real Ray."""
 
-import tempfile
-
 import pytest
 import ray
 import transfer_queue as tq
@@ -13,23 +11,21 @@ from omegaconf import open_dict
 @pytest.fixture(scope="module")
 def queue():
     """TransferQueue on a Ray cluster of this module's own, which another cluster on the machine does not notice."""
-    with tempfile.TemporaryDirectory(prefix="p2r", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            address="local",
-            num_cpus=8,  # logical: with 2, tq.init() waits for ever
-            num_gpus=1,
-            include_dashboard=False,
-            namespace="verl_p2r_tests",
-            object_store_memory=200 * 1024**2,
-            _temp_dir=folder,
-        )
-        config = make_config().transfer_queue
-        with open_dict(config):
-            config.enable = True
-        tq.init(config)
-        yield
-        tq.close()
-        ray.shutdown()
+    ray.init(
+        address="local",
+        num_cpus=8,  # logical: with 2, tq.init() waits for ever
+        num_gpus=1,
+        include_dashboard=False,
+        namespace="verl_p2r_tests",
+        object_store_memory=200 * 1024**2,
+    )
+    config = make_config().transfer_queue
+    with open_dict(config):
+        config.enable = True
+    tq.init(config)
+    yield
+    tq.close()
+    ray.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 
 import pickle
 import sys
-import tempfile
 
 import pytest
 import ray
@@ -45,15 +44,14 @@ class Producer:
 @pytest.fixture(scope="module")
 def two_nodes():
     """A Ray cluster of two nodes, each with an object store of its own."""
-    with tempfile.TemporaryDirectory(prefix="p2r", ignore_cleanup_errors=True) as folder:
-        memory = 100 * 1024**2
-        head = {"num_cpus": 2, "object_store_memory": memory, "include_dashboard": False, "temp_dir": folder}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=2, resources={"other": 1}, object_store_memory=memory)
-        ray.init(address=cluster.address, namespace="verl_p2r_tests")
-        yield cluster
-        ray.shutdown()
-        cluster.shutdown()
+    memory = 100 * 1024**2
+    head = {"num_cpus": 2, "object_store_memory": memory, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(num_cpus=2, resources={"other": 1}, object_store_memory=memory)
+    ray.init(address=cluster.address, namespace="verl_p2r_tests")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
 
 
 @pytest.fixture
