@@ -10,26 +10,27 @@
 #   MODEL=outputs/sft_7b/checkpoints/global_step_N/huggingface JUDGE_URLS=[http://judge:8000/v1] \
 #     bash examples/pa_grpo_7b.sh [overrides]
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/paths.bash"
 MODEL="${MODEL:?the SFT checkpoint to start from: …/global_step_N/huggingface}"
-[ -d "$MODEL" ] && MODEL="$(realpath "$MODEL")" # the trainer may run in another folder
-DATA="$(realpath -m "${DATA:-data/videop2r}")" MEDIA="$(realpath -m "${MEDIA:-data/Video-R1-data}")"
-OUT="$(realpath -m "${OUT:-outputs/pa_grpo_7b}")"
+[ -d "$MODEL" ] && MODEL="$(realpath -- "$MODEL")" # the trainer may run in another folder
+DATA="$(realpath -m -- "${DATA:-data/videop2r}")" MEDIA="$(realpath -m -- "${MEDIA:-data/Video-R1-data}")"
+OUT="$(realpath -m -- "${OUT:-outputs/pa_grpo_7b}")"
 TRAIN="${TRAIN:-$DATA/rl/train.parquet}" VAL="${VAL:-$DATA/rl/val.parquet}"
 
 # The judge's guards are ours, the paper has none. Learning-rate schedule and gradient norm are Video-R1's.
 exec python -m verl.trainer.main_ppo \
   --config-path pkg://verl_p2r.config --config-name p2r_ppo \
   p2r/judge=openai \
-  algorithm.p2r.judge.kwargs.model="${JUDGE_MODEL:-meta-llama/Llama-3.1-70B-Instruct}" \
+  algorithm.p2r.judge.kwargs.model="$(quoted "${JUDGE_MODEL:-meta-llama/Llama-3.1-70B-Instruct}")" \
   algorithm.p2r.judge.kwargs.base_urls="${JUDGE_URLS:-[http://localhost:8000/v1]}" \
   algorithm.p2r.judge.guards.answer_only=False \
   algorithm.p2r.judge.guards.copied_question=False \
-  data.train_files="$TRAIN" \
-  data.val_files="$VAL" \
+  data.train_files="$(files "$TRAIN")" \
+  data.val_files="$(files "$VAL")" \
   data.train_batch_size="${BATCH:-56}" \
-  data.p2r.media_root="$MEDIA" \
-  data.p2r.media_cache.directory="${CACHE:-null}" \
-  actor_rollout_ref.model.path="$MODEL" \
+  data.p2r.media_root="$(quoted "$MEDIA")" \
+  data.p2r.media_cache.directory="$(quoted "${CACHE:-}")" \
+  actor_rollout_ref.model.path="$(quoted "$MODEL")" \
   actor_rollout_ref.actor.ppo_mini_batch_size="${BATCH:-56}" \
   actor_rollout_ref.actor.optim.lr_scheduler_type=cosine \
   actor_rollout_ref.actor.optim.clip_grad=5.0 \
@@ -44,7 +45,7 @@ exec python -m verl.trainer.main_ppo \
   trainer.test_freq=100 \
   trainer.max_actor_ckpt_to_keep=2 \
   trainer.logger="${LOGGER:-[console,tensorboard]}" \
-  trainer.default_local_dir="$OUT/checkpoints" \
-  trainer.validation_data_dir="$OUT/validation" \
-  trainer.experiment_name="$(basename "$OUT")" \
+  trainer.default_local_dir="$(quoted "$OUT/checkpoints")" \
+  trainer.validation_data_dir="$(quoted "$OUT/validation")" \
+  trainer.experiment_name="$(quoted "$(basename -- "$OUT")")" \
   "$@"

@@ -9,6 +9,7 @@
 #   448 short calls an update; `verl-p2r judge-eval` says beforehand how good a judge is.
 #   MODEL=… JUDGE_MODEL=… JUDGE_URLS=[https://…/v1] OPENAI_API_KEY=… bash examples/pa_grpo_7b_judge_external.sh [overrides]
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/paths.bash"
 export OUT="${OUT:-outputs/pa_grpo_7b_judge_external}"
 : "${JUDGE_MODEL:?its name at the endpoint}" "${JUDGE_URLS:?a list of base URLs: [https://…/v1]}"
 
@@ -16,5 +17,5 @@ exec bash "$(dirname "${BASH_SOURCE[0]}")/pa_grpo_7b.sh" \
   algorithm.p2r.judge.kwargs.api_key_env="${JUDGE_KEY_ENV:-OPENAI_API_KEY}" \
   algorithm.p2r.judge.kwargs.concurrency="${JUDGE_CONCURRENCY:-8}" \
   algorithm.p2r.judge.kwargs.deadline_s=600 \
-  algorithm.p2r.judge.kwargs.cache_file="$(realpath -m "${VERDICTS:-outputs/verdicts.sqlite}")" \
+  algorithm.p2r.judge.kwargs.cache_file="$(quoted "$(realpath -m -- "${VERDICTS:-outputs/verdicts.sqlite}")")" \
   "$@"

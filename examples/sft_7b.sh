@@ -9,8 +9,9 @@
 #   The checkpoint for RL is $OUT/checkpoints/global_step_N/huggingface.
 #   DATA=… MEDIA=… OUT=… bash examples/sft_7b.sh [overrides]
 set -euo pipefail
-DATA="$(realpath -m "${DATA:-data/videop2r}")" MEDIA="$(realpath -m "${MEDIA:-data/Video-R1-data}")"
-OUT="$(realpath -m "${OUT:-outputs/sft_7b}")" MODEL="${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}"
+source "$(dirname "${BASH_SOURCE[0]}")/paths.bash"
+DATA="$(realpath -m -- "${DATA:-data/videop2r}")" MEDIA="$(realpath -m -- "${MEDIA:-data/Video-R1-data}")"
+OUT="$(realpath -m -- "${OUT:-outputs/sft_7b}")" MODEL="${MODEL:-Qwen/Qwen2.5-VL-7B-Instruct}"
 GPUS="${GPUS:-8}" NNODES="${NNODES:-1}"
 nodes=(--standalone)
 if [ "$NNODES" != 1 ]; then
@@ -20,12 +21,12 @@ fi
 # Learning rate and gradient norm are Video-R1's: the paper does not say, and verl's default of 1e-3 is no choice for 7B.
 exec torchrun "${nodes[@]}" --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer \
   --config-path pkg://verl_p2r.config --config-name p2r_sft \
-  data.train_files="$DATA/sft/train.parquet" \
-  data.val_files="$DATA/sft/val.parquet" \
+  data.train_files="$(quoted "$DATA/sft/train.parquet")" \
+  data.val_files="$(quoted "$DATA/sft/val.parquet")" \
   data.train_batch_size=16 \
-  data.p2r.media_root="$MEDIA" \
-  data.p2r.media_cache.directory="${CACHE:-null}" \
-  model.path="$MODEL" \
+  data.p2r.media_root="$(quoted "$MEDIA")" \
+  data.p2r.media_cache.directory="$(quoted "${CACHE:-}")" \
+  model.path="$(quoted "$MODEL")" \
   optim.lr=1e-6 \
   optim.lr_scheduler_type=cosine \
   optim.clip_grad=5.0 \
@@ -35,6 +36,6 @@ exec torchrun "${nodes[@]}" --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer
   trainer.test_freq=1000 \
   trainer.max_ckpt_to_keep=2 \
   trainer.logger="${LOGGER:-[console,tensorboard]}" \
-  trainer.default_local_dir="$OUT/checkpoints" \
-  trainer.experiment_name="$(basename "$OUT")" \
+  trainer.default_local_dir="$(quoted "$OUT/checkpoints")" \
+  trainer.experiment_name="$(quoted "$(basename -- "$OUT")")" \
   "$@"

@@ -9,7 +9,8 @@
 #   OUT=outputs/smoke_gpu STEPS=8 bash examples/smoke_gpu.sh [overrides of the two 3B runs]
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-OUT="$(realpath -m "${OUT:-outputs/smoke_gpu}")" STEPS="${STEPS:-8}" BATCH="${BATCH:-8}"
+source "$HERE/paths.bash"
+OUT="$(realpath -m -- "${OUT:-outputs/smoke_gpu}")" STEPS="${STEPS:-8}" BATCH="${BATCH:-8}"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false RAY_USAGE_STATS_ENABLED=0
 unset VERL_PLATFORM # the quickstart's is cpu
 mkdir -p "$OUT"
@@ -22,11 +23,11 @@ python "$HERE/smoke_gpu.py" data "$OUT/data" "$OUT/data_3b"
 
 VERL_FILE_LOGGER_PATH="$OUT/sft.jsonl" torchrun --standalone --nproc_per_node=1 -m verl.trainer.sft_trainer \
   --config-path pkg://verl_p2r.config --config-name p2r_sft \
-  data.train_files="$OUT/data/sft_train.parquet" \
-  data.val_files="$OUT/data/sft_val.parquet" \
+  data.train_files="$(quoted "$OUT/data/sft_train.parquet")" \
+  data.val_files="$(quoted "$OUT/data/sft_val.parquet")" \
   data.train_batch_size=32 \
   data.max_length=256 \
-  model.path="$OUT/model" \
+  model.path="$(quoted "$OUT/model")" \
   optim.lr=1.5e-3 \
   trainer.total_epochs=1000 \
   trainer.total_training_steps=100 \
@@ -50,18 +51,18 @@ rl() { # NAME [overrides]
     trainer.save_freq=-1 \
     trainer.logger=[console,file] \
     trainer.resume_mode=disable \
-    trainer.default_local_dir="$OUT/$name/checkpoints" \
+    trainer.default_local_dir="$(quoted "$OUT/$name/checkpoints")" \
     trainer.experiment_name="$name" \
     "$@"
 }
 
 rl tiny \
-  data.train_files="$OUT/data/rl_train.parquet" \
-  data.val_files="$OUT/data/rl_val.parquet" \
+  data.train_files="$(quoted "$OUT/data/rl_train.parquet")" \
+  data.val_files="$(quoted "$OUT/data/rl_val.parquet")" \
   data.train_batch_size=16 \
   data.max_prompt_length=160 \
   data.max_response_length=48 \
-  actor_rollout_ref.model.path="$OUT/sft/global_step_100/huggingface" \
+  actor_rollout_ref.model.path="$(quoted "$OUT/sft/global_step_100/huggingface")" \
   actor_rollout_ref.actor.ppo_mini_batch_size=16 \
   actor_rollout_ref.actor.optim.lr=3e-4 \
   actor_rollout_ref.rollout.max_model_len=208 \
@@ -71,11 +72,11 @@ rl tiny \
 for algorithm in pa_grpo grpo; do
   rl "$algorithm" \
     algorithm.adv_estimator="$algorithm" \
-    data.train_files="$OUT/data_3b/rl.parquet" \
-    data.val_files="$OUT/data_3b/rl.parquet" \
+    data.train_files="$(quoted "$OUT/data_3b/rl.parquet")" \
+    data.val_files="$(quoted "$OUT/data_3b/rl.parquet")" \
     data.train_batch_size="$BATCH" \
     data.shuffle=False \
-    actor_rollout_ref.model.path="$OUT/model_3b" \
+    actor_rollout_ref.model.path="$(quoted "$OUT/model_3b")" \
     actor_rollout_ref.actor.ppo_mini_batch_size="$BATCH" \
     actor_rollout_ref.actor.fsdp_config.param_offload=True \
     actor_rollout_ref.actor.fsdp_config.optimizer_offload=True \

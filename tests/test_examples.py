@@ -309,5 +309,5 @@ def test_paths_are_made_absolute_and_the_users_overrides_come_last(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert command[-2:] == ["data.seed=3", "trainer.logger=[a b]"]
-    assert f"actor_rollout_ref.model.path={tmp_path}/start" in command
-    assert f"data.val_files={tmp_path}/rows/rl/val.parquet" in command
+    assert f"actor_rollout_ref.model.path='{tmp_path}/start'" in command
+    assert f"data.val_files='{tmp_path}/rows/rl/val.parquet'" in command

@@ -28,8 +28,8 @@ printf '\\1' >>'{said}'
 """
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory) -> list[list[str]]:
+@pytest.fixture(scope="module", params=["out", "出 (1), a=b #2 it's $x"])
+def commands(request, tmp_path_factory) -> list[list[str]]:
     """What the script calls, in order, on a machine where all of it succeeds."""
     folder = tmp_path_factory.mktemp("smoke")
     stubs, said = folder / "bin", folder / "said"
@@ -37,7 +37,7 @@ def commands(tmp_path_factory) -> list[list[str]]:
     for name in ("python", "torchrun"):
         (stubs / name).write_text(STUB.format(said=said))
         (stubs / name).chmod(0o755)
-    env = {"PATH": f"{stubs}:/usr/bin:/bin", "HOME": str(folder), "OUT": str(folder / "out")}
+    env = {"PATH": f"{stubs}:/usr/bin:/bin", "HOME": str(folder), "OUT": str(folder / request.param)}
     done = subprocess.run(["bash", EXAMPLES / "smoke_gpu.sh", "data.seed=3"], env=env, timeout=60, check=False)
     assert done.returncode == 0
     return [call.split("\0")[:-1] for call in said.read_text().split("\1")[:-1]]

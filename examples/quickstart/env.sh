@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # What the quickstart's processes need on a CPU; sourced by the scripts beside it.
+source "$(dirname "${BASH_SOURCE[0]}")/../paths.bash"
 export VERL_PLATFORM=cpu
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # trainer, vLLM server and data workers share the cores

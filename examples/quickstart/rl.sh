@@ -15,14 +15,14 @@ OUT="$(cd "$OUT" && pwd)" # the trainer runs in a Ray worker, in another folder
 export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
 exec python -m verl.trainer.main_ppo \
   --config-path pkg://verl_p2r.config --config-name p2r_ppo_cpu \
-  data.train_files="$DATA/rl_train.parquet" \
-  data.val_files="$DATA/rl_val.parquet" \
+  data.train_files="$(quoted "$DATA/rl_train.parquet")" \
+  data.val_files="$(quoted "$DATA/rl_val.parquet")" \
   data.train_batch_size=16 \
   data.val_batch_size=256 \
   data.max_prompt_length=160 \
   data.max_response_length=48 \
   data.seed="${SEED:-1}" \
-  actor_rollout_ref.model.path="$MODEL" \
+  actor_rollout_ref.model.path="$(quoted "$MODEL")" \
   actor_rollout_ref.actor.ppo_mini_batch_size=16 \
   actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=128 \
   actor_rollout_ref.actor.use_kl_loss=False \
@@ -44,9 +44,9 @@ exec python -m verl.trainer.main_ppo \
   trainer.save_freq=10 \
   trainer.test_freq="$STEPS" \
   trainer.max_actor_ckpt_to_keep=1 \
-  trainer.default_local_dir="$OUT/checkpoints" \
-  trainer.rollout_data_dir="$OUT/rollouts" \
-  trainer.validation_data_dir="$OUT/val" \
+  trainer.default_local_dir="$(quoted "$OUT/checkpoints")" \
+  trainer.rollout_data_dir="$(quoted "$OUT/rollouts")" \
+  trainer.validation_data_dir="$(quoted "$OUT/val")" \
   trainer.project_name=quickstart \
-  trainer.experiment_name="$(basename "$OUT")" \
+  trainer.experiment_name="$(quoted "$(basename -- "$OUT")")" \
   "$@"
