@@ -14,7 +14,8 @@ from pathlib import Path
 
 # Ray keeps sockets here, whose paths may have 107 bytes, and the address that `ray.init()` looks up. A folder of this
 # session's own: no test needs what an earlier Ray left on the machine, or joins a cluster that runs on it.
-RAY_FOLDER = tempfile.mkdtemp(prefix="ray", dir=min(tempfile.gettempdir(), "/tmp", key=len))
+TEMPORARY = tempfile.gettempdir()
+RAY_FOLDER = tempfile.mkdtemp(prefix="ray", dir=TEMPORARY if len(TEMPORARY) <= 24 else "/tmp")
 atexit.register(shutil.rmtree, RAY_FOLDER, ignore_errors=True)
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.update(

@@ -56,6 +56,20 @@ def test_plugins_switched_off_fail_and_every_lost_name_is_told(run_doctor, monke
     assert "…" not in result.output, "a remedy is cut off in the table"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", ["", None])
+def test_without_a_gpu_and_a_platform_the_first_failure_says_what_to_set(run_doctor, monkeypatch, chosen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("VERL_PLATFORM")
+    if chosen is not None:
+        monkeypatch.setenv("VERL_PLATFORM", chosen)
+    result, findings = run_doctor()
+    first = next(finding for finding in findings.values() if finding.remedy and finding.fatal)
+    assert (first.what, "finds no GPU" in first.found) == ("platform", True)
+    assert "set VERL_PLATFORM=cpu" in first.remedy
+    assert result.exit_code == 1
+
+
 @pytest.fixture
 def versions(monkeypatch):
     """Pretend other versions are installed (None: not at all), and leave the slow probe out."""

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from verl_p2r.plugin import REGISTRATIONS
+
 
 def python(script: str, **env: str | None) -> subprocess.CompletedProcess:
     """Run a script in a fresh interpreter; `None` takes a variable out of its environment."""
@@ -69,9 +71,8 @@ def test_the_cpu_platform_is_not_loaded_unless_asked_for():
 
 BROKEN = """
 import importlib, sys
-ENGINE = "verl.workers.engine.fsdp.transformer_impl"
 import verl, verl_p2r.plugin
-broken = {door: ours for door, ours in verl_p2r.plugin.REGISTRATIONS.items() if (door == ENGINE) is %r}
+broken = {door: verl_p2r.plugin.REGISTRATIONS[door] for door in %r}
 for ours in broken.values():
     sys.modules[ours] = None  # as if its import failed
 for door, ours in broken.items():
@@ -85,6 +86,7 @@ for door, ours in broken.items():
 
 DOORS = {
     "engine": ["verl.workers.engine.fsdp.transformer_impl"],  # alone: verl cannot import it again in that process
+    "checkpoints": ["verl.utils.checkpoint.checkpoint_handler"],  # alone: verl's trainers open it, too
     "others": [
         "verl.trainer.ppo.core_algos",
         "verl.trainer.ppo.v1",
@@ -97,7 +99,8 @@ DOORS = {
 @pytest.mark.parametrize("which", DOORS)
 def test_a_broken_module_of_ours_fails_where_verl_opens_the_door(which):
     """verl swallows what a plugin raises while it is loaded, so ours raise later, where verl needs them."""
-    done = python(BROKEN % (which == "engine"))
+    assert {door for doors in DOORS.values() for door in doors} == REGISTRATIONS.keys()
+    done = python(BROKEN % DOORS[which])
     assert done.returncode == 0, done.stderr
     heard = [line for line in done.stdout.splitlines() if line.startswith(("LOUD", "SILENT"))]
     assert heard == [f"LOUD {door} True" for door in DOORS[which]]

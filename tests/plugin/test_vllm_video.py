@@ -258,3 +258,34 @@ def test_stock_vllm_loses_the_frame_rate(tiny_model):
     truth = [time for time, _, _ in true_positions([1, (2, 4, 4, Fraction(2)), 1])]
     assert stock["time"] == [0] + [1] * 32 + [5]
     assert truth == [0] + [1] * 16 + [3] * 16 + [5]
+
+
+@pytest.mark.parametrize(
+    ("version", "registers"),
+    [
+        *[(version, True) for version in ("0.24.0", "0.27.1+cpu", "0.28.3", "0.28.1.dev3+g12ab")],
+        *[(version, False) for version in ("0.23.1", "0.29.0rc1", "0.29.0", "0.32.0", "1.0.0", "dev")],
+    ],
+)
+def test_it_registers_in_tested_versions_only_and_warns_elsewhere(monkeypatch, recwarn, version, registers):
+    import vllm
+
+    hooks = []
+    monkeypatch.setattr(vllm, "__version__", version)
+    monkeypatch.setattr(vllm_video, "register_post_import_hook", lambda hook, door: hooks.append(door))
+    vllm_video.register()
+    assert bool(hooks) is registers
+    said = " ".join(str(warning.message) for warning in recwarn)
+    assert (f"leaves vLLM {version} as it is" in said) is not registers
+    assert ("tested with vLLM >=0.24,<0.29 only" in said) is not registers
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["verl's server", "a server of its own"])
+def test_only_the_servers_of_verl_get_a_tracker_of_shared_memory(monkeypatch, beside):
+    started = []
+    monkeypatch.setattr("verl_p2r.plugin.shm_tracker.start", lambda: started.append(True))
+    monkeypatch.setattr(vllm_video, "register_post_import_hook", lambda *args: None)
+    if not beside:
+        monkeypatch.delitem(sys.modules, "verl")
+    vllm_video.register()
+    assert bool(started) is beside

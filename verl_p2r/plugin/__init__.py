@@ -12,6 +12,7 @@ import side effect. An error in one of them then surfaces where verl imports the
 | `verl.trainer.ppo.v1`                          | the trainers `p2r_{sync,colocate_async,separate_async}` |
 | `verl.experimental.reward_loop.reward_manager` | the reward manager `p2r`                                  |
 | `verl.workers.engine.fsdp.transformer_impl`    | the FSDP engine that can freeze the vision tower          |
+| `verl.utils.checkpoint.checkpoint_handler`     | a handler whose checkpoints survive a kill at any time    |
 | `verl.plugin.platform` (`VERL_PLATFORM=cpu`)   | the platform `cpu` and what it needs                      |
 
 Datasets and the agent loop manager are named in the configs by their import path; they need no registration.
@@ -25,11 +26,13 @@ import warnings
 from wrapt import register_post_import_hook
 
 TESTED_VERL = "0.9.1"
+TESTED_VLLM = ">=0.24,<0.29"
 REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": "verl_p2r.plugin.advantage",
     "verl.trainer.ppo.v1": "verl_p2r.plugin.trainer",
     "verl.experimental.reward_loop.reward_manager": "verl_p2r.plugin.reward_manager",
     "verl.workers.engine.fsdp.transformer_impl": "verl_p2r.plugin.fsdp_engine",
+    "verl.utils.checkpoint.checkpoint_handler": "verl_p2r.plugin.checkpoints",
 }
 
 
@@ -61,3 +64,5 @@ for _door, _ours in REGISTRATIONS.items():
 
 if on_cpu():
     importlib.import_module("verl_p2r.plugin.cpu").install()
+elif not os.environ.get("VERL_PLATFORM"):
+    importlib.import_module("verl_p2r.plugin.no_gpu").refuse()

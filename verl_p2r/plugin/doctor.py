@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
 
-from verl_p2r.plugin import TESTED_VERL, on_cpu
+from verl_p2r.plugin import TESTED_VERL, TESTED_VLLM, on_cpu
 
-TESTED = {"verl": f"=={TESTED_VERL}", "vllm": ">=0.24,<0.28", "transformers": ">=5.5.3,<5.11"}
+TESTED = {"verl": f"=={TESTED_VERL}", "vllm": TESTED_VLLM, "transformers": ">=5.5.3,<5.11"}
 
 # Run in a fresh interpreter, where only verl's own plugin loading registers anything.
 _PROBE = """
@@ -42,6 +42,7 @@ def trainer(name):
 def platform():
     from verl.plugin.platform import PlatformRegistry, get_platform
     assert not CPU or PlatformRegistry.get("cpu"), "platform cpu is not registered"
+    assert get_platform().is_available(), type(get_platform()).__name__ + " finds no GPU"
     return type(get_platform()).__name__
 def rollout():
     from verl.workers.rollout.replica import RolloutReplicaRegistry
@@ -51,11 +52,11 @@ def classes():
     import verl_p2r.plugin.rl_dataset, verl_p2r.plugin.sft_dataset, verl_p2r.plugin.agent_loop
     return "verl_p2r.plugin"
 CPU = %r
+check("platform", platform)  # first: without one, the others fail for reasons of their own
 check("estimator pa_grpo", estimator)
 check("reward manager p2r", manager)
 for mode in ("p2r_sync", "p2r_colocate_async", "p2r_separate_async"):
     check("trainer " + mode, lambda: trainer(mode))
-check("platform", platform)
 check("rollout vllm", rollout)
 check("datasets and agent loop", classes)  # last: it imports our package, whether or not verl did
 print("DOCTOR" + json.dumps(out))
@@ -136,7 +137,10 @@ def _remedy(what: str, error: str) -> str:
         if "torchvision::nms" in error:
             return "torchvision is a CUDA build beside CPU torch: set VERL_PLATFORM=cpu, or install its CPU build"
         if what in ("platform", "rollout vllm"):
-            return "on a machine without a GPU set VERL_PLATFORM=cpu; with one, check its driver and the vllm package"
+            return (
+                "on a machine without a GPU set VERL_PLATFORM=cpu; with one, check its driver, torch's build, "
+                "CUDA_VISIBLE_DEVICES and the vllm package"
+            )
     return "set VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin, start again, and read the error that then is raised"
 
 

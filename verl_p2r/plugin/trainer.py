@@ -9,6 +9,7 @@ calls verl's own method. When verl passes `non_tensor_batch` to estimators (verl
 import asyncio
 import logging
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from verl.trainer.ppo.v1 import (
 
 from verl_p2r.judge import check_judge
 from verl_p2r.plugin.advantage import ProcessRewards, process_rewards
+from verl_p2r.plugin.checkpoints import correct_tracker, save_place
 from verl_p2r.plugin.judge_verl import make_judge
 from verl_p2r.plugin.metrics import process_metrics
 from verl_p2r.plugin.vision_tower import freeze_actor
@@ -111,6 +113,16 @@ class ProcessAware:
                     await judge.aclose()
 
         asyncio.run(check())
+
+    def _load_checkpoint(self):
+        if self.config.trainer.resume_mode == "auto":
+            correct_tracker(self.config.trainer.default_local_dir)
+        super()._load_checkpoint()
+
+    def _save_checkpoint(self):
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        save_place(self.train_dataloader, folder, "data.pt")
+        super()._save_checkpoint()
 
     def on_init_end(self):
         if self.p2r.judge.name == "verl":

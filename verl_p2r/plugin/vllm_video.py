@@ -10,24 +10,52 @@ Through vLLM's own registry of multimodal processors we register ours, for two f
   vLLM expands the first grid's placeholder to the whole video once more: the rollout sees all timestamps twice, and
   more grids than there are. Can go when verl sends Qwen3-VL prompts with one placeholder for each video.
 
-The code serves vLLM 0.27.1 with transformers 5.10 (CPU) and vLLM 0.24.0 with transformers 5.9.0 (CUDA) as it is.
+The code serves vLLM 0.27.1 with transformers 5.10 (CPU) and vLLM 0.24.0 with transformers 5.9.0 (CUDA) as it is. In a
+version that it was not tested with it registers nothing: vLLM 0.32 answered every request with a medium with an error.
 """
 
 import re
+import sys
+import warnings
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion
 from wrapt import register_post_import_hook
+
+from verl_p2r.plugin import TESTED_VLLM
 
 _TIMESTAMP = re.compile(r"<\d+\.\d seconds>$")
 
 
 def register() -> None:
     """Entry point `vllm.general_plugins`: run in every vLLM process, acts only where such a model is loaded."""
+    import vllm
+
+    if "verl" in sys.modules:  # verl's server, which is about to spawn the processes of its engine
+        from verl_p2r.plugin import shm_tracker
+
+        shm_tracker.start()
+    if not _is_tested(vllm.__version__):
+        warnings.warn(
+            f"verl_p2r leaves vLLM {vllm.__version__} as it is, because it is tested with vLLM {TESTED_VLLM} only. "
+            "A server of its own does not need verl_p2r. The rollouts of verl would lose the frame times of videos: "
+            f"pip install 'vllm{TESTED_VLLM}' before you train",
+            stacklevel=2,
+        )
+        return
     register_post_import_hook(_on_qwen2_5_vl, "vllm.model_executor.models.qwen2_5_vl")
     register_post_import_hook(_on_qwen3_vl, "vllm.model_executor.models.qwen3_vl")
     register_post_import_hook(_on_qwen3_vl, "vllm.model_executor.models.qwen3_vl_moe")
+
+
+def _is_tested(version: str) -> bool:
+    try:
+        return SpecifierSet(TESTED_VLLM).contains(version, prereleases=True)
+    except InvalidVersion:  # "dev": a build without tags
+        return False
 
 
 def _on_qwen2_5_vl(qwen) -> None:

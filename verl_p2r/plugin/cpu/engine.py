@@ -3,6 +3,7 @@
 
 from verl.workers.engine import EngineRegistry
 
+from verl_p2r.plugin import shm_tracker
 from verl_p2r.plugin.fsdp_engine import FreezableFSDPEngine
 
 
@@ -11,8 +12,12 @@ class CPUFSDPEngine(FreezableFSDPEngine):
     """verl's engine, without offloading a reference model to where it already is.
 
     verl gives a forward-only FSDP2 model an offload policy that pins host memory, which torch refuses without an
-    accelerator.
+    accelerator. On a CPU verl sends the weights to vLLM through shared memory.
     """
+
+    def __init__(self, *args, **kwargs):
+        shm_tracker.start()
+        super().__init__(*args, **kwargs)
 
     def _build_fsdp_module(self, module):
         config = self.engine_config
