@@ -133,7 +133,8 @@ def _sampling(settings: GenerateSettings, source: str) -> Row:
         from vllm import SamplingParams
         from vllm.transformers_utils.config import try_get_generation_config
     except ImportError as error:
-        raise ValueError(f'--offline needs Ray Data and vLLM, pip install "ray[data,llm]" vllm: {error}') from None
+        needed = 'pip install "ray[data,llm]" "vllm>=0.24,<0.29"'
+        raise ValueError(f"--offline needs Ray Data and vLLM, {needed}: {error}") from None
     try:
         own = try_get_generation_config(source, trust_remote_code=False)
     except ValueError as error:
