@@ -199,5 +199,5 @@ def text_of(reply: Reply) -> str:
         UselessReply: nothing.
     """
     if not reply.text.strip():
-        raise UselessReply("the reply is empty" + (" (cut off by max_tokens: raise it)" if reply.cut else ""))
+        raise UselessReply(f"the reply is empty{reply.shortfall}")
     return reply.text

@@ -80,13 +80,15 @@ FAULTS |= set(VERDICT_FAULTS)
 
 
 def sha(prompt: str) -> str:
-    """How the journal names a prompt."""
+    """How the journal names a prompt, whatever nonce it carries."""
+    if nonce := re.search(r"^=== OBSERVATION (\w+) ===$", prompt, re.MULTILINE):
+        prompt = prompt.replace(nonce[1], "")
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def section(prompt: str, name: str) -> str:
     """The text between a section's markers in the judge's prompt; the whole prompt when it has none."""
-    found = re.search(rf"=== {name} ===\n(.*)\n=== END OF {name} ===", prompt, re.DOTALL)
+    found = re.search(rf"=== {name}(?: \w+)? ===\n(.*)\n=== END OF {name}(?: \w+)? ===", prompt, re.DOTALL)
     return found[1] if found else prompt
 
 

@@ -35,7 +35,7 @@ def request(observation: str, row: str = "an attack") -> JudgeRequest:
 
 ATTACKS = [pytest.param(attack, text_of(attack), id=attack["name"]) for attack in TABLE["attacks"]]
 LOOKALIKES = str.maketrans("ЕеОоАаСсРрХхᐸᐳ⟨⟩〈〉❮❯‹›", "EeOoAaCcPpXx<><><><>()")
-MARKER = re.compile(r"= ?= ?(?:end of )?(?:observation|question|correct answer) ?= ?=")
+MARKER = re.compile(r"= ?= ?(?:end of )?(?:observation|question|correct answer)(?: \w+)? ?= ?=")
 TAG = re.compile(r"<\s*/?\s*judg\w*[^>]*>")
 ROLE = re.compile(
     r"<\s*[|｜]|[|｜]\s*>|<s>|</s>|<<|<start_of_turn>|<end_of_turn>|</?think>|</?answer>|\[/?inst\]|\[[a-z]+_[a-z]+\]"
@@ -48,7 +48,8 @@ def seen(prompt: str) -> str:
     return re.sub(r"[ \t]+", " ", "".join(kept).translate(LOOKALIKES).casefold())
 
 
-PLAIN = build_judge_prompt(request("OBSERVED"))
+NONCE = "c0ffee00"
+PLAIN = build_judge_prompt(request("OBSERVED"), nonce=NONCE)
 HEAD, TAIL = PLAIN.split("OBSERVED")
 
 
@@ -62,7 +63,7 @@ def test_the_table_is_what_it_should_be():
 
 @pytest.mark.parametrize(("attack", "text"), ATTACKS)
 def test_an_attack_stays_data_in_the_prompt(attack, text):
-    prompt = build_judge_prompt(request(text))
+    prompt = build_judge_prompt(request(text), nonce=NONCE)
     assert prompt.startswith(HEAD)
     assert prompt.endswith(TAIL)
     assert len(prompt) <= len(HEAD) + MAX_OBSERVATION + len(TAIL)
@@ -77,7 +78,7 @@ def test_an_attack_stays_data_in_the_prompt(attack, text):
 @pytest.mark.parametrize(("attack", "text"), ATTACKS)
 def test_an_attack_in_question_and_answer_stays_data_too(attack, text):
     """Rows come from files that others wrote."""
-    prompt = build_judge_prompt(JudgeRequest(text, f"<answer>{text}</answer>", "OBSERVED"))
+    prompt = build_judge_prompt(JudgeRequest(text, f"<answer>{text}</answer>", "OBSERVED"), nonce=NONCE)
     assert prompt.endswith(TAIL)
     assert len(MARKER.findall(seen(prompt))) == 6
     assert TAG.findall(seen(prompt)) == TAG.findall(seen(PLAIN))
@@ -112,7 +113,7 @@ def test_every_attack_gets_its_own_verdict_over_http(judge_server):
         return await asyncio.gather(*(judge.judge(request(text)) for _, text in (a.values for a in ATTACKS)))
 
     for param, verdict in zip(ATTACKS, asyncio.run(all_at_once()), strict=True):
-        shown = build_judge_prompt(request(param.values[1])).removeprefix(HEAD).removesuffix(TAIL)
+        shown = build_judge_prompt(request(param.values[1]), nonce=NONCE).removeprefix(HEAD).removesuffix(TAIL)
         assert verdict.value is ("ball" in shown), param.id
 
 

@@ -14,7 +14,9 @@ from judge_server import sha
 from tenacity import wait_fixed, wait_random_exponential
 
 from verl_p2r import chat_client, judge_client
-from verl_p2r.chat_client import _retry_after
+from verl_p2r.chat_addresses import Route, read_addresses
+from verl_p2r.chat_errors import read_retry_after
+from verl_p2r.chat_reply import read_reply
 from verl_p2r.judge import PROMPT_VERSION, JudgeRequest, build_judge_prompt, check_judge, get_judge
 from verl_p2r.judge_client import OpenAIJudge
 
@@ -144,13 +146,19 @@ def test_retry_after_is_honoured_by_every_call(judge_server, status, form):
     assert min(call.start for call in others) - first.end > (0.99 if form == "seconds" else 0.5)
 
 
-def test_a_wait_beyond_the_deadline_is_not_waited(judge_server):
+def test_a_server_that_asks_for_an_hour_again_and_again_is_asked_no_more(judge_server):
+    """Once more after a quarter of the deadline, then not before the deadline's length is over."""
     judge_server.control(shares={"429": 1.0}, retry_after=3600)
-    begun = time.monotonic()
-    verdicts = run(make(judge_server, concurrency=1), *(request(n) for n in range(20)))
-    assert time.monotonic() - begun < 10  # seconds; the deadline alone is 20 for each
-    assert all(v.value is None and "may be asked for 3600 s" in v.reason for v in verdicts)
-    assert len(judge_server.calls()) == 1
+    verdicts = run(make(judge_server, concurrency=1, deadline_s=4.0, timeout_s=4.0), *(request(n) for n in range(20)))
+    assert all(v.value is None and "HTTP 429" in v.reason and "(Retry-After: 3600)" in v.reason for v in verdicts)
+    assert len(judge_server.calls()) == 2
+
+
+@pytest.mark.parametrize("wait", [3600, "1e308", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_that_asks_for_an_hour_once_is_soon_asked_again(judge_server, wait):
+    judge_server.control(sequence=["429"], retry_after=wait)
+    verdicts = run(make(judge_server, concurrency=1, deadline_s=4.0, timeout_s=4.0), *(request(n) for n in range(4)))
+    assert [v.value for v in verdicts] == [False, True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -158,12 +166,12 @@ def test_a_wait_beyond_the_deadline_is_not_waited(judge_server):
     [("0", 0.0), ("2.5", 2.5), ("-3", 0.0), ("nan", 0.0), ("inf", 0.0), ("", 0.0), (None, 0.0)],
 )
 def test_retry_after_as_it_may_come(header, seconds):
-    assert _retry_after(header) == seconds
+    assert read_retry_after(header) == seconds
 
 
 def test_retry_after_as_a_date():
-    assert 58 < _retry_after(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
-    assert _retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert 58 < read_retry_after(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert read_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
 
 
 def test_a_server_that_asks_for_no_wait_is_not_hammered(judge_server, monkeypatch):
@@ -177,7 +185,7 @@ def test_a_server_that_asks_for_no_wait_is_not_hammered(judge_server, monkeypatc
 def test_calls_that_fail_together_count_as_one(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(chat_client.time, "monotonic", lambda: clock[0])
-    endpoint = chat_client._Endpoint("http://a")
+    endpoint = chat_client._Endpoint(Route(*read_addresses("http://a/v1", "the judge")))
     assert [endpoint.unreachable() for _ in range(5)] == [0.5] * 5
     clock[0] += 1
     assert [endpoint.unreachable() for _ in range(5)] == [1.0] * 5
@@ -298,7 +306,7 @@ def test_two_thousand_calls_through_every_fault_lose_nothing_and_count_nothing_t
     paid = Counter(call.prompt for call in calls if call.outcome == "ok")
     assert set(paid.values()) == {1}
     assert len(paid) == 1000 - unjudged
-    assert sum(v.retries for v in verdicts) == len(calls) - 1000
+    assert sum(v.retries for v in verdicts[::2]) == len(calls) - 1000
     assert sum(v.source == "cache" for v in verdicts) == 1000 - unjudged
 
 
@@ -345,9 +353,9 @@ def test_the_health_check_is_never_answered_from_the_cache(judge_server, tmp_pat
 def test_the_prompt_changes_only_with_its_version():
     """A cached verdict is found by the version: when this fails, raise PROMPT_VERSION and write the new hash here."""
     prompt = build_judge_prompt(
-        JudgeRequest("Q\u200b <b>?", "<answer>A</answer>", "x\r\n=== END ===\n\n\n\n " + "y" * 9000)
+        JudgeRequest("Q\u200b <b>?", "<answer>A</answer>", "x\r\n=== END ===\n\n\n\n " + "y" * 9000), nonce="0"
     )
-    assert (PROMPT_VERSION, hashlib.sha256(prompt.encode()).hexdigest()[:16]) == (1, "f71d5562ba25999c")
+    assert (PROMPT_VERSION, hashlib.sha256(prompt.encode()).hexdigest()[:16]) == (2, "c0ebdbb131d9ebfd")
 
 
 def test_one_judge_serves_several_event_loops(judge_server):
@@ -417,22 +425,25 @@ def test_what_is_sent(monkeypatch, options, sent):
 
     verdict = asyncio.run(main())
     assert (verdict.value, verdict.prompt_tokens) == (True, 0)
-    messages = [{"role": "user", "content": build_judge_prompt(request())}]
-    assert seen == [("/base/v1/chat/completions", f"Bearer {KEY}", {"model": "m", "messages": messages, **sent})]
+    ((path, authorization, body),) = seen
+    (message,) = body.pop("messages")
+    assert sha(message["content"]) == sha(build_judge_prompt(request()))
+    assert (path, authorization) == ("/base/v1/chat/completions", f"Bearer {KEY}")
+    assert body == {"model": "m", **sent}
 
 
 def test_a_reply_that_was_cut_off_says_so():
     reply = b'{"choices": [{"message": {"content": "Let me think"}, "finish_reason": "length"}]}'
+    judge = OpenAIJudge("m", "http://a/v1")
     with pytest.raises(chat_client.UselessReply, match=r"\(cut off by max_tokens: raise it\): 'Let me think'"):
-        judge_client._verdict(chat_client._read("http://a", reply, 0))
+        judge._verdict(read_reply(reply))
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"base_urls": []}, "base_urls is empty"),
-        ({"base_urls": "localhost:8000"}, "'localhost:8000' is no URL: write it like http"),
-        ({"base_urls": ["http://localhost:8000/v1", "ftp://x"]}, "'ftp://x' is no URL"),
+        ({"base_urls": ["http://localhost:8000/v1", "ftp://x"]}, "'ftp://x' is not a URL"),
         ({"base_urls": f"https://user:{KEY}@host/v1"}, "holds a user name or password: keys belong in api_key_env"),
         ({"concurrency": 0}, "concurrency is 0: give 1 to 1000"),
         ({"concurrency": 1001}, "concurrency is 1001"),
@@ -441,6 +452,7 @@ def test_a_reply_that_was_cut_off_says_so():
         ({"connect_timeout_s": -1.0}, r"connect_timeout_s is -1\.0"),
         ({"cache_size": 0}, "cache_size is 0: give a whole number above 0"),
         ({"max_observation_chars": 0}, "max_observation_chars is 0"),
+        ({"extra_body": {"stream": True}}, "extra_body sets stream: remove it"),
         ({"model": ""}, "model is not set: name the model as its server does"),
         ({"api_key": KEY}, "kwargs does not fit judge 'openai': got an unexpected keyword argument 'api_key'"),
     ],

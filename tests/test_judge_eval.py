@@ -44,7 +44,7 @@ def test_no_guard_turns_a_shipped_positive_away():
 
 def test_a_shipped_case_reaches_the_judge_unchanged():
     for case in CASES:
-        assert f"=== OBSERVATION ===\n{case.request.observation}\n===" in build_judge_prompt(case.request)
+        assert f"=== OBSERVATION 0 ===\n{case.request.observation}\n===" in build_judge_prompt(case.request, nonce="0")
 
 
 def test_the_facts_of_the_shipped_cases_agree_with_their_labels():

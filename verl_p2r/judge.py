@@ -14,6 +14,7 @@ import functools
 import importlib
 import inspect
 import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,16 +23,33 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 from verl_p2r.accuracy import answer_text
 from verl_p2r.facts import Fact, contains, words
 from verl_p2r.judge_guards import MAX_OBSERVATION, as_data, guarded
+from verl_p2r.judge_reply import parse_verdict
 from verl_p2r.settings import JudgeGuards
 
 J = TypeVar("J", bound=type)
 
-PROMPT_VERSION = 1
-"""Part of a cached verdict's key: raise it whenever `build_judge_prompt` writes another text for the same request."""
+__all__ = [
+    "KNOWN_REQUESTS",
+    "PROMPT_VERSION",
+    "Fact",
+    "FactsJudge",
+    "Judge",
+    "JudgeRequest",
+    "Verdict",
+    "ask",
+    "build_judge_prompt",
+    "check_judge",
+    "default_template",
+    "get_judge",
+    "parse_verdict",
+    "register_judge",
+]
 
-# At most one optional `/`, so that the two runs of white space never compete for the same characters: linear time.
-_TAG = re.compile(r"<\s*(/\s*)?judgement\s*>", re.IGNORECASE)
-_PLACEHOLDER = re.compile(r"\{(question|solution|observation)\}")
+PROMPT_VERSION = 2
+"""Part of a cached verdict's key: raise it whenever `build_judge_prompt` writes another text for the same request, its
+nonce apart, or `parse_verdict` reads another verdict in the same reply."""
+
+_PLACEHOLDER = re.compile(r"\{(question|solution|observation|nonce)\}")
 
 
 @dataclass(frozen=True)
@@ -155,45 +173,21 @@ async def check_judge(judge: Judge, name: str) -> None:
 _SAID = {True: "Yes", False: "No", None: "no verdict"}
 
 
-def parse_verdict(reply: str) -> bool | None:
-    """Read `<judgement>Yes</judgement>` or `<judgement>No</judgement>` from a judge's reply.
-
-    Case and white space around tag names and the word do not matter. Several blocks must agree.
-
-    Args:
-        reply: the whole reply.
-
-    Returns:
-        The verdict, or None when the reply holds none, contradicting ones, or any judgement block that is not
-        exactly one Yes or No between one opening and one closing tag [ours]. Linear in the reply's length.
-
-    >>> parse_verdict("The ball's colour is given. <judgement> yes </judgement>")
-    True
-    >>> print(parse_verdict("<judgement>Yes</judgement> or <judgement>No</judgement>"))
-    None
-    """
-    tags = list(_TAG.finditer(reply))
-    if not tags or len(tags) % 2:
-        return None
-    words = set()
-    for opening, closing in zip(tags[::2], tags[1::2], strict=True):
-        if opening[1] or not closing[1]:
-            return None
-        words.add(reply[opening.end() : closing.start()].strip().lower())
-    return {"yes": True, "no": False}.get(words.pop()) if len(words) == 1 else None
-
-
 def build_judge_prompt(
-    request: JudgeRequest, template: str | None = None, max_observation_chars: int = MAX_OBSERVATION
+    request: JudgeRequest,
+    template: str | None = None,
+    max_observation_chars: int = MAX_OBSERVATION,
+    nonce: str | None = None,
 ) -> str:
     """Write the prompt that asks an LLM for a verdict.
 
     Args:
         request: what to judge. Each text goes in as `judge_guards.as_data` makes it, so that nothing it says can pose
             as a tag or as one of the prompt's markers.
-        template: a text with the placeholders {question}, {solution} and {observation}; default: the package's
-            `prompts/judge.txt`. Other braces stay as they are.
+        template: a text with the placeholders {question}, {solution} and {observation}, and perhaps {nonce}; default:
+            the package's `prompts/judge.txt`. Other braces stay as they are.
         max_observation_chars: a longer observation loses its middle, visibly [ours].
+        nonce: a code in the markers around the observation, which its writer cannot guess; default: a fresh one [ours].
 
     Raises:
         ValueError: the template lacks a placeholder.
@@ -211,6 +205,7 @@ def build_judge_prompt(
         "question": as_data(request.question),
         "solution": as_data(answer_text(request.solution)),
         "observation": as_data(request.observation, max_observation_chars),
+        "nonce": secrets.token_hex(4) if nonce is None else nonce,
     }
     # One pass, so that a placeholder inside the data stays data.
     return _PLACEHOLDER.sub(lambda match: data[match[1]], template)

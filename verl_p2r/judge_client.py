@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from verl_p2r.chat_client import ChatClient, Reply, Unanswered, UselessReply
+from verl_p2r.chat_errors import SHOWN
+from verl_p2r.chat_reply import THINKING_REMEDY
 from verl_p2r.judge import PROMPT_VERSION, JudgeRequest, Verdict, build_judge_prompt, default_template, parse_verdict
 from verl_p2r.judge_guards import MAX_OBSERVATION
+from verl_p2r.thinking import spoken
 from verl_p2r.verdict_cache import VerdictCache
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 300
+_KEPT = 2000  # characters of a judge's words
 
 
 class OpenAIJudge:
@@ -43,8 +46,8 @@ class OpenAIJudge:
         use_proxy: go through the proxy that the environment names (HTTP_PROXY, NO_PROXY), if any.
 
     Raises:
-        ValueError: an option out of its range, a URL that is none or holds a password, or a template that lacks a
-            placeholder.
+        ValueError: an option out of its range, a URL that cannot be used or holds a password, or a template that lacks
+            a placeholder.
     """
 
     def __init__(
@@ -103,9 +106,11 @@ class OpenAIJudge:
         """Judge one observation without a look into the cache."""
         try:
             prompt = build_judge_prompt(request, self._template, self._max_observation_chars)
-            return await self._client.complete(prompt, _verdict)
+            return await self._client.complete(prompt, self._verdict)
         except Unanswered as error:
             why, retries = str(error), error.retries
+            if error.filtered:  # what the observation says was refused, and would be every time it is said
+                return Verdict(False, why, retries=retries)
         except Exception as error:  # a fault of ours or of a library: not worth a rollout
             logger.exception("the judge %r failed on %s", self.model, request.row)
             why, retries = self._client.redacted(f"{type(error).__name__}: {error}"), 0
@@ -125,17 +130,19 @@ class OpenAIJudge:
         await self._client.aclose()
         await asyncio.get_running_loop().run_in_executor(None, self._cache.close)
 
+    def _verdict(self, reply: Reply) -> Verdict:
+        value = parse_verdict(reply.text, reply.cut)
+        said = spoken(reply.text)
+        if value is None:
+            why = reply.shortfall if said.finished else f" (it ends while thinking: {THINKING_REMEDY})"
+            shown = self._client.redacted(reply.text)[-SHOWN:]
+            raise UselessReply(f"no judgement in the reply{why}: {shown!r}")
+        reason = self._client.redacted(said.text if said.thought else reply.text)[:_KEPT]
+        return Verdict(value, reason, "judge", reply.retries, reply.prompt_tokens, reply.completion_tokens)
+
     def _key(self, request: JudgeRequest) -> bytes:
         digest = self._fingerprint.copy()
         for text in (request.question, request.solution, request.observation):
             data = text.encode("utf-8", "surrogatepass")
             digest.update(b"%d " % len(data) + data)
         return digest.digest()
-
-
-def _verdict(reply: Reply) -> Verdict:
-    value = parse_verdict(reply.text)
-    if value is None:
-        cut = " (cut off by max_tokens: raise it)" if reply.cut else ""
-        raise UselessReply(f"no judgement in the reply{cut}: {reply.text[-_SHOWN:]!r}")
-    return Verdict(value, reply.text[:2000], "judge", reply.retries, reply.prompt_tokens, reply.completion_tokens)

@@ -229,7 +229,7 @@ def test_two_runs_of_one_step_at_once_are_refused(tmp_path, judge_server):
     [
         ({"model": ""}, r"generate\.model is not set"),
         ({"base_urls": ()}, "generate's base_urls is empty"),
-        ({"base_urls": ("localhost",)}, "is no URL"),
+        ({"base_urls": ("localhost",)}, "is not a URL"),
         ({"prompt_template": "nowhere.txt"}, "cannot be read"),
     ],
 )

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reasoning model says after it has thought; a thought may weigh both verdicts and is not one.
+
+Servers without a reasoning parser leave the thinking in the reply. Its marks differ from model to model: `<think>`
+(Qwen, DeepSeek, GLM), `[THINK]` (Magistral), `◁think▷` (Kimi), `<seed:think>`, `<|START_THINKING|>` (Command A),
+`<|begin_of_thought|>` (OpenThinker), channels (gpt-oss, Gemma), and plain words (Granite, gpt-oss without its tokens).
+"""
+
+import re
+from dataclasses import dataclass
+
+_NAMES = "think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|longcat_think|inner_monologue"
+# Runs of white space are bounded, so that no text takes more than linear time.
+_MARK = re.compile(
+    rf"""
+    [<＜◁] \|? \s{{0,8}} (?P<slash>/\s{{0,8}})? (?:\w{{1,16}}:)? (?:{_NAMES}) (?:\s[^<>]{{0,200}})? \|? [>＞▷]
+    | \[ (?P<square_slash>/)? (?-i:THINK(?:ING)?) \]
+    | <\| (?: begin_of_ | begin_ | start_of_ | start_ )? (?:think(?:ing)?|thought|reasoning) (?: _begin | _start )? \|>
+    | <\| inner_prefix \|>
+    | <\|? channel \|? > \s{{0,8}} (?:analysis|commentary|thought)
+    | (?P<closes>
+        <\| (?: end_of_ | end_ ) (?:think(?:ing)?|thought|reasoning) \|>
+        | <\| (?:think(?:ing)?|thought|reasoning) _end \|>
+        | <\| inner_suffix \|>
+        | <\|channel\|> \s{{0,8}} final (?: \s{{0,8}} <\|message\|> )?
+        | <channel\|>
+      )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# Only at the very beginning of a reply: a judge may quote such words later.
+_WORDS = (
+    (re.compile(r"\s*analysis(?=[A-Z]|[^\x00-\x7f])"), re.compile(r"assistant\s?final")),
+    (re.compile(r"\s*Here(?:'s| is) my thought process:"), re.compile(r"Here(?:'s| is) my response:")),
+)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A reply without its thinking.
+
+    Args:
+        text: what was said outside of thinking; pieces that thinking parted are joined by a line feed.
+        thought: whether there was thinking.
+        finished: whether the reply ends outside of thinking.
+    """
+
+    text: str
+    thought: bool
+    finished: bool
+
+
+def spoken(reply: str) -> Spoken:
+    """Take the thinking out of a reply.
+
+    A closing mark without an opening one ends thinking that began in the prompt, so everything before it is thinking.
+    An opening mark without a closing one begins thinking that the reply does not end [ours]. Linear in the reply's
+    length.
+
+    >>> spoken("<think>Yes or no?</think>Yes.")
+    Spoken(text='\\nYes.', thought=True, finished=True)
+    >>> spoken("Yes or no?</think>Yes.").text, spoken("<think>Yes or").finished
+    ('Yes.', False)
+    """
+    thought = False
+    for opening, closing in _WORDS:
+        if opening.match(reply):
+            end = closing.search(reply)
+            if end is None:
+                return Spoken("", thought=True, finished=False)
+            reply, thought = reply[end.end() :], True
+    said: list[str] = []
+    start, inside = 0, False
+    for mark in _MARK.finditer(reply):
+        thought = True
+        if mark["slash"] or mark["square_slash"] or mark["closes"]:
+            if not inside:
+                said.clear()
+            start, inside = mark.end(), False
+        elif not inside:
+            said.append(reply[start : mark.start()])
+            inside = True
+    if not inside:
+        said.append(reply[start:])
+    return Spoken("\n".join(said), thought, not inside)
