@@ -8,7 +8,7 @@ INVISIBLE = (
     r"\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb"  # format characters
     r"\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"  # fillers: letters and patterns without ink
     r"\ufe00-\ufe0f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # variation selectors, tags
-    r"\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff"  # lone surrogates, private use
+    r"\ue000-\uf8ff\U000f0000-\U0010ffff"  # private use
 )
 """Characters without width, ink or meaning, to stand inside a regular expression's brackets; white space is `\\s`."""
 
