@@ -17,7 +17,8 @@ from verl_p2r.settings import LengthBand, P2RSettings
 from verl_p2r.template import ParsedResponse, parse_response
 
 DEFAULT = P2RSettings()
-GOOD = parse_response("<observation>a red ball</observation><think>so red</think><answer>A</answer>")
+OBSERVATION, THINKING = "a red ball, " * 40, "so it is red, " * 60  # more visible characters than any band has tokens
+GOOD = parse_response(f"<observation>{OBSERVATION}</observation><think>{THINKING}</think><answer>A</answer>")
 EMPTY = parse_response("no block at all")
 
 
@@ -52,7 +53,7 @@ def test_perception_terms(tokens, verdict, expected):
     assert (reward.accuracy, reward.format, reward.length) == expected
 
 
-@pytest.mark.parametrize("observation", [None, "", "  \n"])
+@pytest.mark.parametrize("observation", [None, "", "  \n", "\u200b\u200b", "\u3164 \u00ad", "\u2800\ufeff"])
 @pytest.mark.parametrize("verdict", [True, False, None])
 def test_no_observation_earns_no_perception_reward_whatever_the_verdict(observation, verdict):
     parsed = ParsedResponse(observation, "t", "A", False, True)
@@ -61,7 +62,7 @@ def test_no_observation_earns_no_perception_reward_whatever_the_verdict(observat
 
 
 def test_a_complete_observation_beside_stray_text_keeps_its_accuracy_only():
-    parsed = parse_response("well: <observation>a red ball</observation><think>t</think><answer>A</answer>")
+    parsed = parse_response(f"well: <observation>{OBSERVATION}</observation><think>t</think><answer>A</answer>")
     assert has_observation(parsed)
     assert perception_reward(parsed, 200, True, DEFAULT) == ProcessReward(1, 0, 0)
 
@@ -73,6 +74,43 @@ def test_a_complete_observation_beside_stray_text_keeps_its_accuracy_only():
 def test_reasoning_terms(tokens, accuracy, expected):
     reward = reasoning_reward(GOOD, tokens, accuracy, DEFAULT)
     assert (reward.accuracy, reward.format, reward.length) == expected
+
+
+@pytest.mark.parametrize("answer", ["\u200b", "\u3164\u2800", " \ufeff "])
+def test_an_answer_of_nothing_visible_has_no_accuracy(answer):
+    assert reasoning_reward(ParsedResponse("o", "t", answer, True, False), 400, 1.0, DEFAULT) == NO_REWARD
+
+
+PADDING = {
+    "new lines": "\n",
+    "blanks": " ",
+    "no-break spaces": "\u00a0",
+    "zero-width spaces": "\u200b",
+    "soft hyphens": "\u00ad",
+    "Hangul fillers": "\u3164",
+    "byte order marks": "\ufeff",
+    "braille blanks": "\u2800",
+    "bidirectional marks": "\u202e",
+    "tags": "\U000e0041",
+}
+PLACES = {
+    "in the observation": "<observation>{}a red ball</observation><think>t</think><answer>3</answer>",
+    "before the observation": "{}<observation>a red ball</observation><think>t</think><answer>3</answer>",
+    "in the think": "<observation>a red ball</observation><think>{}t</think><answer>3</answer>",
+    "nothing else in the think": "<observation>a red ball</observation><think>{}</think><answer>3</answer>",
+    "between the blocks": "<observation>a red ball</observation><think>t</think>{}<answer>3</answer>",
+    "in the answer": "<observation>a red ball</observation><think>t</think><answer>3{}</answer>",
+    "at the end": "<observation>a red ball</observation><think>t</think><answer>3</answer>{}",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("padding", PADDING)
+def test_padding_earns_no_length_reward_even_when_it_is_counted(padding, place):
+    """A caller may count tokens as it likes: no more of them are believed than there are visible characters."""
+    parsed = parse_response(PLACES[place].format(PADDING[padding] * 400))
+    assert perception_reward(parsed, 200, True, DEFAULT).length == 0
+    assert reasoning_reward(parsed, 400, 1.0, DEFAULT).length == 0
 
 
 def test_reasoning_without_an_answer_or_its_form():

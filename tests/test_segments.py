@@ -13,14 +13,15 @@ from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from verl_p2r.segments import perception_length, segment_masks
-from verl_p2r.template import perception_end
+from verl_p2r.segments import perception_length, segment_masks, visible_lengths
+from verl_p2r.template import block_spans, perception_end
 
 CORPUS = [
     "<observation>Based on the question, I need to notice the red ball.</observation>",
     "<think>Based on the observations, the ball moves left , doesn't it ?</think><answer>B</answer>",
     "<observation> 球は赤い, a naïve café </observation>\n<think> so </think>\n<answer> A </answer>",
 ]
+NOTHING = "\u200b\u3164\u00ad"
 SPECIALS = ["<|im_start|>", "<|im_end|>", "<|image_pad|>"]
 FRAGMENTS = [
     *("<observation>", "</observation>", "<think>", "</think>", "<answer>B</answer>", "red ball", " . ", "doesn't"),
@@ -92,17 +93,38 @@ class Reader:
 
     def slow_length(self, ids):
         """The definition, byte by byte: a token is P's when its first byte lies before the end of P's region."""
+        pieces = self.pieces(ids)
+        # The region in bytes: the tags are ASCII, so that latin-1 finds them at the byte they stand at.
+        end = perception_end(b"".join(pieces).decode("latin-1"))
+        starts = itertools.accumulate(map(len, pieces[:-1]), initial=0)
+        return sum(start < end for start in starts) if pieces else 0
+
+    def slow_visible(self, ids):
+        """The definition, byte by byte: the first byte inside a block, and a byte of a character that can be seen."""
+        pieces = self.pieces(ids)
+        raw = b"".join(pieces)
+        # "\x85" and "\xa0" are white space in latin-1: without them, the spans in bytes are those in characters.
+        spans = block_spans(raw.translate(bytes.maketrans(b"\x85\xa0", b"xx")).decode("latin-1"))
+        seen = []  # for each byte, whether its character can be seen
+        for character in raw.decode("utf-8", "surrogateescape"):
+            size = len(character.encode("utf-8", "surrogateescape"))
+            seen += [not (character.isspace() or character in NOTHING or "\udc80" <= character <= "\udcff")] * size
+        counts = dict.fromkeys(("observation", "think", "answer"), 0)
+        starts = list(itertools.accumulate(map(len, pieces), initial=0))
+        for tag, (begin, stop) in spans.items():
+            counts[tag] = sum(
+                begin <= start < stop and any(seen[start:end]) for start, end in itertools.pairwise(starts)
+            )
+        return counts["observation"], counts["think"] + counts["answer"]
+
+    def pieces(self, ids):
         pieces = [self.token_bytes(token) for token in ids]
         if self.metaspace:
             # Llama's decoder drops one leading space, of the first token that has bytes.
             first = next((place for place, piece in enumerate(pieces) if piece), None)
             if first is not None and pieces[first].startswith(b" "):
                 pieces[first] = pieces[first][1:]
-        raw = b"".join(pieces)
-        # The region in bytes: the tags are ASCII, so that latin-1 finds them at the byte they stand at.
-        end = perception_end(raw.decode("latin-1"))
-        starts = itertools.accumulate(map(len, pieces[:-1]), initial=0)
-        return sum(start < end for start in starts) if pieces else 0
+        return pieces
 
 
 @pytest.fixture(scope="module", params=["byte-level BPE", "SentencePiece"])
@@ -218,6 +240,55 @@ RED, BALL = "é".encode(), "🔴".encode()
 )
 def test_boundary(pieces, expected):
     assert perception_length(range(len(pieces)), Pieces(pieces)) == expected
+
+
+def blocks(reader, generator):
+    """A whole response with padding inside and between its blocks, tokenised in parts as a policy may sample it."""
+    ids = []
+    for tag in ("observation", "think", "answer"):
+        words = generator.choices(["red ball", " . ", "doesn't", "é", "球", "🔴", " ", "\n", "<", *NOTHING], k=6)
+        for part in (f"<{tag}>", *words, f"</{tag}>", generator.choice(["", " ", "\n", "\u200b", "x"])):
+            ids += encode(reader, part)
+            if generator.random() < 0.05:
+                ids.append(generator.choice(sorted(reader.special)))
+    return ids
+
+
+def test_visible_tokens_are_what_a_byte_count_says(reader):
+    generator = random.Random(3)
+    counted = 0
+    for _ in range(600):
+        ids = blocks(reader, generator)
+        lengths = visible_lengths(ids, reader.tokenizer)
+        assert lengths == reader.slow_visible(ids), reader.tokenizer.convert_ids_to_tokens(ids)
+        counted += sum(lengths)
+    assert counted > 3000
+
+
+@pytest.mark.parametrize("nothing", [" ", "\n", "\u00a0", "\u200b", "\u3164", "\u00ad", "\u2800", "\U000e0041"])
+def test_padding_has_no_length_wherever_it_stands(reader, nothing):
+    """Zero-width characters are cut into bytes by these vocabularies: no single token shows what they are."""
+    padding = encode(reader, nothing * 50)
+    parts = [
+        encode(reader, f"<observation>{'é' if nothing == ' ' else 'a'} red ball"),
+        encode(reader, ".</observation>"),
+    ]
+    parts += [encode(reader, "<think>"), encode(reader, "so it is red</think>")]
+    parts += [encode(reader, "<answer>B"), encode(reader, "</answer>")]
+    plain = visible_lengths([*itertools.chain(*parts)], reader.tokenizer)
+    padded = visible_lengths([*itertools.chain(*(padding + part for part in parts)), *padding], reader.tokenizer)
+    assert padded == plain
+    assert min(plain) > 0
+
+
+def test_bytes_that_are_no_character_have_no_length():
+    pieces = [b"<observation>", *[b"\xe7"] * 9, b"red", b"\xff" * 3, b"</observation>"]
+    assert visible_lengths(range(len(pieces)), Pieces(pieces)) == (1, 0)
+
+
+def test_a_response_without_blocks_has_no_visible_length(reader):
+    assert visible_lengths([], reader.tokenizer) == (0, 0)
+    assert visible_lengths(encode(reader, "It is B, since <think> red"), reader.tokenizer) == (0, 0)
 
 
 def test_a_tag_spelt_in_byte_tokens_amid_characters_spelt_so():

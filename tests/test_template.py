@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from verl_p2r.template import parse_response, perception_end
+from verl_p2r.template import block_spans, parse_response, perception_end
 
 CASES = json.loads((Path(__file__).parent / "cases" / "template.json").read_text(encoding="utf-8"))
 PIECES = [
@@ -76,11 +76,41 @@ def test_well_formedness_is_what_a_hand_written_reader_says():
     assert 200 < well_formed < 4000
 
 
+INVISIBLE = [
+    "\u200b",
+    "\u200d\u2060",
+    "\u00ad",
+    "\ufeff",
+    "\u3164",
+    "\u115f\u1160",
+    "\uffa0",
+    "\u2800",
+    "\u202e\u202c",
+    "\U000e0041",
+]
+
+
+@pytest.mark.parametrize("nothing", [*INVISIBLE, " \u200b\n", "\u200b" * 400])
+@pytest.mark.parametrize("tag", ["observation", "think", "answer"])
+def test_a_block_of_nothing_visible_is_empty(nothing, tag):
+    texts = {"observation": "o", "think": "t", "answer": "a"}
+    for text, whole in ((nothing, False), (f"{nothing}x{nothing}", True)):
+        parsed = parse_response("".join(f"<{t}>{text if t == tag else texts[t]}</{t}>" for t in texts))
+        assert (parsed.perception_well_formed if tag == "observation" else parsed.reasoning_well_formed) is whole
+        assert parsed.perception_well_formed or parsed.reasoning_well_formed  # the other process keeps its form
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_spans_are_where_the_texts_stand(case):
+    texts = {tag: case["text"][start:stop].strip() for tag, (start, stop) in block_spans(case["text"]).items()}
+    assert texts == {tag: case[tag] for tag in ("observation", "think", "answer") if case[tag] is not None}
+
+
 HOSTILE = """
 from verl_p2r.template import parse_response
 n = 1_000_000
 floods = ["<observation>", "</observation>", "<think>", "</think>", "<answer>", "</answer>"]
-floods += ["<", "</", " ", "\\n<", "a"]
+floods += ["<", "</", " ", "\\n<", "a", "\\u200b", "\\u3164 "]
 floods += ["<think>a</think> ", "</think>" + " " * 1000 + "<answer>", "<answer>b</answer> ", "<observation> <"]
 good = "<observation>a</observation><think>b</think>"
 for flood in floods:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from verl_p2r.settings import LengthBand, P2RSettings, ProcessSettings
 from verl_p2r.template import ParsedResponse
+from verl_p2r.visible import count_visible, is_visible
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def length_reward(tokens: int, band: LengthBand, *, accuracy: float, format: flo
     (arXiv 2511.11113, Eq. 5; both ends of the band belong to it.)
 
     Args:
-        tokens: the segment's length in tokens.
+        tokens: the segment's length: its tokens of visible text, see `segments.visible_lengths` [ours].
         band: the lengths that earn the reward, in tokens.
         accuracy, format: the process's own, before weights [ours].
 
@@ -54,13 +55,13 @@ def length_reward(tokens: int, band: LengthBand, *, accuracy: float, format: flo
 
 
 def has_observation(parsed: ParsedResponse) -> bool:
-    """Tell whether there is a complete, non-blank observation: only then is the judge asked.
+    """Tell whether there is a complete observation with something to see in it: only then is the judge asked.
 
     >>> from verl_p2r.template import parse_response
     >>> has_observation(parse_response("<observation>a red ball</observation>")), has_observation(parse_response("hm"))
     (True, False)
     """
-    return bool(parsed.observation and parsed.observation.strip())
+    return is_visible(parsed.observation or "")
 
 
 def perception_reward(
@@ -70,7 +71,7 @@ def perception_reward(
 
     Args:
         parsed: the response's parts.
-        tokens: the perception segment's length in tokens.
+        tokens: the visible tokens of the observation, see `segments.visible_lengths`.
         verdict: the judge's; None when it gave none: accuracy is then 0, and the caller marks the row invalid so that
             it stays out of the group's statistics.
         settings: weights, band and switches.
@@ -79,9 +80,11 @@ def perception_reward(
         The weighted terms; all 0 when `perception.enabled` is false.
 
     Edge rules:
-        Without a complete, non-blank observation the accuracy is 0 whatever the verdict [ours].
+        Without a complete observation of visible text the accuracy is 0 whatever the verdict [ours]. No more tokens
+        count than the observation has visible characters, because each token of visible text holds one [ours].
     """
     accuracy = float(verdict is True and has_observation(parsed))
+    tokens = min(tokens, count_visible(parsed.observation or ""))
     return _reward(accuracy, parsed.perception_well_formed, tokens, settings.perception, settings.length_reward)
 
 
@@ -90,7 +93,7 @@ def reasoning_reward(parsed: ParsedResponse, tokens: int, accuracy: float, setti
 
     Args:
         parsed: the response's parts.
-        tokens: the reasoning segment's length in tokens.
+        tokens: the visible tokens of think and answer, see `segments.visible_lengths`.
         accuracy: `answer_accuracy` of the response's answer, in [0, 1].
         settings: weights, band and switches.
 
@@ -98,14 +101,16 @@ def reasoning_reward(parsed: ParsedResponse, tokens: int, accuracy: float, setti
         The weighted terms; all 0 when `reasoning.enabled` is false.
 
     Edge rules:
-        Without an answer in the response the accuracy is 0 [ours].
+        Without an answer of visible text the accuracy is 0 [ours]. No more tokens count than think and answer have
+        visible characters [ours].
 
     Raises:
         ValueError: the accuracy is not in [0, 1].
     """
     if not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy is {accuracy}: it must lie in [0, 1], as answer_accuracy's does")
-    accuracy = 0.0 if parsed.answer is None else float(accuracy)
+    accuracy = float(accuracy) if is_visible(parsed.answer or "") else 0.0
+    tokens = min(tokens, count_visible(f"{parsed.think or ''}{parsed.answer or ''}"))
     return _reward(accuracy, parsed.reasoning_well_formed, tokens, settings.reasoning, settings.length_reward)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from verl_p2r.template import perception_end
+from verl_p2r.template import block_spans, perception_end
+from verl_p2r.visible import is_visible
 
 _BROKEN = "\ufffd"  # what decoding gives for bytes that are no character, or not yet
 _MAX_CHARACTER_BYTES = 4
@@ -42,36 +44,99 @@ def perception_length(token_ids: Sequence[int], tokenizer: Any) -> int:
     >>> perception_length([ord(letter) for letter in "<observation>a</observation><think>"], Letters())
     28
     """
-    ids = [int(token) for token in token_ids]
+    prefixes = _Prefixes(token_ids, tokenizer)
+    return prefixes.tokens_before(perception_end(prefixes.text))
 
-    def decode(part: list[int]) -> str:
-        return decode_response(part, tokenizer)
 
-    def settled(length: int) -> int:
+def visible_lengths(token_ids: Sequence[int], tokenizer: Any) -> tuple[int, int]:
+    """Count the tokens of visible text inside the blocks of each process: what the length reward measures.
+
+    A token counts when its first byte lies inside the content of the observation (for P), or of the think or the
+    answer (for R), and it holds a character that can be seen `[ours]`: neither tags nor text between, before or behind
+    the blocks count, nor tokens of white space, zero-width characters, fillers and bytes that are no character. The
+    paper gives its band in tokens of the segment; measured so, padding would earn the reward.
+
+    Args:
+        token_ids: Shape (n,), the generated ids of one response, without padding.
+        tokenizer: Any Hugging Face tokenizer, as `perception_length` takes it.
+
+    Returns:
+        `(perception, reasoning)`, in tokens. Takes O(n) decodes of at most four tokens each, most of them remembered,
+        and O(log n) decodes of prefixes.
+
+    >>> class Letters:
+    ...     def decode(self, ids, **_):
+    ...         return "".join(map(chr, ids))
+    >>> text = "  <observation>a  \u200b ball</observation><think>so </think><answer>B</answer> !!"
+    >>> visible_lengths([ord(letter) for letter in text], Letters())
+    (5, 3)
+    """
+    prefixes = _Prefixes(token_ids, tokenizer)
+    counts = dict.fromkeys(("observation", "think", "answer"), 0)
+    for tag, (start, stop) in block_spans(prefixes.text).items():
+        first, end = prefixes.tokens_before(start), prefixes.tokens_before(stop)
+        counts[tag] = _count_visible_tokens(prefixes.ids[first:end], tokenizer)
+    return counts["observation"], counts["think"] + counts["answer"]
+
+
+def _count_visible_tokens(ids: list[int], tokenizer: Any) -> int:
+    """Count tokens that hold a visible character, whole or in part."""
+    count, start = 0, 0
+    while start < len(ids):
+        # A character cut into several tokens is read from all of them.
+        for size in range(1, _MAX_CHARACTER_BYTES + 1):
+            text = _decoded(tuple(ids[start : start + size]), tokenizer)
+            if _BROKEN not in text:
+                break
+        else:
+            size, text = 1, _decoded((ids[start],), tokenizer).replace(_BROKEN, "")  # bytes that are no character
+        count += size if is_visible(text) else 0
+        start += size
+    return count
+
+
+@lru_cache(maxsize=1 << 16)
+def _decoded(token_ids: tuple[int, ...], tokenizer: Any) -> str:
+    return decode_response(token_ids, tokenizer)
+
+
+class _Prefixes:
+    """Where the characters of a response stand among its tokens, read from decoded prefixes of the ids."""
+
+    def __init__(self, token_ids: Sequence[int], tokenizer: Any) -> None:
+        self.ids = [int(token) for token in token_ids]
+        self._tokenizer = tokenizer
+        self.text = self._decode(self.ids)
+
+    def tokens_before(self, character: int) -> int:
+        """Count the leading tokens whose first byte lies before the character at an index of the text."""
+        if character == 0:
+            return 0
+        if self.text[character - 1] != _BROKEN:
+            return self._tokens_through(character - 1)
+        # The character before is a byte that is no character, and a prefix does not tell how many tokens hold it: look
+        # back from the "<" that follows.
+        count = self._tokens_through(character)
+        last = self._decode(self.ids[count - 1 : count])
+        if not last.startswith("<"):
+            return count
+        return bisect_left(range(count - 1), True, key=lambda start: self._decode(self.ids[start:count]) == last)
+
+    def _decode(self, part: list[int]) -> str:
+        return decode_response(part, self._tokenizer)
+
+    def _settled(self, length: int) -> int:
         """Count the characters that the first `length` tokens hold whole, whatever follows them."""
         for shorter in range(length, max(length - _MAX_CHARACTER_BYTES, -1), -1):
             # Byte-fallback decoders spoil a whole run of byte tokens when its last character is cut: step back to
             # the last cut between characters.
-            text = decode(ids[:shorter])
+            text = self._decode(self.ids[:shorter])
             if not text.endswith(_BROKEN):
                 break
         return len(text.rstrip(_BROKEN))
 
-    def tokens_through(character: int) -> int:
-        return bisect_left(range(len(ids)), character + 1, key=settled)
-
-    text = decode(ids)
-    end = perception_end(text)
-    if end == 0:
-        return 0
-    if text[end - 1] != _BROKEN:
-        return tokens_through(end - 1)
-    # P ends in bytes that are no character, and a prefix does not tell how many: look back from the "<" of "<think>".
-    count = tokens_through(end)
-    last = decode(ids[count - 1 : count])
-    if not last.startswith("<"):
-        return count
-    return bisect_left(range(count - 1), True, key=lambda start: decode(ids[start:count]) == last)
+    def _tokens_through(self, character: int) -> int:
+        return bisect_left(range(len(self.ids)), character + 1, key=self._settled)
 
 
 def segment_masks(perception_length: Tensor, response_mask: Tensor) -> tuple[Tensor, Tensor]:

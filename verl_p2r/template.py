@@ -12,13 +12,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from verl_p2r.visible import INVISIBLE
+
 _TAG = r"</?(?:observation|think|answer)>"
 # Unrolled, so that each `<` is looked at once; a lazy `.*?` would rescan the text for every closing tag.
 _BODY = rf"[^<]*(?:(?!{_TAG})<[^<]*)*"
 
 
 def _block(tag: str) -> str:
-    return rf"<{tag}>(?!\s*</{tag}>){_BODY}</{tag}>"
+    return rf"<{tag}>(?![\s{INVISIBLE}]*</{tag}>){_BODY}</{tag}>"
 
 
 _PERCEPTION = re.compile(rf"\s*{_block('observation')}")
@@ -63,8 +65,31 @@ def perception_end(text: str) -> int:
     >>> perception_end("neither")
     0
     """
-    _, end = _first_block(text, "observation")
-    return end if end >= 0 else max(text.find("<think>"), 0)
+    block = _first_block(text, "observation")
+    return block[1] + len("</observation>") if block else max(text.find("<think>"), 0)
+
+
+def block_spans(text: str) -> dict[str, tuple[int, int]]:
+    """Find where the contents of a response's three blocks stand, each in its own region.
+
+    Args:
+        text: The decoded response, special tokens skipped.
+
+    Returns:
+        For each block that `parse_response` gives a text of, in the order of the template, the first index of its
+        content and the index behind it, in characters of `text`.
+
+    >>> text = "<observation>a</observation><answer> B </answer>"
+    >>> {tag: text[start:stop] for tag, (start, stop) in block_spans(text).items()}
+    {'observation': 'a', 'answer': ' B '}
+    """
+    end = perception_end(text)
+    spans = {
+        "observation": _first_block(text, "observation", 0, end),
+        "think": _first_block(text, "think", end),
+        "answer": _first_block(text, "answer", end),
+    }
+    return {tag: span for tag, span in spans.items() if span is not None}
 
 
 def parse_response(text: str) -> ParsedResponse:
@@ -73,8 +98,9 @@ def parse_response(text: str) -> ParsedResponse:
     R_form,k ∈ {0, 1} of arXiv 2511.11113, Eq. 5, is `perception_well_formed` for P and `reasoning_well_formed` for R.
 
     Each process is read in its own region only (see `perception_end`). Tags are lower case; none of the three, opening
-    or closing, may occur inside a block; a block of white space is empty, hence not well formed `[ours]`. A text is
-    given even when the form is off, from the first opening tag to the closing tag that follows it `[ours]`.
+    or closing, may occur inside a block; a block of nothing visible (white space, zero-width characters, fillers) is
+    empty, hence not well formed `[ours]`. A text is given even when the form is off, from the first opening tag to the
+    closing tag that follows it `[ours]`.
 
     Args:
         text: The decoded response, special tokens skipped.
@@ -91,21 +117,19 @@ def parse_response(text: str) -> ParsedResponse:
     ParsedResponse(observation=None, think=None, answer='B', perception_well_formed=False, reasoning_well_formed=False)
     """
     end = perception_end(text)
-    perception, reasoning = text[:end], text[end:]
+    texts = {tag: text[start:stop].strip() for tag, (start, stop) in block_spans(text).items()}
     return ParsedResponse(
-        observation=_first_block(perception, "observation")[0],
-        think=_first_block(reasoning, "think")[0],
-        answer=_first_block(reasoning, "answer")[0],
-        perception_well_formed=_PERCEPTION.fullmatch(perception) is not None,
-        reasoning_well_formed=_REASONING.fullmatch(reasoning) is not None,
+        observation=texts.get("observation"),
+        think=texts.get("think"),
+        answer=texts.get("answer"),
+        perception_well_formed=_PERCEPTION.fullmatch(text, 0, end) is not None,
+        reasoning_well_formed=_REASONING.fullmatch(text, end) is not None,
     )
 
 
-def _first_block(text: str, tag: str) -> tuple[str | None, int]:
-    """Give the stripped content of the first complete block and the index just past it, or (None, -1)."""
-    opening, closing = f"<{tag}>", f"</{tag}>"
-    start = text.find(opening)
-    stop = text.find(closing, start + len(opening)) if start >= 0 else -1
-    if stop < 0:
-        return None, -1
-    return text[start + len(opening) : stop].strip(), stop + len(closing)
+def _first_block(text: str, tag: str, begin: int = 0, end: int | None = None) -> tuple[int, int] | None:
+    """Find the content of the first complete block between two indices: its first index and the index behind it."""
+    opening = text.find(f"<{tag}>", begin, end)
+    start = opening + len(tag) + 2
+    stop = text.find(f"</{tag}>", start, end) if opening >= 0 else -1
+    return (start, stop) if stop >= 0 else None

@@ -13,7 +13,7 @@ from verl_p2r.judge import FactsJudge, Verdict, ask
 from verl_p2r.plugin.judge_verl import make_judge
 from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
 from verl_p2r.rows import Row
-from verl_p2r.segments import decode_response, perception_length
+from verl_p2r.segments import decode_response, perception_length, visible_lengths
 from verl_p2r.settings import P2RSettings
 from verl_p2r.template import ParsedResponse, parse_response
 
@@ -32,8 +32,8 @@ class P2RRewardManager(RewardManagerBase):
     | `{process}_reward`                   | R_k, the sum of the three terms with their weights                   |
     | `{process}_accuracy`                 | R_acc,k before weights; None without a verdict                       |
     | `{process}_format`                   | R_form,k before weights                                              |
-    | `{process}_length_reward`            | R_len,k                                                              |
-    | `{process}_tokens`                   | length of the segment in tokens                                      |
+    | `{process}_length_reward`            | R_len,k, from the tokens of visible text inside the blocks [ours]    |
+    | `{process}_tokens`                   | length of the whole segment in tokens, tags and blanks included      |
     | `perception_valid`                   | 0 when the judge gave no verdict, else 1                             |
     | `both_rewards`                       | an integer that differs when either reward does: for `filter_groups` |
     | `acc`                                | `reasoning_accuracy`, the name verl's validation looks for           |
@@ -66,15 +66,15 @@ class P2RRewardManager(RewardManagerBase):
         ids = ids[:length].tolist()
         row = Row.from_columns(item.non_tensor_batch)
         loop = asyncio.get_running_loop()
-        parsed, boundary, accuracy = await loop.run_in_executor(None, self._read, ids, row)
+        parsed, boundary, visible, accuracy = await loop.run_in_executor(None, self._read, ids, row)
         # With R_P off (an ablation) the facts judge, which costs nothing, is still asked: its metric stays. [ours]
         asked = self.settings.perception.enabled or (isinstance(self.judge, FactsJudge) and row.facts is not None)
         start = loop.time()
         verdict = await self._verdict(parsed, row) if asked else _NOT_ASKED
         seconds = loop.time() - start
         judged = verdict.source != "rule"
-        perception = perception_reward(parsed, boundary, verdict.value, self.settings)
-        reasoning = reasoning_reward(parsed, length - boundary, accuracy, self.settings)
+        perception = perception_reward(parsed, visible[0], verdict.value, self.settings)
+        reasoning = reasoning_reward(parsed, visible[1], accuracy, self.settings)
         extra = {
             "perception_reward": perception.total,
             "perception_accuracy": None if verdict.value is None else float(verdict.value),
@@ -96,8 +96,8 @@ class P2RRewardManager(RewardManagerBase):
         }
         return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
 
-    def _read(self, ids: list[int], row: Row) -> tuple[ParsedResponse, int, float]:
-        """The CPU-bound part, off the event loop: parse, find the boundary, compare the answer."""
+    def _read(self, ids: list[int], row: Row) -> tuple[ParsedResponse, int, tuple[int, int], float]:
+        """The CPU-bound part, off the event loop: parse, find the boundary, measure, compare the answer."""
         parsed = parse_response(decode_response(ids, self.tokenizer))
         accuracy = answer_accuracy(
             row.problem_type,
@@ -106,7 +106,7 @@ class P2RRewardManager(RewardManagerBase):
             strict=self.settings.strict,
             options=row.options,
         )
-        return parsed, perception_length(ids, self.tokenizer), accuracy
+        return parsed, perception_length(ids, self.tokenizer), visible_lengths(ids, self.tokenizer), accuracy
 
     async def _verdict(self, parsed: ParsedResponse, row: Row) -> Verdict:
         if not has_observation(parsed):
