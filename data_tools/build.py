@@ -18,6 +18,7 @@ import yaml
 
 from data_tools.generate import GenerateSettings, generate
 from data_tools.judge import JudgeSettings, Sufficiency, judge
+from data_tools.locks import locked
 from data_tools.records import files_of
 from data_tools.steps import StepReport, Told, count_records
 from data_tools.to_parquet import ExportSettings, Kind, Report, to_parquet
@@ -87,10 +88,15 @@ def build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tupl
 
     Raises:
         NobodyReplies: a server is gone or refuses everything; what has come is kept.
-        ValueError: a setting or a folder cannot be used.
+        ValueError: a setting or a folder cannot be used, or another process is writing `out`.
     """
     if not settings.inputs:
         raise ValueError("inputs is empty: name files of records, or folders that steps have written")
+    with locked(Path(settings.out)):
+        yield from _build(settings, bar, byte_bar)
+
+
+def _build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tuple[Path, StepReport | Report]]:
     out, root, share = Path(settings.out), Path(settings.media_root).expanduser(), settings.max_reject_share
     inputs = files = files_of(settings.inputs)
     Sufficiency(settings.judge)  # a judge that cannot be made is found before hours of generating
@@ -104,7 +110,7 @@ def build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tupl
             elif name == "verify":
                 report = verify(files, folder, settings.verify, max_reject_share=share, told=told)
             else:
-                report = judge(files, folder, settings.judge, max_reject_share=share, told=told)
+                report = judge(files, folder, settings.judge, max_reject_share=share, root=root, told=told)
         yield folder, report
         if report.failed:
             return

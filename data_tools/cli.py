@@ -8,14 +8,27 @@ for cannot be done.
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from data_tools.options import (
+    WORKERS,
+    By,
+    CheckMedia,
+    Config,
+    ExportKind,
+    Inputs,
+    MaxRejects,
+    MediaRoot,
+    Out,
+    StepRejects,
+    Template,
+    ValShare,
+    Workers,
+)
 from data_tools.terminal import (
     byte_bar,
     console,
@@ -38,38 +51,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 app = typer.Typer(help="Data for VideoP2R: import, export, decontaminate, look.", no_args_is_help=True)
-
-WORKERS = os.cpu_count() or 1
-
-Inputs = Annotated[
-    list[str], typer.Argument(help="Files of records (JSON or JSON lines, .gz or not), or the output folder of a step.")
-]
-Out = Annotated[Path, typer.Option(help="The folder to write; an earlier output there is replaced.")]
-ValShare = Annotated[float, typer.Option(help="Share of media whose records are for validation.")]
-MediaRoot = Annotated[str | None, typer.Option(help="Folder of the media, written in front of their paths.")]
-CheckMedia = Annotated[bool, typer.Option(help="Decode every medium; drop the records of those that fail.")]
-Workers = Annotated[int, typer.Option(min=1, help="Media decoded at a time.")]
-Template = Annotated[str, typer.Option(help="Prompt template: one of the package's, or a text file.")]
-Config = Annotated[
-    Path | None, typer.Option(help="A YAML file as `build` takes it, for everything else about this step.")
-]
-MaxRejects = Annotated[float, typer.Option(help="Largest share of records that may be rejected.")]
-StepRejects = Annotated[float | None, typer.Option(help="Largest share of records that may be rejected; 0.01.")]
-
-
-class ExportKind(str, Enum):
-    """What an export is for."""
-
-    sft = "sft"
-    rl = "rl"
-
-
-class By(str, Enum):
-    """What decides whether a record occurs in a benchmark."""
-
-    medium = "medium"
-    question = "question"
-    both = "both"
 
 
 @app.command("generate")
@@ -151,6 +132,9 @@ def judge_command(
     inputs: Inputs,
     out: Out,
     judge: Annotated[str | None, typer.Option(help="openai, facts, or module:Class.")] = None,
+    media_root: Annotated[
+        Path | None, typer.Option(help="Folder of the media: judge anew when a file changes.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The judge's name on its server.")] = None,
     base_url: Annotated[list[str] | None, typer.Option(help="A server, http://…/v1; may be repeated.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Calls in flight at once.")] = None,
@@ -176,7 +160,12 @@ def judge_command(
         files = files_of(inputs)
         with kept_bar("judge", count_records(files)) as told:
             report = run(
-                files, out, settings, max_reject_share=_or(max_reject_share, build.max_reject_share), told=told
+                files,
+                out,
+                settings,
+                max_reject_share=_or(max_reject_share, build.max_reject_share),
+                root=media_root or (Path(build.media_root).expanduser() if config else None),
+                told=told,
             )
     show_step(report, out)
     leave(report)
@@ -316,7 +305,7 @@ def stats_command(
     from data_tools.rejects import RejectLog
     from data_tools.stats import Stats
 
-    with errors(), tempfile.TemporaryDirectory() as folder, RejectLog(Path(folder) / "rejects.jsonl") as rejects:
+    with errors(), RejectLog(Path(os.devnull)) as rejects:
         files = files_of(inputs)
         loaded = _tokenizer(tokenizer) if tokenizer else None
         with byte_bar("reading", files) as on_bytes:
@@ -352,7 +341,7 @@ def view_command(
     from data_tools.rejects import RejectLog
     from data_tools.view import Sample, sources_of, write_page
 
-    with errors(), tempfile.TemporaryDirectory() as folder, RejectLog(Path(folder) / "rejects.jsonl") as rejects:
+    with errors(), RejectLog(Path(os.devnull)) as rejects:
         sources = sources_of(inputs)
         with byte_bar("reading", [file for source in sources for file in source]) as on_bytes:
             sample = Sample.draw(sources, count, seed, rejects, on_bytes)

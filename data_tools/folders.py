@@ -10,62 +10,119 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_tools.history import MANIFEST, history_of, manifest_steps
+from data_tools.locks import locked
+from data_tools.outputs import check_file, naming, place_of
 from data_tools.records import Record
 from data_tools.rejects import RejectLog
 from verl_p2r import __version__
 
-MANIFEST = "manifest.json"
 SHARD = 50_000  # records in a file
 
 
 def check_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
-    """Refuse a folder that `whole_folder` could not give.
+    """Refuse a folder that `whole_folder` must not replace.
 
     Raises:
-        ValueError: there is something in `folder` that is no earlier output, or an input.
+        ValueError: `folder` is a symbolic link, contains something other than an earlier output, or contains an input.
     """
-    folder = folder.absolute()
-    if read := [file for file in inputs if folder.resolve() in file.resolve().parents]:
+    place = place_of(folder)
+    replaced = {place, _beside(place, "partial"), _beside(place, "old")} if place.name else {place}
+    if read := [file for file in inputs if replaced & {*Path(os.path.realpath(file)).parents}]:
         raise ValueError(f"{folder} would be replaced, but {read[0]} is read from it: name another folder")
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if place.exists() and not _is_output(place):
         raise ValueError(f"{folder} holds something else than the output of a step: name another folder, or empty it")
+
+
+def _is_output(place: Path) -> bool:
+    """Whether there is an earlier output, or an empty folder."""
+    if not place.is_dir():
+        return False
+    try:
+        return manifest_steps(place) is not None or not any(place.iterdir())
+    except ValueError:  # a damaged manifest may be anybody's
+        return False
 
 
 @contextmanager
 def whole_folder(folder: Path, inputs: Iterable[Path] = ()) -> Iterator[Path]:
-    """Give a folder to write to that takes the place of `folder` when all has gone well.
+    """Provide a folder to write to, which takes the place of `folder` when the block ends without an error.
 
-    Another process sees the old content or the whole new one, and for a moment between them none. What a step that was
-    killed has left is put right by the next.
+    Other readers see the old content or the whole new one, and for a moment neither. One process at a time writes a
+    folder. After a kill, the next run restores what is needed and removes what is left.
 
     Args:
         folder: where the output belongs; an earlier output there is replaced.
-        inputs: files that must outlast the step.
+        inputs: files that must survive the step.
 
     Raises:
-        ValueError: see `check_folder`.
+        ValueError: see `check_folder`; or another process is writing this folder.
+        OSError: something cannot be written; the old content stays.
     """
     check_folder(folder, inputs)
-    folder = folder.absolute()
-    partial, old = (folder.with_name(f".{folder.name}.{state}") for state in ("partial", "old"))
-    if old.exists() and not folder.exists():
-        os.rename(old, folder)  # a step was killed between the two renames below
-    for rest in (partial, old):
-        shutil.rmtree(rest, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
+    place = place_of(folder)
+    partial, old = _beside(place, "partial"), _beside(place, "old")
+    with locked(folder):
+        if old.exists() and not place.exists():
+            os.rename(old, place)  # a step was killed between the two renames of `_replace`
+        for rest in (partial, old):
+            shutil.rmtree(rest, ignore_errors=True)
+        partial.mkdir()
+        try:
+            with naming(folder):
+                yield partial
+            _replace(place, partial, old)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_files(folder: Path, name: str) -> Iterator[Path]:
+    """Provide a folder to write files to, which move to `folder` when the block ends without an error.
+
+    Args:
+        folder: where the files belong; earlier ones of the same names are replaced, all others stay.
+        name: of the set of files. One process at a time writes a set.
+
+    Raises:
+        ValueError: another process is writing this set, or there is something other than a file where one belongs.
+        OSError: a file cannot be written; earlier ones stay.
+    """
+    with locked(folder / name):
+        partial = folder / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            with naming(folder / name):
+                yield partial
+            written = sorted(partial.iterdir())
+            for file in written:
+                check_file(folder / file.name)
+            for file in written:
+                os.replace(file, folder / file.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(place: Path, state: str) -> Path:
+    return place.with_name(f".{place.name}.{state}")
+
+
+def _replace(place: Path, partial: Path, old: Path) -> None:
+    if place.exists():
+        os.rename(place, old)
+    try:
+        os.rename(partial, place)
+    except OSError:
+        if old.exists():
+            os.rename(old, place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_records(folder: Path, records: Iterable[Record]) -> int:
@@ -118,19 +175,6 @@ def write_manifest(
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return manifest
-
-
-def history_of(inputs: Sequence[Path]) -> list[Mapping[str, Any]]:
-    """The steps that the records of some files have come through, the first one first, with their counts."""
-    steps: list[Mapping[str, Any]] = []
-    for folder in dict.fromkeys(file.parent for file in inputs):
-        if (folder / MANIFEST).is_file():
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            if "history" not in manifest:
-                continue  # another's
-            own = {key: manifest.get(key, {}) for key in ("step", "read", "written", "rejected", "dropped")}
-            steps += [step for step in (*manifest["history"], own) if step not in steps]
-    return steps
 
 
 def _sha256(path: Path) -> str:

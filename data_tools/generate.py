@@ -2,7 +2,6 @@
 """Step 1: a strong vision-language model answers each record in the template (arXiv 2511.11113, §3)."""
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from data_tools.media_parts import MediaParts, VideoAs, media_parts
 from data_tools.records import Record
 from data_tools.steps import StepReport, Told
 from verl_p2r.chat_client import ChatClient, Reply, Unanswered, UselessReply
+from verl_p2r.cpus import available_cpus
 from verl_p2r.media import TRAINING, MediaSettings
 from verl_p2r.records import PromptTemplate, columns_of
 from verl_p2r.rows import RowError
@@ -38,7 +38,7 @@ class GenerateSettings:
         video_as: `video` for vLLM, `images` for servers that know images only.
         patch_size: of the served model's vision tower, in pixels: 14 for Qwen2.5-VL, 16 for Qwen3-VL.
         media: frames and pixels, at most; the default is training's.
-        readers: media read at a time; 0: one for each core.
+        readers: media read at a time; 0: one for each core that this process may run on.
         offline: options of Ray Data's `vLLMEngineProcessorConfig`, see `generate_ray`.
     """
 
@@ -64,7 +64,7 @@ class GenerateSettings:
 
     @property
     def kept(self) -> dict[str, Any]:
-        """All that a response hangs on, for the manifest and for telling replies apart."""
+        """The settings that determine a response, for the manifest and for the keys of replies."""
         own = asdict(self)
         return {name: own[name] for name in own if name not in _OF_THE_WAY}
 
@@ -100,7 +100,7 @@ class Generator:
         )
         self.concurrency = int(settings.concurrency * AHEAD) + 1
         self._reached: asyncio.Task[None] | None = None
-        self._readers = ThreadPoolExecutor(settings.readers or os.cpu_count() or 1, thread_name_prefix="media")
+        self._readers = ThreadPoolExecutor(settings.readers or available_cpus(), thread_name_prefix="media")
 
     async def ask(self, record: Record) -> dict[str, Any]:
         """The model's response to a record, as it came."""
@@ -127,7 +127,7 @@ class Generator:
 
 
 def fingerprint_of(settings: GenerateSettings, template: PromptTemplate) -> dict[str, Any]:
-    """All that a response hangs on beside the record, whichever way it comes.
+    """Every input except the record and its medium that determines a response, however it is generated.
 
     Raises:
         ValueError: the model has no name.
@@ -187,7 +187,9 @@ def generate(
         folder,
         OfflineGenerator(settings, root) if offline else Generator(settings, root),
         read,
+        {"output": str},
         max_reject_share=max_reject_share,
+        root=root,
         told=told,
     )
 
@@ -196,8 +198,12 @@ def text_of(reply: Reply) -> str:
     """What the model wrote.
 
     Raises:
-        UselessReply: nothing.
+        UselessReply: nothing, or text that cannot be written, such as half an emoji.
     """
     if not reply.text.strip():
         raise UselessReply(f"the reply is empty{reply.shortfall}")
+    try:
+        reply.text.encode()
+    except UnicodeEncodeError as error:
+        raise UselessReply(f"the reply is not valid Unicode at character {error.start}") from None
     return reply.text

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.asking import SILENT, Asked, NobodyReplies
+from data_tools.asking import SILENT, Asked, NobodyReplies, Question
 from data_tools.generate import GenerateSettings, fingerprint_of, prompt_of, text_of
 from data_tools.media_parts import media_parts
 from data_tools.records import Record
@@ -68,7 +68,7 @@ class OfflineGenerator:
             NobodyReplies: Ray or its engines have failed, or reply to nothing; what has come is kept.
             ValueError: Ray Data does not take an option.
         """
-        new = (record for record in records if not asked.known(record))
+        new = (question for record in records if (question := asked.question(record)) is not None)
         first = next(new, None)
         if first is None:
             return  # to start engines takes minutes
@@ -81,10 +81,10 @@ class OfflineGenerator:
         except (RayError, ray.data.exceptions.RayDataUserCodeException) as error:
             why = str(error).strip().splitlines()[-1]  # the rest says where
             raise NobodyReplies(
-                f"generate: Ray has failed ({why}). What has come so far is kept: mend it and start again"
+                f"generate: Ray has failed ({why}). What has come so far is kept: fix it and start again"
             ) from error
 
-    def _rows(self, records: Iterator[Record]) -> Iterator[Row]:
+    def _rows(self, questions: Iterator[Question]) -> Iterator[Row]:
         """What comes back of each record, in any order."""
         import pyarrow
         import ray
@@ -103,27 +103,29 @@ class OfflineGenerator:
             config, preprocess=prepare, postprocess=_outcome, preprocess_map_kwargs={"num_cpus": 1}
         )
         blocks: list[Any] = []  # Ray holds them, and spills them to disk; a block is the work of one call of an engine
-        while block := [{"record": pickle.dumps(record)} for record in itertools.islice(records, config.batch_size)]:
+        while block := [
+            {"question": pickle.dumps(question)} for question in itertools.islice(questions, config.batch_size)
+        ]:
             blocks.append(ray.put(pyarrow.Table.from_pylist(block)))
         yield from processor(ray.data.from_arrow_refs(blocks)).iter_rows()
 
     def _take(self, row: Row, asked: Asked) -> None:
-        record: Record = pickle.loads(row["record"])
+        question: Question = pickle.loads(row["question"])
         if row.get("unusable"):
-            asked.unusable(record, pickle.loads(row["unusable"]))
+            asked.unusable(question, pickle.loads(row["unusable"]))
         elif row.get(_ERROR):
-            self._no_reply(record, row[_ERROR], asked)
+            self._no_reply(question, row[_ERROR], asked)
         else:
             cut = row["num_generated_tokens"] >= self.sampling["max_tokens"]
             try:
-                asked.replied(record, {"output": text_of(Reply(row["generated_text"], cut))})
+                asked.replied(question, {"output": text_of(Reply(row["generated_text"], cut))})
             except UselessReply as error:
-                self._no_reply(record, str(error), asked)
+                self._no_reply(question, str(error), asked)
 
-    def _no_reply(self, record: Record, why: str, asked: Asked) -> None:
-        asked.no_reply(record, why)
+    def _no_reply(self, question: Question, why: str, asked: Asked) -> None:
+        asked.no_reply(question, why)
         if asked.silent >= max(SILENT, 2 * self.options.get("batch_size", 0)):
-            raise NobodyReplies(f"generate: {why}. What has come so far is kept: mend it and start again")
+            raise NobodyReplies(f"generate: {why}. What has come so far is kept: fix it and start again")
 
 
 def _sampling(settings: GenerateSettings, source: str) -> Row:
@@ -157,7 +159,7 @@ def _preparation(offline: OfflineGenerator) -> Callable[[Row], Row]:
     def prepare(row: Row) -> Row:
         from vllm.multimodal.media import MediaConnector
 
-        record: Record = pickle.loads(row["record"])
+        record = pickle.loads(row["question"]).record
         try:
             media = media_parts(
                 record, root, settings.media, video_as=settings.video_as, patch_size=settings.patch_size
@@ -190,4 +192,4 @@ def _processor(source: str) -> Any:
 
 
 def _outcome(row: Row) -> Row:
-    return {name: row[name] for name in ("record", "generated_text", "num_generated_tokens")}
+    return {name: row[name] for name in ("question", "generated_text", "num_generated_tokens")}

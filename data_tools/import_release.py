@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from data_tools.locks import locked
 from data_tools.to_parquet import ExportSettings, Kind, Report, to_parquet
 
 _PART = re.compile(r"VideoP2R-\w+_(?P<kind>sft|rl)\.part(?P<number>\d+)of(?P<count>\d+)\.json\.gz")
@@ -69,7 +70,8 @@ def import_release(
         ValueError: the files or the settings cannot be used.
     """
     parts = find_parts(folder)
-    return {kind: to_parquet(files, out / kind, kind, settings, on_bytes=on_bytes) for kind, files in parts.items()}
+    with locked(out):
+        return {kind: to_parquet(files, out / kind, kind, settings, on_bytes=on_bytes) for kind, files in parts.items()}
 
 
 def differences(kind: Kind, counts: Mapping[tuple[str, str], int]) -> list[str]:

@@ -47,7 +47,7 @@ class JudgeSettings:
 
     @property
     def kept(self) -> dict[str, Any]:
-        """All that a verdict hangs on, for the manifest and for telling verdicts apart."""
+        """The settings that determine a verdict, for the manifest and for the keys of verdicts."""
         kwargs = {name: value for name, value in self.kwargs.items() if name not in _OF_THE_WAY}
         return {"name": self.name, "kwargs": kwargs, "guards": asdict(self.guards), "prompt_version": PROMPT_VERSION}
 
@@ -100,7 +100,8 @@ class Sufficiency:
         if verdict.value is None:
             raise Unanswered(verdict.reason, verdict.retries)
         # A copy of another's verdict is the judge's too: which of two equal requests comes first is chance.
-        return {"value": verdict.value, "reason": verdict.reason, "source": verdict.source.replace("cache", "judge")}
+        reason = verdict.reason.encode("utf-8", "replace").decode()  # half an emoji does not spoil a verdict
+        return {"value": verdict.value, "reason": reason, "source": verdict.source.replace("cache", "judge")}
 
     async def _check(self) -> None:
         try:
@@ -143,6 +144,7 @@ def judge(
     settings: JudgeSettings,
     *,
     max_reject_share: float = 0.01,
+    root: Path | None = None,
     told: Told = lambda kept: None,
 ) -> StepReport:
     """Keep the records of some files whose observation suffices.
@@ -152,7 +154,10 @@ def judge(
         folder: for the output, see `steps`; verdicts are kept beside it, see `replies`.
         settings: who judges, and how.
         max_reject_share: the largest share of records, in [0, 1], that may be left without a verdict.
-        told: told of each record: whether it goes on.
+        root: the folder that the records' paths start from. A record is then judged again when the size or the
+            modification time of its medium changes, as its response is generated again. None: verdicts depend on the
+            texts alone, which is all that the judge reads.
+        told: called with each record: whether it goes on.
 
     Raises:
         NobodyReplies: the judge is gone or refuses everything; what has come is kept.
@@ -170,6 +175,8 @@ def judge(
         folder,
         Sufficiency(settings),
         read,
+        {"value": bool, "reason": str, "source": str},
         max_reject_share=max_reject_share,
+        root=root,
         told=told,
     )

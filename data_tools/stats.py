@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_tools.decontaminate import question_key
-from data_tools.folders import history_of
+from data_tools.history import history_of
 from data_tools.records import Record
 from verl_p2r.accuracy import PROBLEM_TYPES
 from verl_p2r.settings import LengthBand, P2RSettings

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from data_tools.folders import whole_files
 from data_tools.stats import PROCESSES, Stats, left_out, quantile, top_sources
 from verl_p2r.accuracy import PROBLEM_TYPES
 from verl_p2r.settings import LengthBand, P2RSettings
@@ -59,23 +60,24 @@ def write_plots(stats: Stats, folder: Path) -> list[Path]:
 
     Returns:
         The files.
+
+    Raises:
+        ValueError: a file is not a regular one, or another process is writing them.
+        OSError: a file cannot be written; earlier ones stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, tuple[Any, Callable[[Stats], Figure]]] = {
         "types": (stats.types, _types),
         "sources": (stats.sources, _sources),
         "lengths": (any(stats.lengths.values()), _lengths),
         "keep_rate": (stats.history, _keep_rate),
     }
-    written = []
-    for name, (numbers, draw) in drawings.items():
-        path = folder / f"{name}.png"
-        path.unlink(missing_ok=True)
-        if numbers:
-            with matplotlib.rc_context(STYLE):
-                draw(stats).savefig(path)
-            written.append(path)
-    return written
+    drawn = [name for name, (numbers, _) in drawings.items() if numbers]
+    with whole_files(folder, "plots") as partial, matplotlib.rc_context(STYLE):
+        for name in drawn:
+            drawings[name][1](stats).savefig(partial / f"{name}.png")
+    for name in drawings.keys() - drawn:
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    return [folder / f"{name}.png" for name in drawn]
 
 
 def _types(stats: Stats) -> Figure:

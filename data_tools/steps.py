@@ -108,7 +108,7 @@ def run_step(
     max_reject_share: float,
     on_bytes: Callable[[int], object] = lambda count: None,
 ) -> StepReport:
-    """Put the records of some files through a step.
+    """Put the records of some files through a step, into a folder of its own.
 
     Args:
         step: its name.
@@ -117,16 +117,35 @@ def run_step(
         transform: what it does.
         settings: for the manifest.
         max_reject_share: the largest share of records, in [0, 1], that may be rejected.
-        on_bytes: told how many more bytes of the files have been read.
+        on_bytes: called with the number of bytes of the files that have been read since the last call.
 
     Raises:
-        ValueError: the folder cannot be used.
+        ValueError: the folder cannot be used, or another process is writing it.
     """
-    with (
-        whole_folder(folder, files) as partial,
-        RejectLog(partial / "rejects.jsonl") as rejects,
-        DropLog(partial / DROPPED, step) as dropped,
-    ):
+    with whole_folder(folder, files) as partial:
+        return write_step(
+            step,
+            files,
+            partial,
+            transform,
+            settings=settings,
+            max_reject_share=max_reject_share,
+            on_bytes=on_bytes,
+        )
+
+
+def write_step(
+    step: str,
+    files: Sequence[Path],
+    partial: Path,
+    transform: Transform,
+    *,
+    settings: Mapping[str, Any],
+    max_reject_share: float,
+    on_bytes: Callable[[int], object] = lambda count: None,
+) -> StepReport:
+    """The same as `run_step`, into a folder that `folders.whole_folder` has provided."""
+    with RejectLog(partial / "rejects.jsonl") as rejects, DropLog(partial / DROPPED, step) as dropped:
         source = Records(files, rejects, on_bytes)
 
         def kept() -> Iterator[Record]:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,15 +34,45 @@ console = Console()
 
 SHOW_S = 0.1  # between two looks of a progress bar: one takes as long as a record
 
+_WRITABLE = "name a place that this user may write, or change its permissions"
+_REMEDIES = {
+    errno.ENOSPC: "free some space there, or name an output on another disk; an earlier output is unchanged",
+    errno.EDQUOT: "free some of your quota, or name an output on another disk; an earlier output is unchanged",
+    errno.EFBIG: "name an output on a disk that takes files of this size; an earlier output is unchanged",
+    errno.EROFS: "name an output on another disk, or mount this one for writing",
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+    errno.ENOENT: "it was removed, or never there: check the name, and run this again",
+    errno.ENOTDIR: "a part of its name is a file, not a folder: check the name",
+    errno.EEXIST: "remove it, or name another output",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ELOOP: "its symbolic links lead in a circle, or to nothing that may be used: name the place itself",
+    errno.EBUSY: "it is in use, for example as a mount point: name a folder below it",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.EIO: "check the disk, or the connection to it",
+    errno.ESTALE: "the network folder has changed on its server: mount it again",
+}
+
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """What a user can put right becomes a line and exit code 2."""
+    """Print errors that the user can fix on one line, and exit with code 2."""
     try:
         yield
-    except (ValueError, OSError) as error:
-        say(str(error), "red")
+    except (ValueError, OSError, sqlite3.Error) as error:
+        say(" ".join((explained(error) if isinstance(error, OSError) else str(error)).split()), "red")
         raise typer.Exit(2) from None
+
+
+def explained(error: OSError) -> str:
+    """What the operating system refused, where, and what to do about it."""
+    if error.errno is None:  # a library's own
+        return str(error)
+    what = os.strerror(error.errno)
+    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    remedy = _REMEDIES.get(error.errno)
+    return f"{where}{what}: {remedy}" if remedy else f"{where}{what}"
 
 
 @contextmanager
@@ -130,7 +163,9 @@ def show_rejects(reasons: Mapping[str, int], first: Sequence[Reject], folder: Pa
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A line, as it is: nothing in it is markup."""
+    """Print a line as it is: nothing in it is markup, moves the cursor or fails to be printed."""
+    text = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    text = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

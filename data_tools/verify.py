@@ -14,6 +14,7 @@ from pathlib import Path
 from data_tools.records import AGREEMENT, Record
 from data_tools.steps import Dropped, StepReport, Told, run_step
 from verl_p2r.accuracy import answer_accuracy
+from verl_p2r.cpus import available_cpus
 from verl_p2r.rows import RowError
 from verl_p2r.template import parse_response
 
@@ -127,7 +128,7 @@ def _many(records: Iterable[Record], settings: VerifySettings) -> Iterator[Outco
     second = list(islice(left, CHUNK))
     if not second:
         return
-    workers = os.cpu_count() or 1
+    workers = available_cpus()
     running: deque[Future[list[Outcome]]] = deque()
     # Not forked: a progress bar's thread may hold a lock.
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:

@@ -24,13 +24,16 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from data_tools.folders import history_of
+from data_tools.folders import whole_files
+from data_tools.history import history_of
+from data_tools.outputs import check_file
 from data_tools.pictures import Pictures, pictures_of
 from data_tools.records import Medium, Record, Records, files_of
 from data_tools.rejects import RejectLog
 from data_tools.stats import left_out
 from data_tools.steps import DROPPED
 from verl_p2r.accuracy import PROBLEM_TYPES, answer_accuracy, answer_text
+from verl_p2r.cpus import available_cpus
 from verl_p2r.template import parse_response
 
 STATES = ("kept", "dropped")
@@ -234,9 +237,10 @@ def write_page(
         on_medium: told of each record whose medium has been read.
 
     Raises:
-        ValueError: the file is one of those that were read.
+        ValueError: the file is one of those that were read, is not a regular file, or another process is writing it.
+        OSError: the page cannot be written; an earlier one stays.
     """
-    if out.resolve() in {file.resolve() for file in sample.files}:
+    if os.path.realpath(out) in map(os.path.realpath, sample.files):
         raise ValueError(f"{out} would be replaced, but records are read from it: name another file")
     room = PICTURES // max(len(sample.cards), 1)
     media = Counter(card.medium for card in sample.cards)
@@ -247,14 +251,13 @@ def write_page(
             on_medium()
         return pictures
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        shown = dict(zip(media, pool.map(read, media), strict=True))
-    html = _render(sample, [(card, shown[card.medium]) for card in sample.cards])
-    content = html.encode("utf-8", "replace")  # a file's name need not be Unicode
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, out)
+    check_file(out)
+    with whole_files(out.parent, out.name) as partial:
+        with ThreadPoolExecutor(min(4, available_cpus())) as pool:
+            shown = dict(zip(media, pool.map(read, media), strict=True))
+        html = _render(sample, [(card, shown[card.medium]) for card in sample.cards])
+        content = html.encode("utf-8", "replace")  # a file's name need not be Unicode
+        (partial / out.name).write_bytes(content)
     return Page(len(content), [pictures.error for pictures in shown.values() if pictures.error])
 
 
