@@ -29,9 +29,11 @@ from verl_p2r.media_source import Deadline, MediaError, MediaFile, name_of, reso
 from verl_p2r.media_source import local_path as local_path
 from verl_p2r.opening import open_video
 from verl_p2r.probe import probe_file, probe_frame_list
-from verl_p2r.sampling import sample_frames, video_metadata
+from verl_p2r.sampling import check_taken, sample_frames, video_metadata
 
 READER = "pyav"
+
+torchvision_ops.qwen()  # importing it takes seconds, which no file's deadline should lose
 DENSE = 8  # with a frame wanted in so many, decoding in order is as fast as seeking
 
 SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a decoded frame -> those it is resized to
@@ -220,6 +222,7 @@ class _Frames:
         if not self._shape:
             self._shape = picture.shape
             size = self.resized(*picture.shape[:2]) if self.resized else picture.shape[:2]
+            check_taken({"video": self.name}, len(self.indices), *size)
             self.array = np.empty((len(self.indices), *size, 3), np.uint8)
         if picture.shape != self._shape:
             at = self.indices[places[0]]

@@ -76,8 +76,34 @@ def _holds(stream: BinaryIO, start: int, wanted: bytes) -> bool:
 
 
 def _gif(image: Image.Image, stream: BinaryIO, end: int) -> bool:
-    stream.seek(-1, os.SEEK_END)
-    return stream.read(1) == b";"
+    """The blocks of the first picture end with an empty one."""
+    stream.seek(10)
+    flags = stream.read(1)[0]
+    at = 13 + (3 << 1 + (flags & 7) if flags & 0x80 else 0)
+    while at < end:
+        stream.seek(at)
+        kind = stream.read(1)
+        if kind == b"!":  # an extension: a label, and blocks
+            at = _behind_blocks(stream, at + 2)
+        elif kind == b",":
+            flags = stream.read(9)[-1]
+            at += 11 + (3 << 1 + (flags & 7) if flags & 0x80 else 0)
+            return _behind_blocks(stream, at) <= end
+        else:
+            return False
+    return False
+
+
+def _behind_blocks(stream: BinaryIO, at: int) -> int:
+    """Where a chain of blocks ends; each begins with its length, and the last one is empty."""
+    while True:
+        stream.seek(at)
+        length = stream.read(1)
+        if not length:
+            return at + 1  # beyond the end of the file
+        at += 1 + length[0]
+        if length == b"\0":
+            return at
 
 
 def _webp(image: Image.Image, stream: BinaryIO, end: int) -> bool:

@@ -12,10 +12,14 @@ from verl_p2r.image_ends import is_whole
 from verl_p2r.media import image_size
 from verl_p2r.media_source import Deadline, MediaError, name_of, resolve
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
+# Pillow's names of formats that hold pictures and no programs; others (EPS, PDF, WMF, …) start programs or read fonts.
+KNOWN = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
 MAX_IMAGE_PIXELS = 1 << 27  # that a file may declare: 134 megapixels, 0.4 GB when decoded
 ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
+
+Image.init()  # else Pillow does not know all formats by their names
+FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
 
 
 def probe_image(
@@ -56,9 +60,10 @@ def read_image(element: Mapping[str, Any], deadline: Deadline | None = None) -> 
     Raises:
         MediaError: it cannot be read.
     """
+    to_rgb = torchvision_ops.qwen().to_rgb  # imported before the clock starts
     with _opened(element["image"], element, deadline) as image:
         image.load()
-        return torchvision_ops.qwen().to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def fetch_image(element: Mapping[str, Any], patch_size: int) -> Image.Image:

@@ -73,7 +73,8 @@ def open_video(file: MediaFile, **options: str) -> Iterator[tuple[Any, Any]]:
             raise file.deadline.error from error
         except av.error.ArgumentError as error:
             raise MediaError(
-                f"{file.name}: cannot be read as a video (its format is not one of {', '.join(CONTAINERS)}: {error})"
+                f"{file.name}: cannot be read as a video: it is not of a known format ({error}); playlists and scripts "
+                "are not opened"
             ) from error
         except (av.error.FFmpegError, UnicodeError) as error:
             raise MediaError(f"{file.name}: cannot be read as a video ({error})") from error
