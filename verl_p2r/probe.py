@@ -88,7 +88,8 @@ def probe_file(file: MediaFile) -> VideoInfo:
             total = stream.frames
         frame, packets = _first_frame(container, stream, file, count=not total)
         if not total:
-            if "avi" in container.format.name and table.entries < stream.frames > packets.total:
+            last = max(packets.times, default=0) * float(stream.time_base) * fps
+            if "avi" in container.format.name and table.entries < packets.total and round(last) + 1 < stream.frames:
                 raise MediaError(f"{file.name}: the file is truncated: {packets.total} of {stream.frames} frames")
             _read_table(container, stream, file)  # of fragments, which tell their frames as they come
             total = packets.total

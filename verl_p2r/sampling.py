@@ -34,7 +34,8 @@ MOST = {  # the largest value of each rule that is taken for one
     "resized_height": 1 << 14,
     "resized_width": 1 << 14,
 }
-MAX_TAKEN_PIXELS = 1 << 30  # of all frames of a video together, or of an image, after their resize
+RATES, TIMES = ("fps", "sample_fps"), ("video_start", "video_end")  # a time before the start means the start
+MAX_TAKEN_PIXELS = 1 << 29  # of all frames of a video together, or of an image, after their resize
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ def check_rules(element: Mapping[str, Any]) -> None:
         if value is None:
             continue
         number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or abs(value) > most:
+        least = -most if rule in TIMES else math.nextafter(0, 1) if rule in RATES else 0
+        if not number or not math.isfinite(value) or not least <= value <= most:
             raise RulesError(
-                f"{name_of(element)}: its sampling rules cannot be met: {rule} is {value!r}: give a number, at most "
-                f"{most:g}"
+                f"{name_of(element)}: its sampling rules cannot be met: {rule} is {value!r}: give a positive number, "
+                f"at most {most:g}"
             )
 
 
