@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
 from data_tools.records import Medium, Record
 from data_tools.rejects import RejectLog
+from verl_p2r.local_files import is_local_file
 from verl_p2r.rows import RowError
 
+PATCH_SIZE = 14  # of the models the paper trained; it decides sizes, not whether a file decodes
 AHEAD = 8  # records that are looked at before their turn, for each worker
 
 
@@ -21,7 +21,7 @@ class MediaCheck:
     Args:
         root: the folder that the records' paths start from.
         rejects: the log of what is left out.
-        workers: files decoded at a time; each holds the frames that training takes of a video, in full size.
+        workers: files decoded at a time; each holds what training takes of a video, as training sizes it.
     """
 
     def __init__(self, root: Path, rejects: RejectLog, workers: int) -> None:
@@ -65,17 +65,19 @@ def fault_of(medium: Medium, root: Path) -> RowError | None:
         medium: of a video the frames are decoded that training takes, by its own rules and otherwise by default.
         root: the folder that its path starts from.
     """
-    from verl_p2r.decode import read_video  # brings torch, 0.2 GB
+    from verl_p2r.decode import fetch_video  # brings torch, 0.2 GB
+    from verl_p2r.images import read_image
     from verl_p2r.media import TRAINING
+    from verl_p2r.media_source import check_inside
 
     path = root / medium.path
     try:
+        check_inside(path, root)
         if medium.kind == "image":
-            with Image.open(path) as image:
-                image.load()
+            read_image(medium.element(root))
         else:
-            read_video(TRAINING.fill(medium.element(root)))
-    except Exception as error:  # whatever a damaged file makes its library do, it is this file's fault alone
+            fetch_video(TRAINING.fill(medium.element(root)), PATCH_SIZE)
+    except Exception as error:  # decoders may raise anything on damaged files; report it as this file's error
         return medium_error(path, error)
     return None
 
@@ -86,7 +88,7 @@ def medium_error(path: Path, error: Exception) -> RowError:
 
     if isinstance(error, RulesError):
         return RowError("media", "sampling rules", f"field media: {error}: correct it, or drop the record")
-    missing = not path.is_file()
+    missing = not is_local_file(path)
     what = str(error) if isinstance(error, MediaError) else f"{path}: {type(error).__name__}: {error}"
     remedy = "unpack it there, or set the media root" if missing else "fetch it again, or drop the record"
     return RowError("path", "missing file" if missing else "unreadable file", f"field path: {what}: {remedy}")

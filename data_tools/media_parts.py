@@ -11,6 +11,7 @@ from PIL import Image
 from data_tools.media_check import medium_error
 from data_tools.records import Record
 from verl_p2r.media import MediaSettings
+from verl_p2r.media_source import check_inside
 
 VideoAs = Literal["video", "images"]
 
@@ -45,22 +46,21 @@ def media_parts(
     Raises:
         RowError: the file is missing or cannot be read.
     """
-    element = settings.fill(record.medium.element(root))
     try:
+        check_inside(root / record.path, root)
+        element = settings.fill(record.medium.element(root))
         if record.data_type == "image":
-            from qwen_vl_utils import fetch_image  # brings torch, 0.2 GB
+            from verl_p2r.images import fetch_image  # brings torch, 0.2 GB
 
-            image = fetch_image(element, image_patch_size=patch_size)
-            return MediaParts([_image_part(image)], {})
+            return MediaParts([_image_part(fetch_image(element, patch_size))], {})
         return _video_parts(element, video_as, patch_size)
-    except Exception as error:  # whatever a damaged file makes its library do, it is this file's fault alone
+    except Exception as error:  # decoders may raise anything on damaged files; report it as this file's error
         raise medium_error(root / record.path, error) from error
 
 
 def _video_parts(element: dict[str, Any], video_as: VideoAs, patch_size: int) -> MediaParts:
-    from verl_p2r.decode import fetch_video, install_reader  # brings torch, 0.2 GB
+    from verl_p2r.decode import fetch_video  # brings torch, 0.2 GB
 
-    install_reader()
     video, metadata = fetch_video(element, patch_size)
     frames = video.permute(0, 2, 3, 1).contiguous().numpy()
     indices, fps = metadata["frames_indices"], metadata["fps"]

@@ -10,6 +10,9 @@ from typing import Any
 
 from PIL import Image
 
+from verl_p2r.local_files import is_local_file
+from verl_p2r.media_source import check_inside
+
 SIDES = (448, 320, 224, 160, 112)  # longest side of a picture, in pixels: the first with which all have room
 QUALITY = 80  # of JPEG
 MESSAGE = 600  # characters that are shown of an error
@@ -35,11 +38,12 @@ class Pictures:
     bytes: int = field(default=0, compare=False)
 
 
-def pictures_of(element: Mapping[str, Any], frames: int, room: int) -> Pictures:
+def pictures_of(element: Mapping[str, Any], root: Path, frames: int, room: int) -> Pictures:
     """Read what is shown of a medium.
 
     Args:
         element: as `records.Medium.element` gives it.
+        root: the folder that its path starts from, and that no link may lead out of.
         frames: the most pictures of a video: evenly chosen from the frames that training takes of it.
         room: bytes that they may take in base64; they are made smaller until they do.
 
@@ -48,40 +52,47 @@ def pictures_of(element: Mapping[str, Any], frames: int, room: int) -> Pictures:
     """
     path = Path(element.get("image") or element["video"])
     try:
-        shown, seen = _image(path) if "image" in element else _frames(element, frames)
+        check_inside(path, root)
+        shown, seen = _image(element) if "image" in element else _frames(element, frames)
         for side in SIDES:
             pictures = [_picture(image, side, seconds) for image, seconds in shown]
             size = sum(len(picture.url) for picture in pictures)
             if size <= room:
                 return Pictures(pictures, seen, bytes=size)
         return Pictures(error=f"{path}: its pictures do not fit on the page: ask for fewer records or frames")
-    except Exception as error:  # whatever a damaged file makes its library do, the other records are shown
-        if not path.is_file():
+    except Exception as error:  # decoders may raise anything on damaged files; the other records are shown
+        if not is_local_file(path):
             return Pictures(error=f"{path} does not exist: unpack it there, or set the media root")
         text = str(error)
         text = text if str(path) in text else f"{path}: {type(error).__name__}: {text}"
         return Pictures(error=text[:MESSAGE])
 
 
-def _image(path: Path) -> tuple[list[tuple[Image.Image, float | None]], int]:
-    from qwen_vl_utils.vision_process import to_rgb  # brings torch, 0.2 GB
+def _image(element: Mapping[str, Any]) -> tuple[list[tuple[Image.Image, float | None]], int]:
+    from verl_p2r.images import read_image  # brings torch, 0.2 GB
 
-    with Image.open(path) as image:
-        return [(to_rgb(image), None)], 1
+    return [(read_image(element), None)], 1
 
 
 def _frames(element: Mapping[str, Any], frames: int) -> tuple[list[tuple[Image.Image, float | None]], int]:
-    from verl_p2r.decode import decode_frames
-    from verl_p2r.media import TRAINING, sample_frames
-    from verl_p2r.probe import probe_video
+    from verl_p2r.decode import decode_chosen
+    from verl_p2r.media import TRAINING
 
-    path = element["video"]
-    info = probe_video(path)
-    seen, _, _ = sample_frames(TRAINING.fill(element), info)
-    most = min(frames, len(seen))
-    wanted = [seen[round(i * (len(seen) - 1) / max(most - 1, 1))] for i in range(most)]
-    pixels = decode_frames(path, wanted)
-    return [(Image.fromarray(p), index / info.fps) for p, index in zip(pixels, wanted, strict=True)], len(seen)
+    taken = 0
+
+    def some(indices: Sequence[int]) -> list[int]:
+        nonlocal taken
+        taken, most = len(indices), min(frames, len(indices))
+        return [indices[round(i * (taken - 1) / max(most - 1, 1))] for i in range(most)]
+
+    pixels, seconds = decode_chosen(TRAINING.fill(element), some, _fitted)
+    return list(zip(map(Image.fromarray, pixels), seconds, strict=True)), taken
+
+
+def _fitted(height: int, width: int) -> tuple[int, int]:
+    """The size of a frame whose longest side is not longer than that of a picture."""
+    scale = min(SIDES[0] / max(height, width), 1)
+    return max(round(height * scale), 1), max(round(width * scale), 1)
 
 
 def _picture(image: Image.Image, side: int, seconds: float | None) -> Picture:

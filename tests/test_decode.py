@@ -20,7 +20,7 @@ from av.stream import Disposition
 from PIL import Image
 from qwen_vl_utils import process_vision_info, vision_process
 
-from verl_p2r import decode, probe
+from verl_p2r import decode, frame_order, media_source, probe
 from verl_p2r.decode import (
     READER,
     decode_frames,
@@ -166,7 +166,7 @@ def test_seeking_finds_the_frames_that_counting_finds(tmp_path, monkeypatch, kin
         everything = np.rot90(everything, 1, axes=(1, 2))
     assert probe_video(path).frames == len(everything) == 120
     if seekable:  # then counting from the start is not even needed
-        monkeypatch.setattr(decode, "_in_order", lambda *_: iter(()))
+        monkeypatch.setattr(decode, "in_order", lambda *_: iter(()))
     rng = random.Random(0)
     alone = [[i] for i in range(15, 120, 12)]
     for indices in [
@@ -277,9 +277,9 @@ def test_a_video_of_one_frame_gives_it_twice(make_clip):
 def test_four_hours_cost_no_more_than_their_sampled_frames(tmp_path, monkeypatch):
     path = str(write(tmp_path / "long.mp4", 14400, "mpeg4", size=(32, 32), rate=1, gop=100))
     decoded = []
-    by_seeking = decode._decode_from
-    monkeypatch.setattr(decode, "_decode_from", lambda *a: (decoded.append(f.pts) or f for f in by_seeking(*a)))
-    monkeypatch.setattr(decode, "_in_order", lambda *_: iter(()))
+    by_seeking = frame_order._decode_from
+    monkeypatch.setattr(frame_order, "_decode_from", lambda *a: (decoded.append(f.pts) or f for f in by_seeking(*a)))
+    monkeypatch.setattr(decode, "in_order", lambda *_: iter(()))
     tracemalloc.start()
     frames, metadata, sampled_fps = read_video(TRAINING.fill({"video": path}))
     peak = tracemalloc.get_traced_memory()[1]
@@ -304,7 +304,7 @@ def test_a_file_that_takes_too_long_is_an_error_that_names_it(clips, monkeypatch
 
 def test_time_is_up_after_a_minute_of_decoding_too(clips, monkeypatch):
     clock = itertools.chain([0.0, 30.0, 59.0], itertools.repeat(61.0))
-    monkeypatch.setattr(probe, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(media_source, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(MediaError, match="not read within 60 s"):
         decode_frames(str(clips["quick"]), range(8))
 
@@ -375,7 +375,7 @@ BAD = {
     "text": "cannot be read as a video",
     "unfinished": "holds zeros for video",
     "audio": "no video stream",
-    "song": "no video stream",
+    "song": "not of a known format",
     "missing": "no such file",
     "pipe": "no such file",
 }
@@ -423,13 +423,13 @@ def test_rules_that_a_video_cannot_satisfy_are_an_error_that_names_it(clips, rea
     assert str(caught.value).startswith(path)
 
 
-def test_images(tmp_path):
+def test_images_are_probed_by_path(tmp_path):
     Image.new("RGB", (30, 30)).save(tmp_path / "good.png")
     assert probe_image(str(tmp_path / "good.png")) == (30, 30)
     assert probe_image(local_path(f"file://{tmp_path / 'good.png'}")) == (30, 30)
     (tmp_path / "text.png").write_text("not an image")
-    for name in ("text.png", "missing.png"):
-        with pytest.raises(MediaError, match="cannot be opened as an image") as caught:
+    for name, reason in (("text.png", "cannot be opened as an image"), ("missing.png", "no such file")):
+        with pytest.raises(MediaError, match=reason) as caught:
             probe_image(str(tmp_path / name))
         assert str(caught.value).startswith(str(tmp_path / name))
 

@@ -18,7 +18,6 @@ from verl_p2r.decode import install_reader
 from verl_p2r.media import (
     EVALUATION,
     TRAINING,
-    ImagePlan,
     MediaError,
     MediaSettings,
     VideoInfo,
@@ -28,7 +27,7 @@ from verl_p2r.media import (
     prompt_tokens,
     sample_frames,
 )
-from verl_p2r.probe import probe_image, probe_video
+from verl_p2r.probe import probe_video
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 CASES = 105  # of each family that the real path accepts
@@ -385,22 +384,3 @@ def test_sampling_twice_is_refused(qwen):
     for kwargs in ({"do_sample_frames": True}, {"videos_kwargs": {"do_sample_frames": True}}):
         with pytest.raises(ValueError, match=r"mm_processor_kwargs sets do_sample_frames"):
             VisionSpec.from_processor(qwen, kwargs)
-
-
-def test_an_images_size_is_what_qwen_vl_utils_sees(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees
-    path = tmp_path / "turned.jpg"
-    Image.new("RGB", (60, 90)).save(path, exif=exif)
-    assert vision_process.fetch_image({"image": str(path), "min_pixels": 1}).size == (56, 84)
-    assert probe_image(str(path)) == (90, 60)
-    spec = VisionSpec("qwen2_vl", 14, 2, 2, None, None)
-    assert plan_image({"image": str(path), "min_pixels": 1}, (90, 60), spec) == ImagePlan(84, 56, (1, 6, 4), 6)
-
-
-def test_a_file_that_is_no_image_is_an_error_that_names_it(tmp_path):
-    (tmp_path / "text.png").write_text("not an image")
-    for name in ("text.png", "missing.png"):
-        with pytest.raises(MediaError, match="cannot be opened as an image") as caught:
-            probe_image(str(tmp_path / name))
-        assert str(caught.value).startswith(str(tmp_path / name))

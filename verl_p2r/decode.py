@@ -3,65 +3,69 @@
 
 qwen-vl-utils decides how many frames and what sizes; of its readers, one is unmaintained and the others need builds of
 torchvision or torchcodec that match torch. PyAV carries its own FFmpeg. A reader the user forces with
-`FORCE_QWENVL_VIDEO_READER` stays in force.
+`FORCE_QWENVL_VIDEO_READER` stays in force for local files.
 
 Index i of a video is the i-th frame that is shown, also where the frame rate varies: what decoding all in order and
 counting gives. A long file is read by seeking to the key frame before each wanted frame, as long as the timestamps of
-its packets prove which index a frame has. A file must be read within `VERL_P2R_MEDIA_TIMEOUT` seconds (by default 60).
+its packets prove which index a frame has. Probing and decoding a file together must not take longer than
+`VERL_P2R_MEDIA_TIMEOUT` seconds (by default 60). Frames are resized as they are decoded, so that memory holds what was
+asked for and not what the file declares.
 """
 
 import os
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from verl_p2r.media import MediaError, frame_size, sample_frames
-from verl_p2r.probe import open_video, probe_video
+from verl_p2r import torchvision_ops
+from verl_p2r.frame_order import by_seeking, in_order
+from verl_p2r.images import read_image
+from verl_p2r.media import frame_size
+from verl_p2r.media_source import Deadline, MediaError, MediaFile, name_of, resolve
+from verl_p2r.media_source import local_path as local_path
+from verl_p2r.opening import open_video
+from verl_p2r.probe import probe_file, probe_frame_list
+from verl_p2r.sampling import check_taken, sample_frames, video_metadata
 
 READER = "pyav"
+
+torchvision_ops.qwen()  # importing it takes seconds, which no file's deadline should lose
 DENSE = 8  # with a frame wanted in so many, decoding in order is as fast as seeking
-THREADS = min(4, os.cpu_count() or 1)  # of one decoder; many files are decoded at once
-WORTH_A_SEEK = 16  # frames that a seek must leave out; the decoder's threads start anew after it
+
+SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a decoded frame -> those it is resized to
 
 
 def install_reader() -> None:
     """Offer the PyAV reader to qwen-vl-utils, and make it the default unless the user forces another. Idempotent."""
     forced = os.environ.setdefault("FORCE_QWENVL_VIDEO_READER", READER)
-    from qwen_vl_utils import vision_process
-
-    vision_process.VIDEO_READER_BACKENDS[READER] = read_video
+    qwen = torchvision_ops.qwen()
+    qwen.VIDEO_READER_BACKENDS[READER] = read_video
     if forced == READER:
         # When a reader fails, qwen-vl-utils turns to torchvision's, which is gone: its error would hide ours.
-        vision_process.VIDEO_READER_BACKENDS["torchvision"] = read_video
-        if vision_process.FORCE_QWENVL_VIDEO_READER != READER:
-            vision_process.FORCE_QWENVL_VIDEO_READER = READER
-            vision_process.get_video_reader_backend.cache_clear()
+        qwen.VIDEO_READER_BACKENDS["torchvision"] = read_video
+        if qwen.FORCE_QWENVL_VIDEO_READER != READER:
+            qwen.FORCE_QWENVL_VIDEO_READER = READER
+            qwen.get_video_reader_backend.cache_clear()
 
 
 def read_video(element: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any], float]:
     """Decode the frames that qwen-vl-utils' sampling rules ask for; a reader for its `VIDEO_READER_BACKENDS`.
 
     Args:
-        element: a video element of a message: `video` (path or `file://` URL) and what `media.sample_frames` reads.
+        element: a video element of a message: `video` (path or `file://` URL) and what `sampling.sample_frames` reads.
 
     Returns:
         Frames, upright, shape (T, 3, H, W), uint8; metadata with `fps` (of the file), `frames_indices`,
-        `total_num_frames`, `video_backend`; and the sampled frames per second.
+        `total_num_frames`, `video_backend`, see `sampling.video_metadata`; and the sampled frames per second.
 
     Raises:
         MediaError: the file cannot be read, is too short for the rules, or a frame wanted is not decodable.
     """
-    path = local_path(element["video"])
-    info = probe_video(path)
-    indices, total, sampled_fps = sample_frames({**element, "video": path}, info)
-    video = torch.from_numpy(decode_frames(path, indices)).permute(0, 3, 1, 2)
-    metadata = {"fps": info.fps, "frames_indices": list(indices), "total_num_frames": total, "video_backend": READER}
-    return video, metadata, sampled_fps
+    return _read(element, None)
 
 
 def fetch_video(element: Mapping[str, Any], patch_size: int) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -71,7 +75,7 @@ def fetch_video(element: Mapping[str, Any], patch_size: int) -> tuple[torch.Tens
     floats; on natural frames most pixels are the same, and the others differ by one or two of 255 levels. [ours]
 
     Args:
-        element: as for `read_video`, and what `media.plan_video` reads.
+        element: a canonical video element, and what `media.plan_video` reads.
         patch_size: of the model's processor, in pixels.
 
     Returns:
@@ -80,22 +84,88 @@ def fetch_video(element: Mapping[str, Any], patch_size: int) -> tuple[torch.Tens
     Raises:
         MediaError: the file cannot be read, or its rules cannot be met.
     """
-    from qwen_vl_utils import vision_process
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2.functional import resize
-
-    read = vision_process.VIDEO_READER_BACKENDS[vision_process.get_video_reader_backend()]
-    video, metadata, _ = read(dict(element))
+    install_reader()
+    qwen = torchvision_ops.qwen()
+    reader = qwen.VIDEO_READER_BACKENDS[qwen.get_video_reader_backend()]
+    if reader is read_video or not isinstance(element["video"], str):
+        video, metadata, _ = _read(element, patch_size)
+        return video, metadata
+    video, metadata, _ = reader(dict(element))
     size = frame_size(element, len(video), (video.shape[-2], video.shape[-1]), patch_size)
-    return resize(video, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True), metadata
+    return torchvision_ops.resize(video, *size), metadata
 
 
-def decode_frames(path: str, indices: Sequence[int]) -> np.ndarray:
+def decode_chosen(
+    element: Mapping[str, Any], choose: Callable[[Sequence[int]], Sequence[int]], resized: SizeRule | None
+) -> tuple[np.ndarray, list[float]]:
+    """Decode some of the frames that an element takes.
+
+    Args:
+        element: a canonical video element.
+        choose: which of the frames taken, given as indices.
+        resized: what size frames get as they are decoded; None for that of the file.
+
+    Returns:
+        The frames, shape (T, H, W, 3), uint8; and when each is shown, in seconds.
+
+    Raises:
+        MediaError: the file cannot be read, or its rules cannot be met.
+    """
+    video = _Video(element)
+    indices, total, sampled_fps = video.sample()
+    chosen = choose(indices)
+    metadata = video_metadata(video.info, chosen, total, sampled_fps)
+    seconds = [index / metadata["fps"] for index in metadata["frames_indices"]]
+    return video.decode(chosen, resized), seconds
+
+
+def _read(element: Mapping[str, Any], patch_size: int | None) -> tuple[torch.Tensor, dict[str, Any], float]:
+    """Probe, sample and decode a video; resize its frames where a patch size is given."""
+    video = _Video(element)
+    indices, total, sampled_fps = video.sample()
+    resized: SizeRule | None = None
+    if patch_size is not None:
+        resized = lambda height, width: frame_size(element, len(indices), (height, width), patch_size)  # noqa: E731
+    frames = torch.from_numpy(video.decode(indices, resized)).permute(0, 3, 1, 2)
+    metadata = {**video_metadata(video.info, indices, total, sampled_fps), "video_backend": READER}
+    return frames, metadata, sampled_fps
+
+
+class _Video:
+    """A video that was probed, to be decoded within the same deadline: a file, or a list of frames."""
+
+    def __init__(self, element: Mapping[str, Any]):
+        self.element, self.deadline = element, Deadline(name_of(element))
+        source = element["video"]
+        self.frames = source if isinstance(source, list | tuple) else None
+        if self.frames is not None:
+            self.info = probe_frame_list(element, self.deadline)
+            return
+        self.file = resolve(source, element, self.deadline)
+        if not isinstance(self.file, MediaFile):
+            raise MediaError(f"{self.deadline.name}: a picture is not a video: give a list of them")
+        self.info = probe_file(self.file)
+
+    def sample(self) -> tuple[tuple[int, ...], int, float]:
+        return sample_frames(self.element, self.info)
+
+    def decode(self, indices: Sequence[int], resized: SizeRule | None) -> np.ndarray:
+        if self.frames is None:
+            return _decode(self.file, indices, resized)
+        frames = _Frames(self.deadline.name, indices, resized)
+        for place, index in enumerate(indices):
+            image = read_image({**self.element, "image": self.frames[index]}, self.deadline)
+            frames.put([place], np.asarray(image))
+        return frames.array
+
+
+def decode_frames(path: str | bytes, indices: Sequence[int], resized: SizeRule | None = None) -> np.ndarray:
     """Decode some frames of a file; memory holds them and a few more, whatever the length of the file.
 
     Args:
-        path: of a video file.
+        path: of a video file, or its bytes.
         indices: of the frames, ascending; one may be wanted more than once.
+        resized: what size frames get as they are decoded; None for that of the file.
 
     Returns:
         The frames, upright. Shape: (T, H, W, 3), uint8, RGB.
@@ -103,34 +173,30 @@ def decode_frames(path: str, indices: Sequence[int]) -> np.ndarray:
     Raises:
         MediaError: naming the first frame that cannot be decoded.
     """
-    frames = _Frames(path, indices)
+    return _decode(MediaFile.of(path), indices, resized)
+
+
+def _decode(file: MediaFile, indices: Sequence[int], resized: SizeRule | None) -> np.ndarray:
+    frames = _Frames(file.name, indices, resized)
     if indices[-1] >= DENSE * len(indices):
-        with open_video(path) as (container, stream, check_time):
-            frames.take(_by_seeking(container, stream, frames.wanted, check_time))
+        with open_video(file) as (container, stream):
+            frames.take(by_seeking(container, stream, frames.wanted, file.deadline))
     if frames.missing:
-        with open_video(path) as (container, stream, check_time):
-            frames.take(_in_order(container, stream, frames.wanted, check_time))
+        with open_video(file) as (container, stream):
+            frames.take(in_order(container, stream, frames.wanted, file.deadline))
     if frames.missing:
-        raise MediaError(f"{path}: frame {frames.missing[0]} cannot be decoded: the file is truncated or corrupt")
+        raise MediaError(f"{file.name}: frame {frames.missing[0]} cannot be decoded: the file is truncated or corrupt")
     return frames.array
 
 
-def local_path(source: str) -> str:
-    """A file's path without the `file://` that qwen-vl-utils allows.
-
-    >>> local_path("file:///data/a.mp4")
-    '/data/a.mp4'
-    """
-    return source.removeprefix("file://")
-
-
 class _Frames:
-    """The frames wanted of a file, filled in as they are decoded."""
+    """The frames wanted of a file, resized and filled in as they are decoded."""
 
-    def __init__(self, path: str, indices: Sequence[int]):
-        self.path, self.indices = path, indices
+    def __init__(self, name: str, indices: Sequence[int], resized: SizeRule | None):
+        self.name, self.indices, self.resized = name, indices, resized
         self.wanted = sorted(set(indices))
         self.array = np.empty((0, 0, 0, 3), np.uint8)
+        self._shape: tuple[int, ...] = ()  # of the pictures as they are decoded
         self._found: set[int] = set()
         self._to_rgb = VideoReformatter()  # one for all frames: setting it up takes longer than a frame
 
@@ -142,110 +208,26 @@ class _Frames:
         """Keep the frames that are wanted, up to the first damage."""
         try:
             for index, frame in frames:
-                self._put(index, frame)
+                rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                picture = np.rot90(rgb, round(frame.rotation / 90))
+                self.put([i for i, wanted in enumerate(self.indices) if wanted == index], picture)
+                self._found.add(index)
         except av.error.ExitError:  # the time is up
             raise
         except av.error.FFmpegError:
             pass
 
-    def _put(self, index: int, frame: av.VideoFrame) -> None:
-        rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        picture = np.rot90(rgb, round(frame.rotation / 90))
-        if not self.array.size:
-            self.array = np.empty((len(self.indices), *picture.shape), np.uint8)
-        if picture.shape != self.array.shape[1:]:
-            raise MediaError(f"{self.path}: the size of the picture changes, at frame {index}: re-encode the video")
-        self.array[[i for i, wanted in enumerate(self.indices) if wanted == index]] = picture
-        self._found.add(index)
-
-
-def _in_order(
-    container: Any, stream: Any, wanted: list[int], check_time: Callable[[], None]
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode from the start and count."""
-    stream.thread_type, stream.codec_context.thread_count = "AUTO", THREADS
-    ahead = set(wanted)
-    for index, frame in enumerate(container.decode(stream)):
-        check_time()
-        if index in ahead:
-            yield index, frame
-        if index >= wanted[-1]:
-            return
-
-
-def _by_seeking(
-    container: Any, stream: Any, wanted: list[int], check_time: Callable[[], None]
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode from the key frame before each wanted frame; stop at the first doubt about a frame's index."""
-    stream.thread_type, stream.codec_context.thread_count = "AUTO", THREADS
-    timeline = _timeline(container, stream, check_time)
-    if timeline is None or wanted[-1] >= len(timeline.times):
-        return
-    times, keys = timeline.times, timeline.keys
-    at = -1
-    frames: Iterator[av.VideoFrame] | None = None
-    for index in wanted:
-        key = int(np.searchsorted(keys, index, side="right")) - 1
-        if frames is None or keys[key] > at + WORTH_A_SEEK:
-            container.seek(timeline.doors[key], stream=stream)
-            frames = _decode_from(container, stream, int(times[keys[key]]), timeline.sizes[key])
-        for frame in frames:
-            check_time()
-            at = len(times) if frame.pts is None else int(np.searchsorted(times, frame.pts))
-            if at >= index:
-                break
-        if at != index or frame.pts != times[at]:
-            return
-        yield index, frame
-
-
-class _Timeline(NamedTuple):
-    """What the packets of a file tell of its frames; times are in units of the stream.
-
-    Args:
-        times: of each frame, in the order in which they are shown.
-        keys: the indices of the key frames.
-        doors: for each key frame, the time to seek to.
-        sizes: of the key frames' packets, in bytes.
-    """
-
-    times: np.ndarray
-    keys: np.ndarray
-    doors: Sequence[int]
-    sizes: Sequence[int]
-
-
-def _timeline(container: Any, stream: Any, check_time: Callable[[], None]) -> _Timeline | None:
-    """Read the timestamps of all packets, without decoding; None when they do not prove the order of frames."""
-    stored, key_times, doors, sizes = (array("q") for _ in range(4))
-    for packet in container.demux(stream):
-        check_time()
-        if not packet.size:
-            continue
-        if packet.pts is None or packet.is_discard:
-            return None
-        stored.append(packet.pts)
-        if packet.is_keyframe:
-            key_times.append(packet.pts)
-            doors.append(packet.pts if packet.dts is None else packet.dts)
-            sizes.append(packet.size)
-    times = np.sort(np.array(stored))
-    if not doors or key_times[0] != times[0] or (np.diff(times) <= 0).any() or (np.diff(key_times) <= 0).any():
-        return None
-    if stream.codec_context.has_b_frames and np.array_equal(times, stored):
-        return None  # AVI, for one, numbers frames as they are stored, not as they are shown
-    return _Timeline(times, np.searchsorted(times, key_times), doors, sizes)
-
-
-def _decode_from(container: Any, stream: Any, time: int, size: int) -> Iterator[av.VideoFrame]:
-    """Decode, after a seek, from the key frame that has a time and a size.
-
-    Some containers arrive a little before it; some guess other times there (MPEG program streams).
-    """
-    arrived = False
-    for packet in container.demux(stream):
-        arrived = arrived or (packet.pts, packet.size) == (time, size)
-        if arrived:
-            yield from packet.decode()
-        elif packet.is_keyframe and packet.pts is not None and packet.pts > time:
-            return
+    def put(self, places: Sequence[int], picture: np.ndarray) -> None:
+        """Put a picture, shape (H, W, 3), in its places."""
+        if not self._shape:
+            self._shape = picture.shape
+            size = self.resized(*picture.shape[:2]) if self.resized else picture.shape[:2]
+            check_taken({"video": self.name}, len(self.indices), *size)
+            self.array = np.empty((len(self.indices), *size, 3), np.uint8)
+        if picture.shape != self._shape:
+            at = self.indices[places[0]]
+            raise MediaError(f"{self.name}: the size of the picture changes, at frame {at}: re-encode the video")
+        if self.resized:
+            frame = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+            picture = torchvision_ops.resize(frame, *self.array.shape[1:3])[0].permute(1, 2, 0).numpy()
+        self.array[places] = picture

@@ -31,7 +31,10 @@ import torch
 import zstandard
 from torch import Tensor
 
-FORMAT = 1  # raise it with any change of an entry's bytes or of what frames an element gives
+from verl_p2r import torchvision_ops
+from verl_p2r.media_source import local_path
+
+FORMAT = 2  # raise it with any change of an entry's bytes or of what frames an element gives
 LIBRARIES = ("av", "qwen-vl-utils", "torchvision")  # their versions decide what frames an element gives
 SUFFIX, PARTIAL = ".frames", ".partial"
 HIGH_WATER = 3 / 4  # of max_bytes: entries beyond it are evicted when a put looks
@@ -69,24 +72,21 @@ class FrameCache:
         """Name what decides a video's frames: the file's path, size and time, the rules of the element, the code.
 
         Args:
-            element: a video element of a message: `video` is a local path or `file://` URL; every other field but
-                `type` counts as a rule for sampling or size, None as not given.
+            element: a video element of a message: `video` is a local path or `file://` URL, a list of them, or bytes;
+                every other field but `type` counts as a rule for sampling or size, None as not given.
             factor: the patch size that qwen-vl-utils is called with; pixels.
 
         Raises:
             OSError: there is no such file.
+            TypeError: the source is of another type.
         """
-        from qwen_vl_utils import vision_process
-
-        path = os.path.realpath(element["video"].removeprefix("file://"))
-        stat = os.stat(path)
         rules = {name: value for name, value in element.items() if name not in ("type", "video") and value is not None}
         defaults = {
             name: value
-            for name, value in vars(vision_process).items()
+            for name, value in vars(torchvision_ops.qwen()).items()
             if name.isupper() and isinstance(value, int | float | str)  # some come from environment variables
         }
-        identity = [path, stat.st_size, stat.st_mtime_ns, rules, factor, defaults, _code()]
+        identity = [_source_of(element["video"]), rules, factor, defaults, _code()]
         text = json.dumps(identity, sort_keys=True, default=methodcaller("item"))  # of a numpy scalar
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -180,6 +180,21 @@ class FrameCache:
 @lru_cache(maxsize=1)
 def _code() -> list[Any]:
     return [FORMAT, *map(version, LIBRARIES)]
+
+
+def _source_of(source: Any) -> Any:
+    """What names a source and changes with it: of files path, size and time, of anything in memory its content."""
+    if isinstance(source, list | tuple):
+        return [_source_of(frame) for frame in source]
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if not isinstance(source, str):
+        raise TypeError(f"a {type(source).__name__} has no name to be cached under")
+    if source.startswith("data:"):
+        return hashlib.sha256(source.encode()).hexdigest()
+    path = os.path.realpath(local_path(source))
+    stat = os.stat(path)
+    return [path, stat.st_size, stat.st_mtime_ns]
 
 
 def _remove(file: str | Path) -> None:

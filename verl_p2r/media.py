@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from verl_p2r import torchvision_ops
+from verl_p2r.media_source import MediaError as MediaError
+from verl_p2r.media_source import RulesError, name_of
+from verl_p2r.sampling import VideoInfo, check_rules, check_taken, grid_times, sample_frames, video_metadata
 
-torchvision_ops.install()  # before anything imports qwen-vl-utils, which imports torchvision
+torchvision_ops.install()  # before anything imports transformers' processors, which import torchvision
 
 PIXELS_PER_TOKEN = 28 * 28  # of the models the paper's numbers are for; the paper's pixel budgets hold for all
 KINDS = {
@@ -24,14 +25,6 @@ KINDS = {
     "Qwen2_5_VLProcessor": "qwen2_5_vl",
     "Qwen3VLProcessor": "qwen3_vl",
 }
-
-
-class MediaError(ValueError):
-    """A media file that cannot be used; the message names the file and the reason."""
-
-
-class RulesError(MediaError):
-    """Rules for sampling or size that a file cannot satisfy."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +56,15 @@ class MediaSettings:
         Returns:
             A new element, without fields that are None.
 
+        Raises:
+            RulesError: a rule is not a number of a size that makes sense.
+
         >>> MediaSettings().fill({"type": "video", "video": "a.mp4", "nframes": 8})["max_pixels"]
         100352
         >>> MediaSettings().fill({"type": "image", "image": "a.png", "max_pixels": 50176})
         {'type': 'image', 'image': 'a.png', 'max_pixels': 50176}
         """
+        check_rules(element)
         own = {key: value for key, value in element.items() if value is not None}
         sized = "resized_height" in own and "resized_width" in own
         fill: dict[str, Any] = {}
@@ -84,23 +81,6 @@ class MediaSettings:
 
 TRAINING = MediaSettings()
 EVALUATION = MediaSettings(max_frames=32, video_max_pixels=256 * PIXELS_PER_TOKEN)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a container tells of its video.
-
-    Args:
-        frames: number of frames, in the order they are shown.
-        fps: frames per second, on average.
-        height: pixels, of the upright picture.
-        width: pixels, of the upright picture.
-    """
-
-    frames: int
-    fps: float
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -204,32 +184,6 @@ class ImagePlan:
     tokens: int
 
 
-def sample_frames(element: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[int, ...], int, float]:
-    """Choose frames as qwen-vl-utils does.
-
-    Args:
-        element: a video element of a message, with `fps`, `min_frames`, `max_frames` or `nframes`, and `video_start`,
-            `video_end` (seconds).
-        info: of its file.
-
-    Returns:
-        Indices of the frames; how many frames they were chosen from; frames taken per second. A video of one frame
-        gives that frame twice [ours]: a temporal grid needs two, and qwen-vl-utils refuses.
-
-    Raises:
-        MediaError: the video cannot satisfy the rules.
-    """
-    from qwen_vl_utils.vision_process import FRAME_FACTOR, calculate_video_frame_range, smart_nframes
-
-    rules = dict(element)
-    try:
-        first, last, total = calculate_video_frame_range(rules, info.frames, info.fps)
-        count = smart_nframes(rules, total_frames=max(total, FRAME_FACTOR), video_fps=info.fps)
-    except (AssertionError, ValueError) as error:
-        raise RulesError(f"{element['video']}: its sampling rules cannot be met: {error}") from error
-    return tuple(torch.linspace(first, last, count).round().long().tolist()), total, count / total * info.fps
-
-
 def plan_video(element: Mapping[str, Any], info: VideoInfo, spec: VisionSpec) -> VideoPlan:
     """Say what qwen-vl-utils and the processor will make of a video.
 
@@ -245,7 +199,7 @@ def plan_video(element: Mapping[str, Any], info: VideoInfo, spec: VisionSpec) ->
     indices, total, sampled_fps = sample_frames(element, info)
     height, width = frame_size(element, len(indices), (info.height, info.width), spec.patch_size)
     grids = -(-len(indices) // spec.temporal_patch_size)  # the last frame is repeated to fill the last grid
-    final = _size_of("video", element, lambda: _processor_frame_size(len(indices), height, width, spec))
+    final = _size_of(element, lambda: _processor_frame_size(len(indices), height, width, spec))
     grid = (grids, final[0] // spec.patch_size, final[1] // spec.patch_size)
     return VideoPlan(
         indices=indices,
@@ -255,7 +209,7 @@ def plan_video(element: Mapping[str, Any], info: VideoInfo, spec: VisionSpec) ->
         width=width,
         grid=grid,
         tokens=_tokens(grid, spec),
-        timestamps=_timestamps(indices, info.fps, spec.temporal_patch_size),
+        timestamps=grid_times(video_metadata(info, indices, total, sampled_fps), spec.temporal_patch_size),
     )
 
 
@@ -271,8 +225,8 @@ def frame_size(element: Mapping[str, Any], frames: int, size: tuple[int, int], p
     Raises:
         MediaError: the shape is out of bounds, or the element asks for contradicting ones.
     """
-    from qwen_vl_utils import vision_process as qwen
-
+    check_rules(element)
+    qwen = torchvision_ops.qwen()
     factor = patch_size * qwen.SPATIAL_MERGE_SIZE
 
     def rule() -> tuple[int, int]:
@@ -284,7 +238,9 @@ def frame_size(element: Mapping[str, Any], frames: int, size: tuple[int, int], p
         most = min(element.get("max_pixels", most), most)
         return qwen.smart_resize(*size, factor=factor, min_pixels=least, max_pixels=most)
 
-    return _size_of("video", element, rule)
+    height, width = _size_of(element, rule)
+    check_taken(element, frames, height, width)
+    return height, width
 
 
 def plan_image(element: Mapping[str, Any], size: tuple[int, int], spec: VisionSpec) -> ImagePlan:
@@ -302,10 +258,44 @@ def plan_image(element: Mapping[str, Any], size: tuple[int, int], spec: VisionSp
     >>> plan_image({"image": "a.png", "max_pixels": 256 * 28 * 28}, (1080, 1920), spec)
     ImagePlan(height=336, width=588, grid=(1, 24, 42), tokens=252)
     """
-    height, width = _size_of("image", element, lambda: _image_size(element, size, spec.patch_size))
-    final = _size_of("image", element, lambda: _processor_size(height, width, spec, spec.image_pixels))
+    height, width = image_size(element, size, spec.patch_size)
+    final = _size_of(element, lambda: _processor_size(height, width, spec, spec.image_pixels))
     grid = (1, final[0] // spec.patch_size, final[1] // spec.patch_size)
     return ImagePlan(height=height, width=width, grid=grid, tokens=_tokens(grid, spec))
+
+
+def plan_element(
+    element: Mapping[str, Any], probed: VideoInfo | tuple[int, int], spec: VisionSpec
+) -> VideoPlan | ImagePlan:
+    """What becomes of an element of which `probe.probe_element` told this."""
+    if isinstance(probed, VideoInfo):
+        return plan_video(element, probed, spec)
+    return plan_image(element, probed, spec)
+
+
+def image_size(element: Mapping[str, Any], size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Height and width that qwen-vl-utils gives an image; the rule is part of its `fetch_image`.
+
+    Args:
+        element: as for `plan_image`.
+        size: height and width in the file, in pixels.
+        patch_size: of the model's processor, in pixels.
+
+    Raises:
+        MediaError: the shape is out of bounds, or the element asks for contradicting ones.
+    """
+    check_rules(element)
+    qwen = torchvision_ops.qwen()
+    factor = patch_size * qwen.SPATIAL_MERGE_SIZE
+
+    def rule() -> tuple[int, int]:
+        if "resized_height" in element and "resized_width" in element:
+            return qwen.smart_resize(element["resized_height"], element["resized_width"], factor=factor)
+        return qwen.smart_resize(*size, factor, element.get("min_pixels"), element.get("max_pixels"))
+
+    height, width = _size_of(element, rule)
+    check_taken(element, 1, height, width)
+    return height, width
 
 
 def prompt_tokens(text: str, plans: Sequence[VideoPlan | ImagePlan], tokenizer: Any, spec: VisionSpec) -> int:
@@ -365,25 +355,15 @@ def _pixel_bounds(part: Any, modality: str, kwargs: Mapping[str, Any]) -> tuple[
     return size["shortest_edge"], size["longest_edge"]
 
 
-def _size_of(key: str, element: Mapping[str, Any], rule: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+def _size_of(element: Mapping[str, Any], rule: Callable[[], tuple[int, int]]) -> tuple[int, int]:
     """Apply one of the libraries' rules; what they refuse, or make nothing of, is named by its file."""
     try:
         size = rule()
         if min(size) <= 0:
             raise ValueError(f"it would become {size[1]} x {size[0]} pixels: it is too narrow for so few")
-    except (AssertionError, ValueError) as error:
-        raise RulesError(f"{element.get(key)}: its size cannot be met: {error}") from error
+    except (AssertionError, ValueError, ArithmeticError) as error:
+        raise RulesError(f"{name_of(element)}: its size cannot be met: {error}") from error
     return size
-
-
-def _image_size(element: Mapping[str, Any], size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """The resize in qwen-vl-utils' `fetch_image`."""
-    from qwen_vl_utils import vision_process as qwen
-
-    factor = patch_size * qwen.SPATIAL_MERGE_SIZE
-    if "resized_height" in element and "resized_width" in element:
-        return qwen.smart_resize(element["resized_height"], element["resized_width"], factor=factor)
-    return qwen.smart_resize(*size, factor, element.get("min_pixels"), element.get("max_pixels"))
 
 
 def _processor_size(height: int, width: int, spec: VisionSpec, pixels: tuple[int, int] | None) -> tuple[int, int]:
@@ -405,11 +385,3 @@ def _processor_frame_size(frames: int, height: int, width: int, spec: VisionSpec
 
 def _tokens(grid: tuple[int, int, int], spec: VisionSpec) -> int:
     return grid[0] * grid[1] * grid[2] // spec.merge_size**2
-
-
-def _timestamps(indices: Sequence[int], fps: float, temporal_patch_size: int) -> tuple[float, ...]:
-    """The middle between the first and the last frame of each temporal grid, as Qwen3-VL writes it."""
-    seconds = [index / fps for index in indices]
-    seconds += [seconds[-1]] * (-len(seconds) % temporal_patch_size)
-    grids = range(0, len(seconds), temporal_patch_size)
-    return tuple((seconds[i] + seconds[i + temporal_patch_size - 1]) / 2 for i in grids)

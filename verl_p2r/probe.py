@@ -1,26 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the container of a video or an image tells, and opening videos with a time-out."""
+"""What the containers of videos and images tell: all that screening looks at."""
 
-import os
-import struct
-import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import av
-from av.stream import Disposition
-from PIL import Image
+import numpy as np
 
-from verl_p2r.media import MediaError, VideoInfo
+from verl_p2r.containers import MAX_FRAMES, Mp4Index, inspect_container, is_blank
+from verl_p2r.images import probe_image
+from verl_p2r.media_source import TIMEOUT_VARIABLE as TIMEOUT_VARIABLE
+from verl_p2r.media_source import Deadline, MediaError, MediaFile, kind_of, name_of, resolve
+from verl_p2r.opening import open_video
+from verl_p2r.sampling import FRAME_LIST_FPS, VideoInfo, check_rules, shown_times
 
-TIMEOUT_VARIABLE = "VERL_P2R_MEDIA_TIMEOUT"
-TIMEOUT = 60.0  # seconds to read one file, where the variable sets no other
+CHECK_EVERY = 4096  # entries of an index between two looks at the clock
+AGREEMENT = 0.05  # by how much the rate of the frames may differ from the declared one where some have no times
 
 
-def probe_video(path: str) -> VideoInfo:
+def probe_element(element: Mapping[str, Any]) -> VideoInfo | tuple[int, int]:
+    """Look at an element's medium: whether it can be used, and what its sizes follow from.
+
+    Args:
+        element: a canonical element; see `media_source`.
+
+    Returns:
+        Of a video its `VideoInfo`, of a list of frames one with their number and `sample_fps`; of an image its height
+        and width, upright, in pixels.
+
+    Raises:
+        MediaError: the medium is missing, not one, cut off, too large, or slower than the deadline.
+    """
+    kind, deadline = kind_of(element), Deadline(name_of(element))
+    source = element.get(kind)
+    try:
+        if kind == "image":
+            return probe_image(source, element, deadline)
+        if isinstance(source, list | tuple):
+            return probe_frame_list(element, deadline)
+        file = resolve(source, element, deadline)
+        if not isinstance(file, MediaFile):
+            raise MediaError(f"{deadline.name}: a picture is not a video: give a list of them")
+        return probe_file(file)
+    except MediaError:
+        raise
+    except Exception as error:  # libraries may raise anything on damaged files
+        raise MediaError(f"{deadline.name}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def probe_video(path: str | bytes) -> VideoInfo:
+    """Ask a container for its video; a path or the bytes of a file. See `probe_file`."""
+    return probe_file(MediaFile.of(path))
+
+
+def probe_file(file: MediaFile) -> VideoInfo:
     """Ask a container for its video.
 
     Its first frame is decoded only where nothing else tells whether the picture is turned: not for an upright mp4. An
@@ -28,159 +62,181 @@ def probe_video(path: str) -> VideoInfo:
 
     Returns:
         The number of frames is the container's own where it has one, else all packets are counted, and the frame rate
-        is what they show where that is not the one declared.
+        is what they show where that is not the one declared. Where a frame is shown half a frame or more away from
+        its place at that rate, the times of all frames come with it. A container without times (AVI, elementary
+        streams) shows its frames evenly at the rate it declares.
 
     Raises:
-        MediaError: the file is missing, no container PyAV can open, cut off, without video frames, or too slow.
+        MediaError: the file is missing, no container of a known format, cut off, without video frames, with times that
+            contradict each other, or too slow.
     """
+    index = inspect_container(file)
     # Told to decode nothing, FFmpeg opens a file in a quarter of the time; what it then cannot tell is asked below.
-    with open_video(path, skip_frame="all") as (container, stream, check_time):
-        entries = stream.index_entries
-        end = max((entry.pos + entry.size for entry in entries), default=0)
-        if end > container.size:
-            raise MediaError(f"{path}: the file is truncated: it has {container.size} of at least {end} bytes")
+    with open_video(file, skip_frame="all") as (container, stream):
+        table = _read_table(container, stream, file)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        total = stream.frames
-        if total and "mp4" in container.format.name:  # its edit list may hide frames that the header counts
-            shown = [entry for entry in entries if not entry.is_discard]
+        total, times = 0, None
+        if stream.frames and "mp4" in container.format.name and index is not None:
+            known, times = _times_in(index, table, fps)
             # A file cut out of a stream may begin between key frames: what cannot be decoded does not count.
-            total = len(shown) if entries[0].is_keyframe else 0
-            if total and fps > 0 and stream.width and _is_upright_mp4(path):
-                if _is_blank(path, shown[0]) or _is_blank(path, shown[-1]):
-                    raise MediaError(f"{path}: the file holds zeros for video: it was not written to its end")
-                return VideoInfo(total, fps, stream.height, stream.width)
-        frame, times = _first_frame(container, stream, check_time, count=not total)
-    if not total:
-        total, fps = len(times), _measured_rate(times, float(stream.time_base), fps)
-    if frame is None or fps <= 0:
-        raise MediaError(f"{path}: the file has no video frames")
+            total = len(table.shown) if known and table.starts_with_key else 0
+            if total and fps > 0 and stream.width and index.upright:
+                if any(is_blank(file, *place) for place in table.ends):
+                    raise MediaError(f"{file.name}: the file holds zeros for video: it was not written to its end")
+                return VideoInfo(total, _rate(times, fps), stream.height, stream.width, times)
+        elif "avi" in container.format.name and stream.frames == table.entries and not table.gaps:
+            total = stream.frames
+        frame, packets = _first_frame(container, stream, file, count=not total)
+        if not total:
+            last = max(packets.times, default=0) * float(stream.time_base) * fps
+            if "avi" in container.format.name and table.entries < packets.total and round(last) + 1 < stream.frames:
+                raise MediaError(f"{file.name}: the file is truncated: {packets.total} of {stream.frames} frames")
+            _read_table(container, stream, file)  # of fragments, which tell their frames as they come
+            total = packets.total
+            fps, times = _measured(packets, float(stream.time_base), fps, file)
+    if frame is None or fps <= 0 or not total:
+        raise MediaError(f"{file.name}: the file has no video frames")
     upright = (frame.width, frame.height) if round(frame.rotation / 90) % 2 else (frame.height, frame.width)
-    return VideoInfo(total, fps, *upright)
+    return VideoInfo(total, _rate(times, fps), *upright, times)
 
 
-def _first_frame(
-    container: Any, stream: Any, check_time: Callable[[], None], count: bool
-) -> tuple[av.VideoFrame | None, Sequence[int]]:
+def probe_frame_list(element: Mapping[str, Any], deadline: Deadline) -> VideoInfo:
+    """A list of frames: each is looked at as an image, and all must have one size."""
+    check_rules(element)
+    frames = element["video"]
+    if not frames or len(frames) > MAX_FRAMES:
+        raise MediaError(f"{deadline.name}: a list of {len(frames)} frames is not a video: give 1 to {MAX_FRAMES}")
+    sizes = [probe_image(frame, element, deadline) for frame in frames]
+    if different := next((i for i, size in enumerate(sizes) if size != sizes[0]), None):
+        raise MediaError(
+            f"{name_of({'image': frames[different]})}: frame {different} of the list has {sizes[different]} pixels and "
+            f"the first {sizes[0]} (height, width): give frames of one size"
+        )
+    return VideoInfo(len(frames), float(element.get("sample_fps") or FRAME_LIST_FPS), *sizes[0])
+
+
+class _Table(NamedTuple):
+    """A container's index of its packets.
+
+    Args:
+        entries: how many there are.
+        shown: the positions in the index of those that are shown.
+        ends: where the first and the last of these lie: position and size in bytes.
+        starts_with_key: the first entry is a key frame.
+        gaps: an entry is empty, which shows the frame before it for longer.
+    """
+
+    entries: int
+    shown: Sequence[int]
+    ends: Sequence[tuple[int, int]]
+    starts_with_key: bool
+    gaps: bool
+
+
+def _read_table(container: Any, stream: Any, file: MediaFile) -> _Table:
+    """Read the index that FFmpeg has of a stream.
+
+    Raises:
+        MediaError: it is larger than a file may have it, or leads beyond the end of the file.
+    """
+    if len(stream.index_entries) > MAX_FRAMES:
+        raise MediaError(f"{file.name}: its index has more than {MAX_FRAMES} frames: cut the video")
+    shown, end, first, last, key, gaps = array("l"), 0, None, None, False, False
+    for i, entry in enumerate(stream.index_entries):
+        if i % CHECK_EVERY == 0:
+            file.deadline.check()
+        place = position, size = entry.pos, entry.size
+        end = max(end, position + size)
+        gaps |= not size
+        if not entry.is_discard:
+            shown.append(i)
+            last = place
+            first = first or place
+        if i == 0:
+            key = entry.is_keyframe
+    if end > container.size:
+        raise MediaError(f"{file.name}: the file is truncated: it has {container.size} of at least {end} bytes")
+    ends = [first, last] if first and last else []
+    return _Table(len(stream.index_entries), shown, ends, key, gaps)
+
+
+def _times_in(index: Mp4Index, table: _Table, fps: float) -> tuple[bool, array | None]:
+    """Whether an mp4's index tells when its frames are shown; and when, where they do not come evenly."""
+    if index.times is None or fps <= 0:
+        return False, None
+    stored = index.times / index.timescale
+    if shown_times(np.sort(stored), fps) is None:
+        return True, None  # of all samples: then also of those that an edit list shows
+    if len(stored) != table.entries or not table.shown:
+        return False, None
+    whole = len(table.shown) == table.entries
+    end = stored.min() + index.duration / index.timescale if whole else None
+    return True, shown_times(np.sort(stored[np.asarray(table.shown)]), fps, end)
+
+
+def _rate(times: array | None, fps: float) -> float:
+    return fps if times is None else (len(times) - 1) / times[-1]
+
+
+class _Packets(NamedTuple):
+    """What the packets of a stream show.
+
+    Args:
+        total: how many are shown.
+        times: of these, where they have one, as stored; in units of the stream.
+        in_order: key frames come in the order of their times.
+    """
+
+    total: int
+    times: array
+    in_order: bool
+
+
+def _first_frame(container: Any, stream: Any, file: MediaFile, count: bool) -> tuple[av.VideoFrame | None, _Packets]:
     """Decode the first frame; with `count` read all packets for the times of what they show."""
     stream.codec_context.skip_frame = "DEFAULT"
     stream.codec_context.thread_count = 1
-    frame, times, decodable = None, array("q"), False
+    frame, times, decodable, total, in_order, key_time = None, array("q"), False, 0, True, None
     for packet in container.demux(stream):
-        check_time()
+        file.deadline.check()
         decodable |= packet.is_keyframe
         if packet.size and not packet.is_discard and decodable:
-            times.append(packet.pts or 0)
+            total += 1
+            if packet.pts is not None:
+                times.append(packet.pts)
+                if packet.is_keyframe:
+                    in_order &= key_time is None or packet.pts > key_time
+                    key_time = packet.pts
+            if total > MAX_FRAMES:
+                raise MediaError(f"{file.name}: it has more than {MAX_FRAMES} frames: cut the video")
         frame = frame or next(iter(packet.decode()), None)
         if not count and not frame and packet.is_keyframe and not packet.is_discard:
             frame = next(iter(stream.codec_context.decode(None)), None)  # else the decoder waits for more packets
             stream.codec_context.flush_buffers()
         if frame and not count:
             break
-    return frame, times
+    return frame, _Packets(total, times, in_order)
 
 
-def _is_upright_mp4(path: str) -> bool:
-    """Whether the header of an mp4 says that no track is turned; FFmpeg tells it only with a decoded frame.
-
-    False where it does not say so plainly: the `moov` box (ISO/IEC 14496-12) holds a matrix for all, in the `mvhd` box,
-    and one for each track, in its `tkhd` box; their first, second, fourth and fifth number turn the picture.
-    """
-    with open(path, "rb") as file:
-        while len(head := file.read(8)) == 8:
-            size, kind = struct.unpack(">I4s", head)
-            body = size - 8
-            if size == 1:
-                body = struct.unpack(">Q", file.read(8))[0] - 16
-            if body < 0:
-                return False
-            if kind == b"moov":
-                break
-            file.seek(body, os.SEEK_CUR)
-        else:
-            return False
-        header = file.read(body)
-    turns = []
-    for box, (offset, longer) in {b"mvhd": (36, 48), b"tkhd": (40, 52)}.items():  # version 1 has longer times
-        boxes = header.split(box)[1:]
-        if not boxes:
-            return False
-        for content in boxes:
-            start = longer if content[:1] == b"\x01" else offset
-            matrix = struct.unpack(">9i", content[start : start + 36].ljust(36, b"\0"))
-            turns.append((matrix[0], matrix[1], matrix[3], matrix[4]))
-    return all(turn == (1 << 16, 0, 0, 1 << 16) for turn in turns)
-
-
-def _is_blank(path: str, entry: Any) -> bool:
-    with open(path, "rb") as file:
-        file.seek(entry.pos)
-        return not any(file.read(entry.size))
-
-
-def probe_image(path: str) -> tuple[int, int]:
-    """Height and width of an image, in pixels, as qwen-vl-utils sees it: EXIF orientation is not applied.
+def _measured(packets: _Packets, time_base: float, declared: float, file: MediaFile) -> tuple[float, array | None]:
+    """Frames per second, and when frames are shown where they do not come evenly.
 
     Raises:
-        MediaError: the file is missing or no image.
+        MediaError: the times contradict each other.
     """
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path}: cannot be opened as an image ({error})") from error
-
-
-@contextmanager
-def open_video(path: str, **options: str) -> Iterator[tuple[Any, Any, Callable[[], None]]]:
-    """Open a file that holds video, with a time-out; FFmpeg's errors become ours.
-
-    Args:
-        path: of the file.
-        **options: FFmpeg's, of the container and its streams.
-
-    Yields:
-        The container; its first video stream, cover pictures left out; and a function to call now and then, which
-        raises when the time is up. The time is that of the environment variable `VERL_P2R_MEDIA_TIMEOUT`, in seconds,
-        by default 60; waiting for the disk counts.
-
-    Raises:
-        MediaError: the file is missing, no container PyAV can open, without a video stream, or too slow.
-    """
-    if not Path(path).is_file():
-        raise MediaError(f"{path}: no such file (videos are read from local paths)")
-    seconds = _timeout()
-    deadline = time.monotonic() + seconds
-    late = (
-        f"{path}: not read within {seconds:g} s: the file is damaged, too long or on slow storage; drop it, or raise "
-        f"{TIMEOUT_VARIABLE}"
-    )
-
-    def check_time() -> None:
-        if time.monotonic() > deadline:
-            raise MediaError(late)
-
-    try:
-        with av.open(path, timeout=seconds, options=options) as container:
-            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not streams:
-                raise MediaError(f"{path}: the file has no video stream")
-            yield container, streams[0], check_time
-    except av.error.ExitError as error:  # the interrupted wait for the disk
-        raise MediaError(late) from error
-    except av.error.FFmpegError as error:
-        raise MediaError(f"{path}: cannot be read as a video ({error})") from error
-
-
-def _timeout() -> float:
-    value = os.environ.get(TIMEOUT_VARIABLE, str(TIMEOUT))
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"the environment variable {TIMEOUT_VARIABLE} is {value!r}: give seconds") from None
-
-
-def _measured_rate(times: Sequence[int], time_base: float, declared: float) -> float:
-    """Frames per second: the declared rate unless, over the whole file, it is more than a frame off."""
-    seconds = (max(times, default=0) - min(times, default=0)) * time_base
-    intervals = len(times) - 1
-    return declared if not seconds or abs(declared * seconds - intervals) <= 1 else intervals / seconds
+    moments = np.sort(np.asarray(packets.times, np.float64)) * time_base
+    if not len(moments):
+        return declared, None
+    seconds = moments[-1] - moments[0]
+    if len(moments) < packets.total:  # some have none: then all come evenly, if that fits
+        if abs(declared * seconds - packets.total) > AGREEMENT * packets.total + 2:
+            raise MediaError(
+                f"{file.name}: the times of its frames cannot be trusted: some are missing, and the others contradict "
+                f"the {declared:g} frames per second that it declares: re-encode the video"
+            )
+        return declared, None
+    if not packets.in_order:
+        raise MediaError(f"{file.name}: the times of its frames cannot be trusted: they go back: re-encode the video")
+    intervals = len(moments) - 1
+    fps = declared if not seconds or abs(declared * seconds - intervals) <= 1 else intervals / seconds
+    return fps, shown_times(moments, fps)

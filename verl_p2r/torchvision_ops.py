@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets a CUDA build of torchvision be imported beside a CPU build of torch.
+"""The one door to torchvision and qwen-vl-utils, which imports it; no other module of the package imports either.
 
 PyPI's torchvision is built for CUDA: beside CPU-only torch its C++ operators do not load, and `import torchvision`
 stops at the first `register_fake` of an operator that does not exist. Declaring the two schemas first is enough.
@@ -7,20 +7,49 @@ Transformers' image and video processors use torchvision's Python transforms onl
 imports beside CPU torch, or where torchvision's own CPU build is installed (then this does nothing).
 """
 
+from functools import cache
+from typing import Any
+
 import torch
 
 _library: torch.library.Library | None = None
 
 
+@cache
 def install() -> None:
     """Declare `torchvision::nms` and `torchvision::qnms` unless torch is a CUDA build or they exist. Idempotent."""
     global _library
-    if _library is not None or torch.version.cuda is not None or _real_operators_load():
+    if torch.version.cuda is not None or _real_operators_load():
         return
     _library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _library.impl(name, _unavailable, "CPU")
+
+
+def qwen() -> Any:
+    """The module `qwen_vl_utils.vision_process`."""
+    install()
+    from qwen_vl_utils import vision_process
+
+    return vision_process
+
+
+def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resize frames in the fixed-point arithmetic that Pillow gives images: bicubic, antialiased.
+
+    Args:
+        frames: Shape: (T, 3, H, W), uint8.
+        height: of the result, in pixels.
+        width: likewise.
+
+    Returns:
+        Shape: (T, 3, height, width), uint8. A frame's pixels do not depend on the frames beside it.
+    """
+    install()
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    return functional.resize(frames, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True)
 
 
 def _real_operators_load() -> bool:
@@ -30,7 +59,7 @@ def _real_operators_load() -> bool:
 
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
-        return True  # no torchvision at all: nothing to mend
+        return True  # there is no torchvision to repair
     library = next(pathlib.Path(spec.origin).parent.glob("_C*.so"), None)
     if library is None:
         return False

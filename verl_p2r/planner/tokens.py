@@ -4,9 +4,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from verl_p2r.decode import local_path
-from verl_p2r.media import MediaSettings, VideoInfo, VisionSpec, plan_image, plan_video, prompt_tokens
-from verl_p2r.probe import probe_image, probe_video
+from verl_p2r.media import MediaSettings, VideoInfo, VisionSpec, plan_element, plan_image, plan_video, prompt_tokens
+from verl_p2r.probe import probe_element
 from verl_p2r.records import PromptTemplate
 from verl_p2r.screening import Sample
 
@@ -63,10 +62,5 @@ def count(sample: Sample, spec: VisionSpec, tokenizer: Any) -> tuple[int, int]:
     Raises:
         MediaError: a medium cannot be used.
     """
-    plans: list[Any] = []
-    for _, element in sample.media:
-        if "video" in element:
-            plans.append(plan_video(element, probe_video(local_path(element["video"])), spec))
-        else:
-            plans.append(plan_image(element, probe_image(local_path(element["image"])), spec))
+    plans = [plan_element(element, probe_element(element), spec) for _, element in sample.media]
     return prompt_tokens(sample.text, plans, tokenizer, spec), sum(plan.tokens for plan in plans)

@@ -7,6 +7,8 @@ whole numbers, too. A directory, if the user names one, keeps them over epochs.
 """
 
 import asyncio
+import base64
+import io
 import json
 import os
 import zlib
@@ -15,14 +17,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import methodcaller
 from typing import Any
 
 import cachetools
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.weak import WeakIdKeyDictionary
 
 from verl_p2r.decode import fetch_video, install_reader
 from verl_p2r.frame_cache import FrameCache
+from verl_p2r.images import fetch_image
 from verl_p2r.settings import merge
 
 install_reader()
@@ -37,7 +41,8 @@ class Source:
 
     Args:
         kind: `video` or `image`.
-        element: the message element as JSON: the path and the rules for sampling and size.
+        element: the message element as JSON: the source and the rules for sampling and size. A source in memory is
+            written as a `data:` URL.
         patch_size: pixels; qwen-vl-utils makes sizes multiples of twice this.
     """
 
@@ -54,14 +59,12 @@ class Source:
         Raises:
             MediaError: it cannot be read.
         """
-        from qwen_vl_utils import vision_process
-
         element = json.loads(self.element)
         if self.kind == "image":
-            return vision_process.fetch_image(element, image_patch_size=self.patch_size)
+            return fetch_image(element, self.patch_size)
         key = None
         if disk:
-            with suppress(OSError):  # no such file: the reader says so better
+            with suppress(OSError, TypeError):  # no such file: the reader says so better
                 key = disk.key(element, self.patch_size)
         if disk and key and (found := disk.get(key)) is not None:
             return found
@@ -165,18 +168,36 @@ def cache_of(data_config: Mapping[str, Any]) -> MediaCache:
 
 
 def sources_in(messages: Sequence[Mapping[str, Any]], patch_size: int) -> list[Source] | None:
-    """The media of a conversation in their order; None when some are not named by strings (pixels, bytes, audio)."""
+    """The media of a conversation in their order; None when some are neither videos nor images."""
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     sources = []
     for part in parts:
         kind = part.get("type", "text")
         if kind == "text":
             continue
-        element = {name: value for name, value in part.items() if name != "type"}
-        if kind not in ("video", "image") or not all(isinstance(v, str | int | float) for v in element.values()):
+        if kind not in ("video", "image") or not isinstance(part.get(kind), str | bytes | list | tuple | Image.Image):
             return None
-        sources.append(Source(kind, json.dumps(element, sort_keys=True), patch_size))
+        element = {name: value for name, value in part.items() if name != "type"}
+        element[kind] = _portable(element[kind])
+        text = json.dumps(element, sort_keys=True, default=methodcaller("item"))  # of a numpy scalar
+        sources.append(Source(kind, text, patch_size))
     return sources
+
+
+def _portable(source: Any) -> Any:
+    """A source as JSON holds it: what is in memory as a `data:` URL, pictures without loss."""
+    if isinstance(source, list | tuple):
+        return [_portable(frame) for frame in source]
+    if isinstance(source, Image.Image):
+        file = io.BytesIO()
+        upright = ImageOps.exif_transpose(source)
+        (upright if upright.mode in ("L", "RGB", "RGBA") else upright.convert("RGB")).save(
+            file, "PNG", compress_level=1
+        )
+        source = file.getvalue()
+    if isinstance(source, bytes):
+        return f"data:application/octet-stream;base64,{base64.b64encode(source).decode()}"
+    return source
 
 
 def _identity(medium: Any) -> Any:

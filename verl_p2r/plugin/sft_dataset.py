@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 from pyarrow.parquet import read_metadata
-from qwen_vl_utils import process_vision_info
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
+from verl_p2r import torchvision_ops
 from verl_p2r.data_settings import DataSettings
 from verl_p2r.decode import install_reader
 from verl_p2r.frame_cache import FrameCache
@@ -123,7 +123,9 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         """The prompt's images, and its videos with their metadata, as the agent loop has them."""
         sources = sources_in(prompt, self.image_patch_size)
         if sources is None:  # pixels in the rows themselves
-            return process_vision_info(prompt, image_patch_size=self.image_patch_size, return_video_metadata=True)
+            return torchvision_ops.qwen().process_vision_info(
+                prompt, image_patch_size=self.image_patch_size, return_video_metadata=True
+            )
         media = [(source.kind, source.decode(_disk(self.media_cache))) for source in sources]
         return [m for kind, m in media if kind == "image"], [m for kind, m in media if kind == "video"]
 
