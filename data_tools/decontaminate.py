@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from data_tools.folders import described
-from data_tools.reading import RawRecord, read_values
 from data_tools.records import Record
 from data_tools.steps import Dropped, StepReport, run_step
+from verl_p2r.reading import RawRecord, read_values
 from verl_p2r.rows import RowError
 
 MEDIUM, QUESTION = "medium in a benchmark", "question in a benchmark"

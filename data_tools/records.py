@@ -3,29 +3,29 @@
 
     JSON of Video-R1, of the VideoP2R release (every value a text in its RL file), or our own  →  Record
 
-What a question is, its options and its solution are told by `verl_p2r.records.columns_of`, as in training; what only
-files can get wrong is told here. No text is ever evaluated.
+`verl_p2r.records.read_question` validates the question, its options and its solution, as in training; this module
+validates the rest. No text is ever evaluated.
 """
 
-import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_tools.reading import RawRecord, read_values
 from data_tools.rejects import RejectLog
 from verl_p2r.accuracy import answer_accuracy
-from verl_p2r.records import PromptTemplate, columns_of
-from verl_p2r.rows import RowError
+from verl_p2r.elements import MediaSources, read_element
+from verl_p2r.errors import RowError
+from verl_p2r.local_files import is_local_file
+from verl_p2r.reading import RawRecord, read_values
+from verl_p2r.records import Question, read_question
 from verl_p2r.template import parse_response
+from verl_p2r.truths import AGREEMENT as AGREEMENT
+from verl_p2r.values import is_unset, plain, read_number, shown
 
-AGREEMENT = 0.6  # accuracy from which the paper calls an answer right
+SHOWN_ID = 80  # characters of a `problem_id` in the log of rejects
 
-_BARE = PromptTemplate("{question}", {})
-_NOTHING = ("", "None", "null", "nan")  # how a missing value looks when it was made a text
 _TRUTHS = {"true": True, "false": False}
 
 
@@ -42,13 +42,21 @@ class Medium(NamedTuple):
     path: str
     rules: tuple[tuple[str, Any], ...] = ()
 
-    def element(self, root: Path) -> dict[str, Any]:
-        """The medium as an element of a message.
+    def element(self, root: Path, allow_outside_root: bool = False) -> dict[str, Any]:
+        """The medium as a canonical element, see `verl_p2r.elements`.
+
+        Args:
+            root: the folder that the path starts from.
+            allow_outside_root: read the medium also where symbolic links lead out of the folder.
+
+        Raises:
+            RowError: they lead out of it, which is not allowed.
 
         >>> Medium("video", "STAR/a.mp4", (("fps", 1.0),)).element(Path("/data"))
-        {'video': '/data/STAR/a.mp4', 'fps': 1.0}
+        {'type': 'video', 'video': '/data/STAR/a.mp4', 'fps': 1.0}
         """
-        return {self.kind: str(root / self.path), **dict(self.rules)}
+        sources = MediaSources(str(root), allow_outside_root, setting="the step")
+        return read_element({self.kind: self.path, **dict(self.rules)}, self.kind, "path", sources)
 
 
 @dataclass(frozen=True)
@@ -114,24 +122,21 @@ class Record:
         ...               "path": "./STAR/a.mp4", "solution": "<answer>3</answer>", "select": "True"}).path
         'STAR/a.mp4'
         """
-        columns = columns_of(raw, index, _BARE)
-        _check_unicode(raw)
-        own = columns["extra_info"]
-        (element,) = columns["images"] or columns["videos"]
+        question = read_question(raw)
         record = cls(
-            problem_id=own["problem_id"].strip() if raw.get("problem_id") is not None else str(index),
-            problem=str(raw["problem"]),
-            problem_type=own["problem_type"],
-            data_type=raw["data_type"],
-            path=_relative(str(raw["path"])),
-            solution=columns["reward_model"]["ground_truth"],
-            options=tuple(own["options"]),
-            data_source=columns["data_source"],
+            problem_id=str(index) if question.problem_id is None else question.problem_id.strip(),
+            problem=question.problem,
+            problem_type=question.problem_type,
+            data_type=question.kind,
+            path=_relative(question.path),
+            solution=question.solution,
+            options=tuple(question.options),
+            data_source=question.data_source,
             **{name: _text(raw, name) for name in _TEXTS},
             reward=_number(raw, "reward"),
             select=_truth(raw, "select"),
-            media={name: value for name, value in element.items() if name != raw["data_type"]},
-            facts=tuple(own["facts"] or ()),
+            media=question.media,
+            facts=tuple(question.facts or ()),
             extra={name: value for name, value in raw.items() if name not in _OWN},
             file=file,
             line=line,
@@ -166,6 +171,21 @@ class Record:
         )
         parsed = parse_response(text)
         return text if parsed.perception_well_formed and parsed.reasoning_well_formed else None
+
+    def question(self, root: Path | None = None) -> Question:
+        """The record's question, with a folder in front of its medium's path."""
+        return Question(
+            problem=self.problem,
+            problem_type=self.problem_type,
+            kind=self.data_type,
+            path=str(root / self.path) if root else self.path,
+            solution=self.solution,
+            options=list(self.options),
+            data_source=self.data_source,
+            problem_id=self.problem_id,
+            media=dict(self.media),
+            facts=list(self.facts) or None,  # type: ignore[arg-type]
+        )
 
     @property
     def medium(self) -> Medium:
@@ -204,7 +224,7 @@ def files_of(inputs: Iterable[str | Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in map(Path, inputs):
-        found = sorted(path.glob("part-*.jsonl")) if path.is_dir() else [path] if path.is_file() else []
+        found = sorted(path.glob("part-*.jsonl")) if path.is_dir() else [path] if is_local_file(path) else []
         if not found:
             what = "holds no part-*.jsonl of a step" if path.is_dir() else "does not exist"
             steps = sorted({str(part.parent) for part in path.glob("*/part-*.jsonl")})
@@ -258,7 +278,8 @@ def _parsed(raw: RawRecord, index: int) -> Record:
 
 
 def _id_of(value: Any) -> str | None:
-    return str(value["problem_id"]) if isinstance(value, Mapping) and value.get("problem_id") is not None else None
+    named = value.get("problem_id") if isinstance(value, Mapping) else None
+    return None if is_unset(named) else named[:SHOWN_ID] if isinstance(named, str) else shown(named, SHOWN_ID)
 
 
 def _relative(path: str) -> str:
@@ -275,24 +296,11 @@ def _relative(path: str) -> str:
     return "/".join(parts)
 
 
-def _check_unicode(raw: Mapping[str, Any]) -> None:
-    for name, value in raw.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if value else ""
-        if not (text.isascii() and name.isascii()):
-            try:
-                text.encode()
-                name.encode()
-            except UnicodeEncodeError as error:
-                raise RowError(
-                    name,
-                    "invalid UTF-8",
-                    f"field {name!a} holds bytes that are no UTF-8, at character {error.start}: write it as UTF-8",
-                ) from error
-
-
 def _text(raw: Mapping[str, Any], name: str) -> str | None:
     value = raw.get(name)
-    if value is None or value in _NOTHING:
+    if type(value) is not str:
+        value = plain(value)
+    if is_unset(value):
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
@@ -303,22 +311,19 @@ def _text(raw: Mapping[str, Any], name: str) -> str | None:
 
 def _number(raw: Mapping[str, Any], name: str) -> float | None:
     value = raw.get(name)
-    if value is None or value in _NOTHING:
+    if is_unset(value):
         return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
+    number = read_number(value)
+    if number is None:
         raise RowError(name, "no number", f"field {name} is {_short(value)}: give a number, or leave it out")
-    return number
+    return float(number)
 
 
 def _truth(raw: Mapping[str, Any], name: str) -> bool | None:
-    value = raw.get(name)
-    if value is None or isinstance(value, bool) or value in _NOTHING:
+    value = plain(raw.get(name))
+    if isinstance(value, bool) or is_unset(value):
         return value if isinstance(value, bool) else None
-    truth = _TRUTHS.get(str(value).strip().lower())
+    truth = _TRUTHS.get(value.strip().lower()) if isinstance(value, str) else None
     if truth is None:
         raise RowError(name, "no truth value", f"field {name} is {_short(value)}: give true or false, or leave it out")
     return truth
@@ -331,5 +336,4 @@ def _inside(text: str, tag: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 80 else text[:77] + "…"
+    return shown(value, 80)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from data_tools.reading import DAMAGE
+from verl_p2r.reading import DAMAGE
 from verl_p2r.rows import RowError
 
 SHOWN = 5  # how many rejects are kept for the summary

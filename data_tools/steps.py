@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from data_tools.folders import whole_folder, write_manifest, write_records
-from data_tools.reading import read_values
 from data_tools.records import Record, Records
 from data_tools.rejects import Reject, RejectLog
+from verl_p2r.reading import read_values
 from verl_p2r.rows import RowError
 
 DROPPED = "dropped.jsonl"

@@ -23,7 +23,7 @@ from data_tools.folders import whole_folder, write_manifest
 from data_tools.media_check import MediaCheck, medium_error
 from data_tools.records import Record, Records
 from data_tools.rejects import Reject, RejectLog
-from verl_p2r.records import SCHEMA, PromptTemplate, columns_of
+from verl_p2r.records import SCHEMA, PromptTemplate, question_columns
 from verl_p2r.rows import RowError
 
 Kind = Literal["sft", "rl"]
@@ -204,11 +204,9 @@ def row_of(
     Raises:
         RowError: an SFT record has no response in the template.
     """
-    path = str(root / record.path) if root else record.path
-    columns = columns_of(record.to_json() | {"path": path}, index, template)
+    columns = question_columns(record.question(root), index, template)
     extra = json.dumps(dict(record.extra), ensure_ascii=False) if record.extra else None
     columns["extra_info"] |= {"split": split, "extra": extra}
-    columns["data_source"] = record.data_source
     if kind == "rl":
         return columns
     response = record.response

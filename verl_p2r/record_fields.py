@@ -5,14 +5,12 @@ In files where every value is a text, such as the RL file of the VideoP2R releas
 way or JSON's; no text is ever evaluated.
 """
 
-import ast
-import json
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
+from verl_p2r.errors import RowError
 from verl_p2r.facts import Fact
-from verl_p2r.rows import RowError
+from verl_p2r.values import is_unset, plain, read_number, read_text, shown
 
 _SIZE = {"min_pixels": int, "max_pixels": int, "resized_height": int, "resized_width": int}
 _TIME = {"fps": float, "nframes": int, "min_frames": int, "max_frames": int, "video_start": float, "video_end": float}
@@ -23,54 +21,88 @@ MOST = 2**53  # whole numbers up to here are exact in JSON, wherever it is read
 
 
 def options_of(value: Any) -> list[str]:
-    """The options of a question.
+    """Read the options of a question.
 
     Raises:
-        RowError: they are no list of texts.
+        RowError: they are not a list of texts.
 
     >>> options_of("['A. red', 'B. blue']"), options_of([1, 2.5]), options_of(None)
     (['A. red', 'B. blue'], ['1', '2.5'], [])
     """
-    value = [] if value == "[]" else _read(value)  # most often, and a parser takes a while
+    if type(value) is list and all(type(option) is str for option in value):
+        return list(value)
+    # Most often "[]", and a parser takes a while.
+    value = [] if isinstance(value, str) and value == "[]" else read_text(value)
     if value is None:
         return []
-    if not isinstance(value, list | tuple) or not all(isinstance(o, str | int | float) for o in value):
-        raise RowError("options", "unreadable options", f"field options is {value!r}: give a list of texts")
-    return [str(option) for option in value]
+    options = [plain(option) for option in value] if isinstance(value, list | tuple) else [None]
+    if any(is_unset(option) and not isinstance(option, str) for option in options) or not all(
+        isinstance(option, str | int | float) for option in options
+    ):
+        raise RowError("options", "unreadable options", f"field options is {shown(value)}: give a list of texts")
+    return [str(option) for option in options]
 
 
 def media_of(value: Any, kind: str) -> dict[str, Any]:
-    """How a record's medium is sampled and sized: keys of its element in a message, beside its path.
+    """Read how a record's medium is sampled and sized: keys of its element in a message, in addition to its path.
 
     Args:
-        value: the field `media`: a mapping from names in `MEDIA_FIELDS` to numbers; None where a name is not set.
+        value: the field `media`: a mapping from names in `MEDIA_FIELDS` to numbers.
         kind: `image` or `video`.
 
     Returns:
         The names that are set, with numbers of their types.
 
     Raises:
-        RowError: it is no mapping, or one of its names or numbers is not what it should be.
+        RowError: it is not a mapping, or one of its names or numbers is not what it should be.
 
-    >>> media_of({"video_start": 60, "video_end": 90, "nframes": 16}, "video")
-    {'video_start': 60.0, 'video_end': 90.0, 'nframes': 16}
+    >>> media_of({"video_start": "60", "video_end": 90, "nframes": None}, "video")
+    {'video_start': 60.0, 'video_end': 90.0}
     >>> media_of("{'max_pixels': 50176}", "image")
     {'max_pixels': 50176}
     """
-    value = _read(value)
-    if value in (None, "nan"):
+    value = read_text(value)
+    if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise RowError("media", "bad media", f"field media is {value!r}: give a mapping, such as {{'fps': 2}}")
+        raise RowError("media", "bad media", f"field media is {shown(value)}: give a mapping, such as {{'fps': 2}}")
     fields = MEDIA_FIELDS[kind]
     for name in value:
         if name not in fields:
-            raise RowError("media", "bad media", f"field media holds {name!r}: of {kind}s give {', '.join(fields)}")
-    return {name: _number(name, number, fields[name]) for name, number in value.items() if number is not None}
+            raise RowError(
+                "media", "bad media", f"field media holds {shown(name)}: of {kind}s give {', '.join(fields)}"
+            )
+    return rules_of(value, fields, "media")
+
+
+def rules_of(values: Mapping[Any, Any], fields: Mapping[str, type], field: str) -> dict[str, Any]:
+    """Read the rules for sampling and size in a mapping, with numbers of their types.
+
+    Args:
+        values: names and numbers; other names are not looked at, and values that are not set are left out.
+        fields: the names of the rules, and their types: one of `MEDIA_FIELDS`.
+        field: how errors call the mapping.
+
+    Raises:
+        RowError: naming the rule whose value is not a number, or out of range.
+
+    >>> rules_of({"video": "a.mp4", "fps": "2", "nframes": float("nan")}, MEDIA_FIELDS["video"], "videos")
+    {'fps': 2.0}
+    """
+    rules: dict[str, Any] = {}
+    for name, value in values.items():
+        kind = fields.get(name)
+        if kind is None or value is None:
+            continue
+        if type(value) is kind and 0 < value <= MOST:  # type: ignore[operator]
+            rules[name] = value
+        elif not is_unset(value := value.strip() if isinstance(value, str) else plain(value)):
+            rules[name] = _number(f"{field}.{name}", value, kind, zero=name == "video_start")
+    return rules
 
 
 def facts_of(value: Any) -> list[dict[str, Any]] | None:
-    """The facts that an observation must state, all written alike.
+    """Read the facts that an observation must state; the result writes them all alike.
 
     Args:
         value: the field `facts`: what `Fact.parse_all` reads.
@@ -81,32 +113,21 @@ def facts_of(value: Any) -> list[dict[str, Any]] | None:
     >>> facts_of(["two balls", {"state": "red", "not": ["blue"]}])
     [{'state': 'two balls', 'not': []}, {'state': 'red', 'not': ['blue']}]
     """
-    value = _read(value)
-    if value in (None, "nan"):
+    value = read_text(value)
+    if value is None:
         return None
     try:
         facts = Fact.parse_all(value)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise RowError("facts", "bad facts", f"field facts: {error}") from error
     return [{"state": fact.state, "not": list(fact.excludes)} for fact in facts] if facts else None
 
 
-def _number(name: str, number: Any, kind: type) -> Any:
-    plain = isinstance(number, int | float) and not isinstance(number, bool)
-    least = "at least 0" if name == "video_start" else "above 0"
-    if not plain or not (0 < number <= MOST or (number == 0 and name == "video_start")) or kind(number) != number:
+def _number(name: str, value: Any, kind: type, zero: bool) -> int | float:
+    number = read_number(value)
+    if number is None or not (0 < number <= MOST or (zero and number == 0)) or kind(number) != number:
         what = "whole number" if kind is int else "number"
-        raise RowError("media", "bad media", f"field media.{name} is {number!r}: give a {what} {least}")
-    return kind(number)
-
-
-def _read(value: Any) -> Any:
-    """A value that may be written as a text, Python's way or JSON's; blank is None, and other text stays text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return ast.literal_eval(value.strip() or "None")
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        with suppress(ValueError, RecursionError):
-            return json.loads(value)
-    return value
+        least = "at least 0" if zero else "above 0"
+        raise RowError(name.partition(".")[0], "bad media", f"field {name} is {shown(value)}: give a {what} {least}")
+    result: int | float = kind(number)
+    return result

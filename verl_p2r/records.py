@@ -5,21 +5,21 @@ A record names one medium by its path and asks one question. In the VideoP2R rel
 lists included; nothing here ever evaluates a text.
 """
 
-import gzip
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.errors import RowError
+from verl_p2r.prompt_template import PromptTemplate as PromptTemplate
+from verl_p2r.reading import read_values
 from verl_p2r.record_fields import MEDIA_FIELDS, facts_of, media_of, options_of
-from verl_p2r.rows import RowError
+from verl_p2r.truths import check_truth
+from verl_p2r.values import check_values, is_unset, plain, shown
 
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
@@ -58,102 +58,46 @@ _FACTLESS = SCHEMA.set(
 )
 
 _PLACEHOLDERS = re.compile("<(?:image|video|audio)>")  # verl puts media where they stand
-_SECTION = re.compile(r"^\[(" + "|".join(map(re.escape, PROBLEM_TYPES)) + r")\]\s*$", re.MULTILINE)
-_SLOT = re.compile(r"\{(question|answer_form)\}")
 
 
-@dataclass(frozen=True)
-class PromptTemplate:
-    """A prompt with slots for the question and for what the answer should look like.
+class Question(NamedTuple):
+    """A record's question, validated.
 
     Args:
-        body: text with the slots `{question}` and, if wanted, `{answer_form}`; other braces stay as they are.
-        answer_forms: problem type → the text for `{answer_form}`.
+        problem: the question, without its options.
+        problem_type: one of `accuracy.PROBLEM_TYPES`.
+        kind: of its medium, `image` or `video`.
+        path: of its medium, as the record has it.
+        solution: the ground truth.
+        options: of a multiple choice question.
+        data_source: never blank.
+        problem_id: None when the record has none.
+        media: what `record_fields.media_of` reads.
+        facts: what `record_fields.facts_of` reads.
     """
 
-    body: str
-    answer_forms: Mapping[str, str]
-
-    @classmethod
-    def parse(cls, text: str, name: str = "prompt template") -> "PromptTemplate":
-        """Read a template: the body, then one section for each problem type, headed by its name in brackets.
-
-        Args:
-            text: the file's text.
-            name: how messages call it.
-
-        Raises:
-            ValueError: the body lacks `{question}`, or uses `{answer_form}` without a section for every problem type.
-
-        >>> template = PromptTemplate.parse("{question} {answer_form}\\n[numerical]\\nA number.\\n[OCR]\\nText.\\n"
-        ...     "[multiple choice]\\nA letter.\\n[free-form]\\nText.\\n[regression]\\nA number.\\n")
-        >>> template.render("How many?", "numerical")
-        'How many? A number.'
-        """
-        body, *sections = _SECTION.split(text)
-        forms = {kind: form.strip() for kind, form in zip(sections[::2], sections[1::2], strict=True)}
-        slots = set(_SLOT.findall(body))
-        if "question" not in slots:
-            raise ValueError(f"{name} lacks {{question}}: add it where the question belongs")
-        missing = [kind for kind in PROBLEM_TYPES if not forms.get(kind)] if "answer_form" in slots else []
-        if missing:
-            heads = ", ".join(f"[{kind}]" for kind in missing)
-            raise ValueError(f"{name} uses {{answer_form}} but has no text under {heads}: add each as a section")
-        return cls(body.strip(), forms)
-
-    @classmethod
-    def load(cls, name: str) -> "PromptTemplate":
-        """Read a template file.
-
-        Args:
-            name: one of the package's (`process_aware`), or the path of a text file.
-
-        Raises:
-            ValueError: there is no such template, or it lacks a slot or a section.
-        """
-        own = files("verl_p2r").joinpath(f"prompts/{name}.txt")
-        path = own if own.is_file() else Path(name).expanduser()
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ValueError(
-                f"prompt template {name!r} cannot be read ({error.strerror}): name a text file, or process_aware"
-            ) from error
-        return cls.parse(text, f"prompt template {name}")
-
-    def render(self, question: str, problem_type: str) -> str:
-        """The text of the user's turn behind the media."""
-        values = {"question": question, "answer_form": self.answer_forms.get(problem_type, "")}
-        return _SLOT.sub(lambda match: values[match[1]], self.body)  # one pass: a slot inside the question stays text
+    problem: str
+    problem_type: str
+    kind: str
+    path: str
+    solution: str
+    options: list[str]
+    data_source: str
+    problem_id: str | None
+    media: dict[str, Any]
+    facts: list[dict[str, Any]] | None
 
 
 def read_records(path: str) -> Iterator[Any]:
-    """Read the records of a JSON list or of JSON lines, gzip-compressed or not.
+    """Read the values of a file of JSON, as `reading.read_values` does.
 
     Args:
-        path: a file with one of `ENDINGS`.
+        path: of a JSON list or of JSON lines, gzip-compressed or not; its content tells which.
 
     Yields:
-        Each record; for a line of JSON lines that cannot be read, the `RowError` that says so.
-
-    Raises:
-        ValueError: naming the file, when a JSON list cannot be read.
+        Each value; for one that cannot be read, the `RowError` that says so.
     """
-    opener = gzip.open if path.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        if path.removesuffix(".gz").endswith(".jsonl"):
-            yield from (_line(line) for line in file if line.strip())
-            return
-        try:
-            records = json.load(file)
-        except (ValueError, EOFError, OSError) as error:
-            raise ValueError(
-                f"{path}: cannot be read as JSON ({error}): it must hold one list of records; write one record a line "
-                "in a .jsonl file otherwise"
-            ) from error
-    if not isinstance(records, list):
-        raise ValueError(f"{path}: holds a JSON {type(records).__name__}: it must hold one list of records")
-    yield from records
+    return (raw.value for raw in read_values(Path(path)))
 
 
 def is_record(value: Any) -> bool:
@@ -165,31 +109,64 @@ def is_record(value: Any) -> bool:
     return isinstance(value, Mapping) and "problem" in value and "prompt" not in value
 
 
-def _line(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        return RowError("", "unreadable record", f"the line is not JSON ({error}): repair or drop it")
+def read_question(record: Any) -> Question:
+    """Validate a record's question.
+
+    Args:
+        record: fields `problem`, `problem_type`, `data_type`, `path`, `solution`, and for multiple choice `options`;
+            `data_source`, `problem_id`, `media` (see `media_of`) and `facts` (see `facts_of`) if there are any;
+            further ones are not read. A `RowError` in its place is raised.
+
+    Edge rules [ours]:
+        A solution that is a number becomes text. A blank `data_source` becomes the first folder of the path. A ground
+        truth that no answer can match is refused, see `truths.check_truth`.
+
+    Raises:
+        RowError: a field is missing or is not what it should be.
+    """
+    if isinstance(record, RowError):
+        raise record
+    if not isinstance(record, Mapping):
+        raise RowError("", "unreadable record", f"the record is a {type(record).__name__}: it must be a JSON object")
+    check_values(record)
+    problem = _text(record, "problem")
+    problem_type = record.get("problem_type")
+    if problem_type not in PROBLEM_TYPES:
+        raise RowError(
+            "problem_type",
+            "unknown problem type",
+            f"field problem_type is {shown(problem_type)}: give one of {', '.join(PROBLEM_TYPES)}",
+        )
+    kind = record.get("data_type")
+    if kind not in ("image", "video"):
+        raise RowError("data_type", "unknown data type", f"field data_type is {shown(kind)}: give image or video")
+    path, solution = _text(record, "path"), _text(record, "solution")
+    question = Question(
+        problem=problem,
+        problem_type=problem_type,
+        kind=kind,
+        path=path,
+        solution=solution,
+        options=options_of(record.get("options")),
+        data_source=(_label(record, "data_source") or "").strip() or _first_folder(path),
+        problem_id=_label(record, "problem_id"),
+        media=media_of(record.get("media"), kind),
+        facts=facts_of(record.get("facts")),
+    )
+    check_truth(problem_type, solution, question.options)
+    return question
 
 
 def columns_of(record: Any, index: int, template: PromptTemplate) -> dict[str, Any]:
     """Turn a record into verl's columns.
 
     Args:
-        record: fields `problem`, `problem_type`, `data_type`, `path`, `solution`, and for multiple choice `options`;
-            `data_source`, `problem_id`, `media` (see `media_of`) and `facts` (see `facts_of`) if there are any;
-            further ones are not read.
+        record: what `read_question` reads.
         index: the record's number in its file, from 0.
         template: the prompt's template.
 
     Returns:
-        A row of `SCHEMA`. The user's turn is the medium, then the question in the template. The question is
-        `problem`, then for multiple choice `Options:` and one option a line (Video-R1's assembly).
-
-    Edge rules [ours]:
-        `<image>`, `<video>` and `<audio>` inside the question are taken out, for verl reads them as media. A solution
-        that is a number becomes text. A blank `data_source` becomes the first folder of the path. Options without
-        letters are not listed again where the problem ends with them, one a line behind `A. `, `B. ` and so on.
+        A row of `SCHEMA`; see `question_columns`.
 
     Raises:
         RowError: a field is missing or is not what it should be.
@@ -200,41 +177,43 @@ def columns_of(record: Any, index: int, template: PromptTemplate) -> dict[str, A
     >>> row["prompt"][0]["content"], row["videos"], row["data_source"]
     ('<video>Which?Options:\\nA. red\\nB. blue\\n', [{'video': './STAR/a.mp4'}], 'STAR')
     """
-    if isinstance(record, RowError):
-        raise record
-    if not isinstance(record, Mapping):
-        raise RowError("", "unreadable record", f"the record is a {type(record).__name__}: it must be a JSON object")
-    problem = _text(record, "problem")
-    problem_type = record.get("problem_type")
-    if problem_type not in PROBLEM_TYPES:
-        raise RowError(
-            "problem_type",
-            "unknown problem type",
-            f"field problem_type is {problem_type!r}: give one of {', '.join(PROBLEM_TYPES)}",
-        )
-    kind = record.get("data_type")
-    if kind not in ("image", "video"):
-        raise RowError("data_type", "unknown data type", f"field data_type is {kind!r}: give image or video")
-    path, solution = _text(record, "path"), _text(record, "solution")
-    options = options_of(record.get("options"))
-    question = problem
-    if problem_type == "multiple choice" and options and not _lists(problem, options):
-        question += "Options:\n" + "".join(f"{option}\n" for option in options)
-    question = _PLACEHOLDERS.sub("", question)
-    media = [{kind: path, **media_of(record.get("media"), kind)}]
+    return question_columns(read_question(record), index, template)
+
+
+def question_columns(question: Question, index: int, template: PromptTemplate) -> dict[str, Any]:
+    """Turn a validated question into verl's columns.
+
+    Args:
+        question: what `read_question` returns.
+        index: the record's number in its file, from 0.
+        template: the prompt's template.
+
+    Returns:
+        A row of `SCHEMA`. The user's turn is the medium, then the question in the template. The question is
+        `problem`, then for multiple choice `Options:` and one option a line (Video-R1's assembly).
+
+    Edge rules [ours]:
+        `<image>`, `<video>` and `<audio>` inside the question are removed, because verl reads them as media. Options
+        without letters are not listed again where the problem ends with them, one a line behind `A. `, `B. ` and so on.
+    """
+    text, options, kind = question.problem, question.options, question.kind
+    if question.problem_type == "multiple choice" and options and not _lists(text, options):
+        text += "Options:\n" + "".join(f"{option}\n" for option in options)
+    text = _PLACEHOLDERS.sub("", text)
+    media = [{kind: question.path, **question.media}]
     return {
-        "data_source": str(record.get("data_source") or "").strip() or _first_folder(path),
-        "prompt": [{"role": "user", "content": f"<{kind}>{template.render(question, problem_type)}"}],
+        "data_source": question.data_source,
+        "prompt": [{"role": "user", "content": f"<{kind}>{template.render(text, question.problem_type)}"}],
         "images": media if kind == "image" else None,
         "videos": media if kind == "video" else None,
-        "reward_model": {"style": "rule", "ground_truth": solution},
+        "reward_model": {"style": "rule", "ground_truth": question.solution},
         "extra_info": {
             "index": index,
-            "question": question,
+            "question": text,
             "options": options,
-            "problem_type": problem_type,
-            "problem_id": str(record.get("problem_id", index)),
-            "facts": facts_of(record.get("facts")),
+            "problem_type": question.problem_type,
+            "problem_id": str(index) if question.problem_id is None else question.problem_id,
+            "facts": question.facts,
         },
     }
 
@@ -273,12 +252,22 @@ def to_table(
 
 def _text(record: Mapping[str, Any], field: str) -> str:
     value = record.get(field)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and not is_unset(value):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         reason = "no ground truth" if field == "solution" else f"no {field}"
-        raise RowError(field, reason, f"field {field} is {value!r}: give a text, or drop the record")
+        raise RowError(field, reason, f"field {field} is {shown(value)}: give a text, or drop the record")
     return value
+
+
+def _label(record: Mapping[str, Any], field: str) -> str | None:
+    """A name or a number; None where it is not set."""
+    value = plain(record.get(field))
+    if is_unset(value):
+        return None
+    if not isinstance(value, str | int | float):
+        raise RowError(field, f"bad {field}", f"field {field} is {shown(value)}: give a text or a number")
+    return str(value)
 
 
 def _lists(problem: str, options: list[str]) -> bool:

@@ -6,27 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.errors import RowError as RowError
 from verl_p2r.facts import Fact
 from verl_p2r.judge import JudgeRequest
-
-
-class RowError(ValueError):
-    """A row that cannot be used.
-
-    Args:
-        field: the field at fault.
-        reason: a short name, the same for all rows of one kind, for counting.
-        problem: what is wrong, and what to do about it.
-        name: how messages call the row; empty where the caller adds it.
-        medium: the path of the media file at fault, if it is one.
-    """
-
-    def __init__(self, field: str, reason: str, problem: str, name: str = "", medium: str | None = None) -> None:
-        super().__init__(field, reason, problem, name, medium)  # all arguments, so that it can be pickled
-        self.field, self.reason, self.problem, self.name, self.medium = field, reason, problem, name, medium
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.problem}" if self.name else self.problem
+from verl_p2r.record_fields import options_of
+from verl_p2r.values import plain, read_text, shown
 
 
 @dataclass(frozen=True)
@@ -64,36 +48,40 @@ class Row:
         ...                   "extra_info": {"index": 7, "split": "train", "question": "How many?"}}).name
         'train row 7'
         """
-        extra = columns.get("extra_info") or {}
+        extra = _mapping(columns, "extra_info")
         name = name or f"{extra.get('split') or columns.get('data_source') or 'data'} row {extra.get('index', '?')}"
-        problem_type = columns.get("problem_type") or extra.get("problem_type")
+        problem_type = plain(columns.get("problem_type") or extra.get("problem_type"))
         if problem_type not in PROBLEM_TYPES:
             raise RowError(
                 "problem_type",
                 "unknown problem type",
-                f"field problem_type is {problem_type!r}: give one of {', '.join(PROBLEM_TYPES)} in the column "
+                f"field problem_type is {shown(problem_type)}: give one of {', '.join(PROBLEM_TYPES)} in the column "
                 "problem_type or in extra_info.problem_type",
                 name,
             )
-        solution = (columns.get("reward_model") or {}).get("ground_truth")
+        solution = _mapping(columns, "reward_model").get("ground_truth")
         if not isinstance(solution, str) or not solution.strip():
             raise RowError(
                 "reward_model.ground_truth",
                 "no ground truth",
-                f"field reward_model.ground_truth is {solution!r}: give the correct answer as text, with or "
+                f"field reward_model.ground_truth is {shown(solution)}: give the correct answer as text, with or "
                 "without its <answer> tags, or drop the row",
                 name,
             )
         try:
-            facts = Fact.parse_all(extra.get("facts"))
-        except ValueError as error:
+            facts = Fact.parse_all(read_text(extra.get("facts")))
+            options = options_of(extra.get("options"))
+        except RowError as error:
+            raise RowError("extra_info.options", error.reason, f"extra_info: {error.problem}", name) from error
+        except (ValueError, TypeError, RecursionError) as error:
             raise RowError("extra_info.facts", "bad facts", f"field extra_info.facts: {error}", name) from error
+        question = extra.get("question")
         return cls(
             name=name,
             problem_type=problem_type,
             solution=solution,
-            question=extra.get("question") or _text_of(columns.get("prompt"), columns.get("raw_prompt")),
-            options=tuple(_listed(extra.get("options"))),
+            question=question if isinstance(question, str) and question else _text_of(columns),
+            options=tuple(options),
             facts=facts,
         )
 
@@ -109,18 +97,26 @@ class Row:
         )
 
 
-def _listed(value: Any) -> Sequence[Any]:
-    """A list from what parquet readers make of one: a list, a numpy array, or None."""
-    return [] if value is None else list(value)
+def _mapping(columns: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """A column that holds a mapping; nothing for one that is not set."""
+    value = columns.get(field)
+    if isinstance(value, Mapping):
+        return value
+    value = read_text(value)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise RowError(field, "wrong columns", f"field {field} is {shown(value)}: give a mapping, or leave it out")
+    return value
 
 
-def _text_of(*conversations: Any) -> str:
-    """The text of the last user turn of the first conversation that there is, media left out."""
-    conversation: Sequence[Any] = next((c for c in conversations if c is not None and len(c)), [])
-    users = [message for message in conversation if message.get("role") == "user"]
-    if not users:
-        return ""
-    content = users[-1]["content"]
+def _text_of(columns: Mapping[str, Any]) -> str:
+    """The text of the last user turn of the first conversation that there is, without its media."""
+    conversations = (read_text(columns.get(field)) for field in ("prompt", "raw_prompt"))
+    conversation: Sequence[Any] = next((c for c in conversations if isinstance(c, list | tuple) and len(c)), [])
+    users = [turn for turn in conversation if isinstance(turn, Mapping) and turn.get("role") == "user"]
+    content = plain(users[-1].get("content")) if users else ""
     if isinstance(content, str):
         return content
-    return "".join(part.get("text", "") for part in content if part.get("type") == "text")
+    parts = [part for part in content or () if isinstance(part, Mapping)]
+    return "".join(part.get("text") or "" for part in parts if part.get("type") in ("text", "input_text"))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import reading
-from data_tools.reading import DAMAGE, read_values
+from verl_p2r import reading
+from verl_p2r.reading import DAMAGE, read_values
 from verl_p2r.rows import RowError
 
 

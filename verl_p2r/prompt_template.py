@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prompt that a question is asked in: a text file with slots."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from verl_p2r.accuracy import PROBLEM_TYPES
+
+_SECTION = re.compile(r"^\[(" + "|".join(map(re.escape, PROBLEM_TYPES)) + r")\]\s*$", re.MULTILINE)
+_SLOT = re.compile(r"\{(question|answer_form)\}")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A prompt with slots for the question and for what the answer should look like.
+
+    Args:
+        body: text with the slots `{question}` and, if wanted, `{answer_form}`; other braces stay as they are.
+        answer_forms: problem type → the text for `{answer_form}`.
+    """
+
+    body: str
+    answer_forms: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, text: str, name: str = "prompt template") -> "PromptTemplate":
+        """Read a template: the body, then one section for each problem type, headed by its name in brackets.
+
+        Args:
+            text: the file's text.
+            name: how messages call it.
+
+        Raises:
+            ValueError: the body lacks `{question}`, or uses `{answer_form}` without a section for every problem type.
+
+        >>> template = PromptTemplate.parse("{question} {answer_form}\\n[numerical]\\nA number.\\n[OCR]\\nText.\\n"
+        ...     "[multiple choice]\\nA letter.\\n[free-form]\\nText.\\n[regression]\\nA number.\\n")
+        >>> template.render("How many?", "numerical")
+        'How many? A number.'
+        """
+        body, *sections = _SECTION.split(text)
+        forms = {kind: form.strip() for kind, form in zip(sections[::2], sections[1::2], strict=True)}
+        slots = set(_SLOT.findall(body))
+        if "question" not in slots:
+            raise ValueError(f"{name} lacks {{question}}: add it where the question belongs")
+        missing = [kind for kind in PROBLEM_TYPES if not forms.get(kind)] if "answer_form" in slots else []
+        if missing:
+            heads = ", ".join(f"[{kind}]" for kind in missing)
+            raise ValueError(f"{name} uses {{answer_form}} but has no text under {heads}: add each as a section")
+        return cls(body.strip(), forms)
+
+    @classmethod
+    def load(cls, name: str) -> "PromptTemplate":
+        """Read a template file.
+
+        Args:
+            name: one of the package's (`process_aware`), or the path of a text file.
+
+        Raises:
+            ValueError: there is no such template, or it lacks a slot or a section.
+        """
+        own = files("verl_p2r").joinpath(f"prompts/{name}.txt")
+        path = own if own.is_file() else Path(name).expanduser()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(
+                f"prompt template {name!r} cannot be read ({error.strerror}): name a text file, or process_aware"
+            ) from error
+        return cls.parse(text, f"prompt template {name}")
+
+    def render(self, question: str, problem_type: str) -> str:
+        """The text of the user's turn behind the media."""
+        values = {"question": question, "answer_form": self.answer_forms.get(problem_type, "")}
+        return _SLOT.sub(lambda match: values[match[1]], self.body)  # one pass: a slot inside the question stays text
