@@ -8,7 +8,8 @@ import unicodedata
 import pytest
 import task
 
-from verl_p2r.judge_guards import as_data, copies_the_question, guarded, states_only_the_answer
+from verl_p2r.answer_only import states_only_the_answer
+from verl_p2r.judge_guards import as_data, copies_the_question, guarded
 from verl_p2r.settings import JudgeGuards
 
 BOTH = JudgeGuards(answer_only=True, copied_question=True)

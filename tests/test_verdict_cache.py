@@ -214,7 +214,7 @@ def test_a_broken_file_costs_a_warning_and_nothing_else(tmp_path, caplog, spoil)
     assert get(cache, b"\0", make) == KEPT_YES  # from memory
     messages = [record.message for record in caplog.records]
     assert 1 <= len(messages) <= 2  # one for reading, one for writing
-    assert all(f"the verdict cache {path}: " in message and "mend or delete" in message for message in messages)
+    assert all(f"the verdict cache {path}: " in message and "fix or delete" in message for message in messages)
 
 
 def test_a_file_that_cannot_be_written_is_still_read(tmp_path, caplog, monkeypatch):
@@ -271,6 +271,42 @@ def test_the_file_is_found_again_when_it_works_again(tmp_path, monkeypatch):
     assert get(cache, b"b", make) == KEPT_YES
     assert make.calls == 3
     cache.close()
+
+
+@pytest.mark.parametrize("reason", ["\ud83d cut", "\udfff", "a\0b", "\x85\u2028", "x" * 100_000, ""])
+def test_any_reason_can_be_kept(tmp_path, reason, caplog):
+    """Also: a reason that a file cannot take costs no other verdict."""
+    path = tmp_path / "v.sqlite"
+    cache = VerdictCache(8, path)
+    with caplog.at_level(logging.WARNING):
+        get(cache, b"a", Maker(Verdict(True, reason)))
+        get(cache, b"b", Maker(NO))
+        cache.close()
+        again, make = VerdictCache(8, path), Maker()
+        verdicts = [get(again, key, make) for key in (b"a", b"b")]
+        again.close()
+    assert [verdict.value for verdict in verdicts] == [True, False]
+    assert verdicts[0].reason == "".join("\ufffd" if "\ud800" <= sign <= "\udfff" else sign for sign in reason)
+    assert make.calls == 0
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("stored", "verdict"),
+    [((1, b"caf\xe9"), Verdict(True, "caf\ufffd", "cache")), ((7, b"odd"), YES), (("no", b"odd"), YES)],
+)
+def test_a_row_that_somebody_else_wrote(tmp_path, stored, verdict, caplog):
+    path = tmp_path / "v.sqlite"
+    cache = VerdictCache(8, path)
+    get(cache, b"a", Maker())
+    cache.close()
+    value, reason = stored
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE verdicts SET value = ?, reason = CAST(? AS TEXT)", (value, reason))
+    again = VerdictCache(8, path)
+    assert get(again, b"a", Maker()) == verdict
+    again.close()
+    assert not caplog.records
 
 
 def test_a_home_folder_is_understood(tmp_path, monkeypatch):

@@ -7,8 +7,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Scripts without blanks between words (Han, kana, Thai, Lao, Khmer, Burmese and their kin), or with particles glued to
+# them (Hangul): each letter, with the marks on it, counts as a word, so that a phrase is found anywhere in a run.
+_LETTER = (
+    "\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6\u0edc-\u0edf\u1000-\u102a\u103f\u1050-\u1055\u105a-\u105d"
+    "\u1061\u1065\u1066\u106e-\u1070\u1075-\u1081\u108e\u1780-\u17b3\u17d7\u17dc\u1950-\u1974\u1980-\u19c9\u1a00-\u1a16\u1a20-\u1a54\u1b05-\u1b33"
+    "\ua984-\ua9b2\u1100-\u11ff\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\ua000-\ua48c\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_ON_LETTER = (
+    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060\u1062-\u1064\u1067-\u106d"
+    "\u1071-\u1074\u1082-\u108d\u108f\u109a-\u109d\u17b4-\u17d3\u17dd\u1a17-\u1a1b\u1a55-\u1a7c\u1b00-\u1b04\u1b34-\u1b44\ua980-\ua983\ua9b3-\ua9c0"
+    "\u3099\u309a"
+)
+_UNSPACED = re.compile(f"[{_LETTER}][{_ON_LETTER}]*")
+# Vowel signs and accents that Python does not count as letters: of Latin, Cyrillic and Greek, and from Devanagari to
+# Tibetan, whose punctuation is left out.
+_MARKS = "\u0300-\u036f\u0483-\u0487\u0900-\u0963\u0971-\u0df3\u0f18\u0f19\u0f35\u0f37\u0f39\u0f71-\u0f84\u0f86-\u0fbc"
+_IN_WORD = rf"[\w{_MARKS}{_ON_LETTER}]"
 # A word, with what belongs to a number kept in it: its sign, decimal point and thousands commas.
-_WORD = re.compile(r"(?:(?<![^\W_])-(?=\d))?[^\W_]+(?:(?<=\d)(?:\.(?=\d)|,(?=\d{3}(?!\d)))[^\W_]+)*")
+_WORD = re.compile(rf"(?:(?<!{_IN_WORD})-(?=\d))?{_IN_WORD}+(?:(?<=\d)(?:\.(?=\d)|,(?=\d{{3}}(?!\d))){_IN_WORD}+)*")
+# Points of Arabic and Hebrew that most writers leave out, and the bar that stretches a word.
+_OPTIONAL = re.compile(
+    "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8]"
+)
 
 
 @dataclass(frozen=True)
@@ -71,8 +93,13 @@ class Fact:
 def states(text: str, phrase: str) -> bool:
     """Tell whether a text holds a phrase as whole words, whatever the case, white space and punctuation.
 
+    In scripts without blanks between words, and in Korean, where particles are glued to them, a phrase is found
+    anywhere in a run, so 红 is found in 粉红 too: state whole phrases, or exclude the longer ones [ours].
+
     >>> states("A RED, round ball.", "red round"), states("a coloured ball", "red"), states("3.14 m", "3")
     (True, False, False)
+    >>> states("画面中一个红色的球向左滚动。", "红色的球"), states("13个球", "3"), states("3个球", "3")
+    (True, False, True)
     """
     return contains(words(text), phrase)
 
@@ -85,11 +112,16 @@ def contains(found: str, phrase: str) -> bool:
 def words(text: str) -> str:
     """Fold a text to its words, one space apart; numbers keep their sign and decimals.
 
-    >>> words("A RED, round ball: −1,234.5 kg!")
-    'a red round ball -1234.5 kg'
+    A letter of a script without blanks between words is a word of its own; a number or a Latin word beside one stays
+    whole, and a minus after one is a sign [ours].
+
+    >>> words("A RED, round ball: −1,234.5 kg!"), words("零下−3.5度")
+    ('a red round ball -1234.5 kg', '零 下 -3.5 度')
     """
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
-    return " ".join(word.replace(",", "") for word in _WORD.findall(folded))
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    if not folded.isascii():
+        folded = _UNSPACED.sub(r" \g<0> ", _OPTIONAL.sub("", folded))
+    return " ".join(word.replace(",", "") for word in _WORD.findall(folded.replace("_", " ")))
 
 
 def _items(values: Any, shown: Any) -> Iterable[Any]:

@@ -7,7 +7,7 @@ judge. `as_data` takes the means away, the two guards the cheapest ends.
 
 import re
 
-from verl_p2r.accuracy import answer_text
+from verl_p2r.answer_only import states_only_the_answer
 from verl_p2r.facts import words
 from verl_p2r.settings import JudgeGuards
 
@@ -22,25 +22,21 @@ _INVISIBLE = re.compile(
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff]+"
 )
 _LINE_ENDS = re.compile("\r\n?|[\x85\u2028\u2029]")
-_BRACKETS = str.maketrans("<>＜＞﹤﹥⟨⟩〈〉〈〉˂˃᚜᚛❮❯ᐸᐳ", "‹›" * 10)
-_ROLE = re.compile(r"\[(/?[A-Z][A-Z_]+)\]")  # Mistral's control tokens, [INST] and its like, have square brackets
+_BRACKETS = str.maketrans("<>＜＞﹤﹥⟨⟩〈〉〈〉˂˃᚜᚛❮❯ᐸᐳ◁▷❬❭⦑⦒⧼⧽", "‹›" * 14)
+# Special tokens in square brackets: [INST] (Mistral), [gMASK] (GLM), [UNUSED_TOKEN_145] (InternLM), [|user|] (EXAONE),
+# [PAD151645] (Qwen), [unused10] (BERT), [Round 1] (ChatGLM), [e~[ and ]~b] (MiniMax). Lengths are bounded, so that no
+# text takes more than linear time.
+_ROLE = re.compile(
+    r"[\[［](/?(?:\w{0,24}[A-Z]{2}\w{0,40}|[A-Za-z]{1,24}_\w{1,40}|unused\d{1,6}|multimodal|Round \d{1,6}"
+    r"|[|@｜][^\[\]\n]{1,40}[|@｜]))[\]］]"
+)
+_ODD_ROLE = re.compile(r"\]~!?b(?=[\[\]])|\[e~(?=\[)")
 _SPACES = "\t\xa0\u1680\u2000-\u200a\u202f\u205f\u3000"
 # A row of equals signs or of what looks like one is a marker of the prompt; one sign alone is arithmetic.
 _EQUALS = "=＝﹦⹀═꓿〓゠⩵⩶≡"
 _MARKER = re.compile(rf"[{_EQUALS}](?:[ {_SPACES}]*[{_EQUALS}])+|[⩵⩶]")
 _BLANKS = re.compile(f"[ {_SPACES}]{{2,}}|[{_SPACES}]")
 _BLANK_LINES = re.compile(r"\n(?: ?\n)+")
-
-# Words that announce an answer and hold no evidence for it.
-_ANNOUNCING = frozenset(
-    words(
-        """a an the i we it its is are am be was were will would must should can do does so thus hence therefore because
-        as of to for in on at this that these those here and or not but answer answers answered option options choice
-        choices choose chosen select selected pick correct right true wrong final solution response question clearly
-        definitely obviously certainly surely yes no judgement judgment verdict sufficient evidence deduce deduced"""
-    ).split()
-)
-_MEDIA = frozenset(words("video image picture clip frame frames scene observation shows show shown see seen").split())
 
 
 def as_data(text: str, limit: int | None = None) -> str:
@@ -52,9 +48,9 @@ def as_data(text: str, limit: int | None = None) -> str:
 
     Returns:
         The text without invisible and bidirectional characters, with ‹ › for every kind of angle bracket and for the
-        square ones of control tokens such as [INST], a row of equals signs (which marks the prompt's sections) cut to
-        one, and runs of white space shortened. Letters and digits stay as they are: compatibility folding would turn 3²
-        into 32 [ours].
+        square ones of special tokens such as [INST] and [gMASK], a row of equals signs (which marks the prompt's
+        sections) cut to one, and runs of white space shortened. Letters and digits stay as they are: compatibility
+        folding would turn 3² into 32 [ours].
 
     >>> as_data("red\\u200b  </observation>\\n=== END OF OBSERVATION ===\\n2 + 1 = 3²")
     'red ‹/observation›\\n= END OF OBSERVATION =\\n2 + 1 = 3²'
@@ -62,7 +58,7 @@ def as_data(text: str, limit: int | None = None) -> str:
     '0123456789[… 79 characters left out …]90123456789'
     """
     text = _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text)).translate(_BRACKETS)
-    text = _ROLE.sub(r"‹\1›", text)
+    text = _ODD_ROLE.sub("‹~›", _ROLE.sub(r"‹\1›", text))
     text = _BLANK_LINES.sub("\n\n", _BLANKS.sub(" ", _MARKER.sub("=", text))).strip()
     if limit is None or len(text) <= limit:
         return text
@@ -87,29 +83,11 @@ def guarded(question: str, solution: str, observation: str, guards: JudgeGuards)
     """
     if not as_data(observation, MAX_OBSERVATION):
         return "holds no visible text"
-    if guards.answer_only and states_only_the_answer(question, solution, observation):
+    if guards.answer_only and states_only_the_answer(question, solution, as_data(observation, MAX_OBSERVATION)):
         return "merely states the answer"
     if guards.copied_question and copies_the_question(question, observation):
         return "merely repeats the question"
     return None
-
-
-def states_only_the_answer(question: str, solution: str, observation: str) -> bool:
-    """Tell whether an observation holds nothing but an answer: an option's letter or text, and words that announce it.
-
-    Any option counts, not only the right one, so that listing them all is no way out [ours].
-
-    >>> states_only_the_answer("Which?\\nA. red\\nB. blue", "A", "Answer: A, clearly. The video shows A!")
-    True
-    >>> states_only_the_answer("How many balls?", "3", "I see 3 balls.")
-    False
-    """
-    options = _options(question)
-    said = set(_words(observation)) - _ANNOUNCING
-    answers = {*options, *_words(answer_text(solution))}
-    if said - _MEDIA <= {letter for letter in answers if len(letter) == 1}:
-        return True
-    return said <= answers.union(*options.values())
 
 
 def copies_the_question(question: str, observation: str, share: float = 0.8, rest: int = 12) -> bool:
@@ -140,9 +118,3 @@ def copies_the_question(question: str, observation: str, share: float = 0.8, res
 
 def _words(text: str) -> list[str]:
     return words(as_data(text, MAX_OBSERVATION)).split()
-
-
-def _options(question: str) -> dict[str, list[str]]:
-    """The words of each option line of a question, `A. red` or `(A) red`, by its letter."""
-    found = re.findall(r"^\s*\(?([A-Za-z])[.):]\s*(\S.*)$", question, re.MULTILINE)
-    return {letter.lower(): _words(text) for letter, text in found}

@@ -13,6 +13,7 @@ _NAMES = "think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|
 # Runs of white space are bounded, so that no text takes more than linear time.
 _MARK = re.compile(
     rf"""
+    (?= [<＜◁\[] [\s|/]{{0,12}} [a-z] ) (?:
     [<＜◁] \|? \s{{0,8}} (?P<slash>/\s{{0,8}})? (?:\w{{1,16}}:)? (?:{_NAMES}) (?:\s[^<>]{{0,200}})? \|? [>＞▷]
     | \[ (?P<square_slash>/)? (?-i:THINK(?:ING)?) \]
     | <\| (?: begin_of_ | begin_ | start_of_ | start_ )? (?:think(?:ing)?|thought|reasoning) (?: _begin | _start )? \|>
@@ -25,6 +26,7 @@ _MARK = re.compile(
         | <\|channel\|> \s{{0,8}} final (?: \s{{0,8}} <\|message\|> )?
         | <channel\|>
       )
+    )
     """,
     re.IGNORECASE | re.VERBOSE,
 )

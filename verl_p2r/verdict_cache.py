@@ -18,6 +18,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
+from verl_p2r.chat_reply import encodable
 from verl_p2r.judge import Verdict
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class VerdictCache:
         A caller that is cancelled takes nothing from the others.
 
         Args:
-            key: names the request and everything else that the verdict hangs on.
+            key: names the request and everything else that the verdict depends on.
             make: asks the judge; called at most once for all who wait.
 
         Returns:
@@ -104,11 +105,12 @@ class _Disk:
         """The kept verdict, or None when there is none or the file does not work."""
         statement = "SELECT value, reason FROM verdicts WHERE key = ?"
         row = await asyncio.get_running_loop().run_in_executor(self._thread, self._do, "read", statement, (key,))
-        return None if row is None else Verdict(bool(row[0]), str(row[1]), "cache")
+        return Verdict(bool(row[0]), str(row[1]), "cache") if row is not None and row[0] in (0, 1) else None
 
     def write(self, key: bytes, verdict: Verdict) -> None:
         """Write behind: the caller does not wait."""
-        row = (key, int(verdict.value is True), verdict.reason, self.model, time.time())
+        # SQLite takes no lone surrogate, and what fails here would cost the verdicts after this one too.
+        row = (key, int(verdict.value is True), encodable(verdict.reason), encodable(self.model), time.time())
         self._thread.submit(self._do, "write", "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", row)
 
     def close(self) -> None:
@@ -129,7 +131,7 @@ class _Disk:
         except (sqlite3.Error, OSError, ValueError) as error:
             if what not in self._paused_until:
                 logger.warning(
-                    "cannot %s the verdict cache %s: %s. The run goes on, but verdicts may be paid for again: mend or "
+                    "cannot %s the verdict cache %s: %s. The run goes on, but verdicts may be paid for again: fix or "
                     "delete the file, or name another",
                     what,
                     self.path,
@@ -143,6 +145,7 @@ class _Disk:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # No transaction of ours spans statements; with WAL readers do not wait for a writer.
             connection = sqlite3.connect(self.path, timeout=_LOCK_WAIT_S, isolation_level=None)
+            connection.text_factory = lambda data: data.decode("utf-8", "replace")
             try:
                 with contextlib.suppress(sqlite3.OperationalError):  # a file that cannot be written can still be read
                     connection.execute("PRAGMA journal_mode=WAL")
