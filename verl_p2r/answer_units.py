@@ -38,8 +38,8 @@ _UNITS = {
     "gallon": "gal gallon gallons",
     "cup": "cup cups 杯",
     "degree": "° deg degs degree degrees 度 도",
-    "celsius": "° °c C celsius centigrade degrees-celsius degree-celsius degrees-c 度 摄氏度 ℃ 도",
-    "fahrenheit": "° °f F fahrenheit degrees-fahrenheit degree-fahrenheit degrees-f 华氏度",
+    "celsius": "° degree degrees °c C celsius centigrade degrees-celsius degree-celsius degrees-c 度 摄氏度 ℃ 도",
+    "fahrenheit": "° degree degrees °f F fahrenheit degrees-fahrenheit degree-fahrenheit degrees-f 华氏度",
     "kelvin": "kelvin kelvins",
     "radian": "rad rads radian radians",
     "percent": "% percent per-cent pct percentage 퍼센트",
@@ -130,7 +130,7 @@ _ALIASES = {
 Unit = tuple[tuple[frozenset[str], int], ...]
 """Factors of a unit: what each may be, and its power; m/s² is `(({metre}, 1), ({second}, -2))`."""
 
-_PART = re.compile(r"(?:(square|sq|平方)|(cubic|cu|立方))?\.?\s?([^\d^]+?)\s?\^?([23])?")
+_PART = re.compile(r"(?:(square |sq\.? |平方)|(cubic |cu\.? |立方))?([^\d^]+?)\s?\^?([23])?")
 
 UNITS: dict[str, frozenset[str]] = {}
 """Spelling, lower case but for single letters, blanks as hyphens → the units that it may mean."""
