@@ -64,11 +64,8 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 
 _MARKDOWN = [
     (re.compile(r"```(?:[a-z]{0,12}\n)?([^`]*)```"), r"\1"),
-    (re.compile(r"(?<![A-Za-z0-9*])\*\*\*([^*\n]+)\*\*\*(?![A-Za-z0-9*])"), r"\1"),
-    (re.compile(r"(?<![A-Za-z0-9*])\*\*([^*\n]+)\*\*(?![A-Za-z0-9*])"), r"\1"),
-    (re.compile(r"(?<![A-Za-z0-9*])\*([^*\n]+)\*(?![A-Za-z0-9*])"), r"\1"),
-    (re.compile(r"(?<![A-Za-z0-9_])__([^_\n]+)__(?![A-Za-z0-9_])"), r"\1"),
-    (re.compile(r"(?<![A-Za-z0-9_])_([^_\n]+)_(?![A-Za-z0-9_])"), r"\1"),
+    (re.compile(r"(?<![A-Za-z0-9*])(\*{1,4})([^*\n]+)\1(?![A-Za-z0-9*])"), r"\2"),
+    (re.compile(r"(?<![A-Za-z0-9_])(_{1,3})([^_\n]+)\1(?![A-Za-z0-9_])"), r"\2"),
     (re.compile(r"(?<![A-Za-z0-9`])`([^`\n]+)`(?![A-Za-z0-9`])"), r"\1"),
     (re.compile(r"^(?:#{1,6}|>|[*+×](?! ?\d))[ \t]+", re.MULTILINE), ""),
     (re.compile(r"^-[ \t]+(?=[^\d\s.$€£¥])", re.MULTILINE), ""),  # "- 5" is minus five

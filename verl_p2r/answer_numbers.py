@@ -106,7 +106,7 @@ def _sign_and_currency(text: str) -> tuple[bool, Unit | None, str]:
         if pattern is _SIGN:
             signs = match[0]
         else:
-            currency = read_unit(match[0])
+            currency = read_unit(match[0].rstrip("."))
     return signs.startswith("-"), currency, text
 
 

@@ -52,8 +52,8 @@ _ALONE = re.compile(
     r"(?P<start>(?:^|[.!?:\n\x22] ?))?(?<![A-Za-z0-9_'.&-])(?P<name>[A-Z]|[IVX]{2,4})(?![A-Za-z0-9_'&-]|\.[A-Za-z])"
     r"(?P<after> [a-z]+)?"
 )
-_AFTER_A_LABEL = """or and nor but is was are would seems could can may might should will because since as if then than too
-also maybe perhaps possibly instead over vs versus not rather it the option answer choice"""
+_AFTER_A_LABEL = """or and nor but is was are would seems could can may might should will because since as if then than
+too also maybe perhaps possibly instead over vs versus not rather a an it the option answer choice"""
 _NOT_AN_ARTICLE = frozenset(_AFTER_A_LABEL.split())
 
 _SEPARATORS = re.compile(r"[,;/|\n()=?!]|[-.] |->|--| or | and | then | vs |或者?|以及|和")
