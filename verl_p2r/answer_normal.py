@@ -30,8 +30,8 @@ _CHARACTERS = str.maketrans(
         **{chr(0x2460 + i): f"({i + 1})" for i in range(20)},  # ① to ⑳, which NFKC would make bare digits
         **{chr(0x24B6 + i): f"({chr(65 + i)})" for i in range(26)},  # Ⓐ to Ⓩ
         **{letter: f" {unicodedata.normalize('NFKC', letter).replace('⁄', '/')}" for letter in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"},
-        "。": ".",
-        "、": ",",
+        "。": ". ",
+        "、": ", ",
         "∶": ":",
         "٪": "%",
         "٫": ".",
@@ -64,10 +64,8 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 
 _MARKDOWN = [
     (re.compile(r"```(?:[a-z]{0,12}\n)?([^`]*)```"), r"\1"),
-    (re.compile(r"(?<![A-Za-z0-9*])\*\*([^*\n]+)\*\*(?![A-Za-z0-9*])"), r"\1"),
-    (re.compile(r"(?<![A-Za-z0-9*])\*([^*\n]+)\*(?![A-Za-z0-9*])"), r"\1"),
-    (re.compile(r"(?<![A-Za-z0-9_])__([^_\n]+)__(?![A-Za-z0-9_])"), r"\1"),
-    (re.compile(r"(?<![A-Za-z0-9_])_([^_\n]+)_(?![A-Za-z0-9_])"), r"\1"),
+    (re.compile(r"(?<![A-Za-z0-9*])(\*{1,4})([^*\n]+)\1(?![A-Za-z0-9*])"), r"\2"),
+    (re.compile(r"(?<![A-Za-z0-9_])(_{1,3})([^_\n]+)\1(?![A-Za-z0-9_])"), r"\2"),
     (re.compile(r"(?<![A-Za-z0-9`])`([^`\n]+)`(?![A-Za-z0-9`])"), r"\1"),
     (re.compile(r"^(?:#{1,6}|>|[*+×](?! ?\d))[ \t]+", re.MULTILINE), ""),
     (re.compile(r"^-[ \t]+(?=[^\d\s.$€£¥])", re.MULTILINE), ""),  # "- 5" is minus five
@@ -77,7 +75,7 @@ _QUOTED = re.compile(r"""(["'])([^"']+)\1\.?""")
 _SPACES = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n\s*")
 
-_QUALIFIED = r"(?:(?:my|the|your|our|a|final|correct|right|best|most|likely|appropriate|accurate|suitable|true)\s){0,5}"
+_QUALIFIED = r"(?:(?:my|the|your|our|final|correct|right|best|most|likely|appropriate|accurate|suitable|true)\s){0,5}"
 _LEAD = (
     r"(?:(?:so|thus|hence|therefore|then|finally|overall|in conclusion|in summary|ok|okay|well|yes)\b\s?[,:]?\s?){0,2}"
 )

@@ -75,7 +75,7 @@ def read_quantity(text: str) -> Quantity | None:
     for pattern in (_ASSIGNED, _APPROXIMATELY):
         text = text[match.end() :] if (match := pattern.match(text)) else text
     if match := _BRACKETED.fullmatch(text):
-        text = match[1] or match[2] or ""
+        text = (match[1] or match[2] or "").strip()
     text = _CLOSING.sub("", text)
     negative, currency, text = _sign_and_currency(text)
     read = _value(text)
@@ -106,7 +106,7 @@ def _sign_and_currency(text: str) -> tuple[bool, Unit | None, str]:
         if pattern is _SIGN:
             signs = match[0]
         else:
-            currency = read_unit(match[0])
+            currency = read_unit(match[0].rstrip("."))
     return signs.startswith("-"), currency, text
 
 

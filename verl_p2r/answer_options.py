@@ -47,14 +47,17 @@ _JOINED = re.compile(
     r"(?= ?(?:[.,;:)\]/|&?!\n\x22']|$|or\b|and\b|或|和))",
     re.IGNORECASE,
 )
-# A capital that stands alone is a label too, save the article and initials.
-_ALONE = re.compile(r"(?<![\w'.&-])(?P<name>[A-Z]|[IVX]{2,4})(?![\w'&-]|\.\w)(?P<after> [a-z]+)?")
-_NOT_AN_ARTICLE = frozenset(
-    {" or", " and", " is", " nor", " but", " because", " since", " as", " would", " seems", " was"}
+# A capital that stands alone is a label too, save initials, and an article at the beginning of a sentence.
+_ALONE = re.compile(
+    r"(?P<start>(?:^|[.!?:\n\x22] ?))?(?<![A-Za-z0-9_'.&-])(?P<name>[A-Z]|[IVX]{2,4})(?![A-Za-z0-9_'&-]|\.[A-Za-z])"
+    r"(?P<after> [a-z]+)?"
 )
+_AFTER_A_LABEL = """or and nor but is was are would seems could can may might should will because since as if then than
+too also maybe perhaps possibly instead over vs versus not rather a an it the option answer choice"""
+_NOT_AN_ARTICLE = frozenset(_AFTER_A_LABEL.split())
 
-_SEPARATORS = re.compile(r"[,;/|\n]| or | and |或者?|以及|和")
-_ARTICLE = re.compile(r"(?:a|an|the) (?=\S)")
+_SEPARATORS = re.compile(r"[,;/|\n()=?!]|[-.] |->|--| or | and | then | vs |或者?|以及|和")
+_ARTICLE = re.compile(r"^(?:a|an|the) (?=\S)")
 _COMMON = frozenset({"yes", "no", "none", "both", "all", "true", "false", "neither", "either"})
 
 
@@ -88,7 +91,7 @@ class Options:
     def folds(self) -> tuple[tuple[str, ...], ...]:
         """The texts folded more and more: as written, without their dress, without an article."""
         keys = tuple(map(_key, self.texts))
-        return tuple(map(_case, self.texts)), keys, tuple(_ARTICLE.sub("", key, count=1) for key in keys)
+        return tuple(map(_case, self.texts)), keys, tuple(_ARTICLE.sub("", key) for key in keys)
 
     def place_of(self, name: str) -> int | None:
         """The place of the option that a label names."""
@@ -97,7 +100,8 @@ class Options:
     def places_of_text(self, text: str) -> list[int]:
         """The places of the options whose text this is: as written, failing that without dress, or without article."""
         key = _key(text)
-        for fold, wanted in zip(self.folds, (_case(text), key, _ARTICLE.sub("", key, count=1)), strict=True):
+        bare = key if "\n" in text else _ARTICLE.sub("", key)  # an A on a line of its own is a label
+        for fold, wanted in zip(self.folds, (_case(text), key, bare), strict=True):
             if wanted and (places := [place for place, own in enumerate(fold) if own == wanted]):
                 return places
         return []
@@ -233,25 +237,30 @@ def _names(text: str, patterns: Sequence[re.Pattern[str]]) -> Iterator[str]:
         for match in pattern.finditer(text):
             groups = match.groupdict()
             name = groups["name"] or groups["half"]
-            article = name.upper() == "A" and groups.get("after") and groups["after"] not in _NOT_AN_ARTICLE
-            pronoun = name == "I" and pattern is _ALONE
-            if not article and not pronoun:
+            before_a_word = (groups.get("after") or "").strip() not in {"", *_NOT_AN_ARTICLE}
+            if before_a_word and (name == "a" or (name == "A" and groups.get("start") is not None)):
+                continue  # an article
+            if name != "I" or pattern is not _ALONE:
                 yield name
 
 
 def _holds_another(text: str, place: int, options: Options, *, segments_only: bool) -> bool:
-    """Tell whether a text holds the text of another option than the one at a place."""
+    """Tell whether a text holds the text of another option than the one at a place.
+
+    A text of several words counts wherever it stands, one of a single word where it stands between separators; with
+    `segments_only` false it counts anywhere too, unless it is too common a word.
+    """
     if not options.texts:
         return False
     keys, bare = options.folds[1], options.folds[2]
     whole = _key(text)
-    segments = {_ARTICLE.sub("", _key(segment), count=1) for segment in _SEPARATORS.split(text)}
+    segments = {_ARTICLE.sub("", _key(segment)) for segment in _SEPARATORS.split(text)}
     for other, (key, plain) in enumerate(zip(keys, bare, strict=True)):
         if other == place or not key or key in keys[place]:
             continue
         if plain in segments:
             return True
-        if segments_only or key in _COMMON or len(key) == 1 or key.isdigit():
+        if " " not in plain and (segments_only or key in _COMMON or len(key) == 1 or key.isdigit()):
             continue
         if re.search(rf"(?<![a-z0-9]){re.escape(plain)}(?![a-z0-9])", whole):
             return True

@@ -29,17 +29,17 @@ _UNITS = {
     "day": "day days 天 日 日間 일",
     "week": "week weeks wk wks 周 週 星期 週間 주",
     "month": "month months mo 个月 個月 月 ヶ月 か月 개월",
-    "year": "year years yr yrs 年 岁 歲 歳 years-old y.o. 년 살 세",
+    "year": "year years yr yrs 年 岁 歲 歳 years-old y.o 년 살 세",
     "o'clock": "o'clock 点 點 时 時",
-    "a.m.": "am a.m. a.m",
-    "p.m.": "pm p.m. p.m",
+    "a.m.": "am a.m",
+    "p.m.": "pm p.m",
     "litre": "L liter liters litre litres 升 公升 リットル 리터",
     "millilitre": "ml milliliter milliliters millilitre millilitres cc 毫升",
     "gallon": "gal gallon gallons",
     "cup": "cup cups 杯",
     "degree": "° deg degs degree degrees 度 도",
-    "celsius": "° °c C celsius centigrade degrees-celsius degree-celsius degrees-c 度 摄氏度 ℃ 도",
-    "fahrenheit": "° °f F fahrenheit degrees-fahrenheit degree-fahrenheit degrees-f 华氏度",
+    "celsius": "° degree degrees °c C celsius centigrade degrees-celsius degree-celsius degrees-c 度 摄氏度 ℃ 도",
+    "fahrenheit": "° degree degrees °f F fahrenheit degrees-fahrenheit degree-fahrenheit degrees-f 华氏度",
     "kelvin": "kelvin kelvins",
     "radian": "rad rads radian radians",
     "percent": "% percent per-cent pct percentage 퍼센트",
@@ -53,7 +53,7 @@ _UNITS = {
     "penny": "pence penny",
     "yuan": "¥ cny rmb yuan 元 元人民币 块 块钱 圆",
     "yen": "¥ jpy yen 円 日元 엔",
-    "rupee": "₹ inr rs rs. rupee rupees",
+    "rupee": "₹ inr rs rupee rupees",
     "won": "₩ krw won 원",
     "rouble": "₽ rub ruble rubles rouble roubles",
     "real": "r$ brl",
@@ -130,7 +130,7 @@ _ALIASES = {
 Unit = tuple[tuple[frozenset[str], int], ...]
 """Factors of a unit: what each may be, and its power; m/s² is `(({metre}, 1), ({second}, -2))`."""
 
-_PART = re.compile(r"(?:(square|sq|平方)|(cubic|cu|立方))?\.?\s?([^\d^]+?)\s?\^?([23])?")
+_PART = re.compile(r"(?:(square |sq\.? |平方)|(cubic |cu\.? |立方))?([^\d^]+?)\s?\^?([23])?")
 
 UNITS: dict[str, frozenset[str]] = {}
 """Spelling, lower case but for single letters, blanks as hyphens → the units that it may mean."""
