@@ -23,7 +23,7 @@ from verl_p2r.chat_client import Unanswered
 from verl_p2r.rows import RowError
 
 _NEVER = (401, 403, 404)  # wrong key, wrong model: refused for every record
-SILENT = 20  # consecutive unanswered records (or `concurrency`, if larger) after which the server counts as down
+SILENT = 20  # consecutive unanswered records (or `concurrency`, if larger) after which the server is checked
 
 _AGAIN = RowError(
     "", "no reply", "there is no reply to it as it is now; it or its medium changed while the step ran: start again"
@@ -54,6 +54,14 @@ class Asker(Protocol):
         Raises:
             Unanswered: no reply came.
             RowError: the record cannot be asked about.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Ask something that whoever works can answer: called when many records in a row got no reply.
+
+        Raises:
+            NobodyReplies, Unanswered: there is no reply to that either.
         """
         ...
 
@@ -268,6 +276,17 @@ async def _ask_each(step: str, records: Iterable[Record], asker: Asker, asked: A
     tasks: set[asyncio.Task[None]] = set()
     stop: list[Exception] = []
 
+    async def answered_otherwise() -> bool:
+        """Whether the silence, if it has lasted, is the fault of the records and not of whoever is asked."""
+        if asked.silent < max(SILENT, asker.concurrency):
+            return True
+        asked.silent = 0  # one check at a time
+        try:
+            await asker.check()
+        except (NobodyReplies, Unanswered):
+            return False
+        return True
+
     async def one(question: Question) -> None:
         try:
             asked.replied(question, await asker.ask(question.record))
@@ -278,7 +297,7 @@ async def _ask_each(step: str, records: Iterable[Record], asker: Asker, asked: A
                 asked.refused(question, str(error))
             else:
                 asked.no_reply(question, str(error))
-            if error.status in _NEVER or asked.silent >= max(SILENT, asker.concurrency):
+            if error.status in _NEVER or not await answered_otherwise():
                 stop.append(NobodyReplies(f"{step}: {error}. What has come so far is kept: fix it and start again"))
         except RowError as error:
             asked.unusable(question, error)

@@ -111,6 +111,9 @@ class Generator:
         parts = [*media.parts, {"type": "text", "text": prompt_of(record, self.template)}]
         return {"output": await self.client.complete(parts, text_of, **media.body)}
 
+    async def check(self) -> None:
+        await self.client.complete("Reply with the word yes.", text_of)
+
     async def _reach(self) -> None:
         try:
             await self.client.reach()

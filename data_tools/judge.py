@@ -103,6 +103,11 @@ class Sufficiency:
         reason = verdict.reason.encode("utf-8", "replace").decode()  # half an emoji does not spoil a verdict
         return {"value": verdict.value, "reason": reason, "source": verdict.source.replace("cache", "judge")}
 
+    async def check(self) -> None:
+        if getattr(self.judge, "ask_anew", None) is None:
+            raise NobodyReplies("the judge cannot be asked a known question")
+        await self._check()
+
     async def _check(self) -> None:
         try:
             if isinstance(self.judge, OpenAIJudge):
