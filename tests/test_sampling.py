@@ -29,7 +29,7 @@ TICKS = {  # milliseconds between frames, in turn
     "jumps": [20, 33, 100, 400] * 8,
     "long last frames": [100] * 10 + [9000] * 2,
 }
-ENDINGS = {"mp4": "libx264", "mkv": "libx264", "mov": "mpeg4", "webm": "libvpx", "flv": "libx264"}
+ENDINGS = {"mp4": "libx264", "mkv": "libx264", "mov": "libx264", "webm": "libvpx", "flv": "libx264"}
 
 
 def write(path, ticks, codec="libx264"):
@@ -38,6 +38,7 @@ def write(path, ticks, codec="libx264"):
         stream = container.add_stream(codec, rate=25)
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 4_000_000  # greys four levels apart stay apart
         stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
         stream.codec_context.thread_count = 1
         time = 0
@@ -91,9 +92,8 @@ def test_frames_are_the_nearest_to_even_times(variable):
 @pytest.mark.parametrize(("start", "end"), [(0.0, 0.8), (0.5, 6.0), (3.0, None), (None, 3.0)])
 def test_cuts_are_made_by_the_clock(variable, start, end):
     times = true_times(variable)
-    within = [
-        i for i, t in enumerate(times) if (start or 0) - 0.0005 <= t <= (end if end is not None else 1e9) + 0.0005
-    ]
+    earliest, latest = (start or 0) - 0.0005, (1e9 if end is None else end) + 0.0005
+    within = [i for i, time in enumerate(times) if earliest <= time <= latest]
     rules = {name: value for name, value in (("video_start", start), ("video_end", end)) if value is not None}
     element = {"video": variable, "fps": 4.0, "max_frames": 8, "min_frames": 2, **rules}
     if len(within) < 2:
@@ -228,7 +228,6 @@ RULES = [
     *({"max_pixels": value} for value in (0, -1, "9", float("nan"))),
     {"max_pixels": 2**62, "min_pixels": 2**60},
     *({"resized_height": side, "resized_width": side} for side in (0, -28, 10**6, "56", float("inf"))),
-    {"resized_height": 16000, "resized_width": 16000},
     {"total_pixels": float("nan")},
     {"min_pixels": 1 << 33, "max_pixels": 1 << 34},
 ]

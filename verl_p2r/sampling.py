@@ -19,6 +19,7 @@ from verl_p2r import torchvision_ops
 from verl_p2r.media_source import RulesError, name_of
 
 NOMINAL_FPS = 1000.0  # of the metadata of a file of variable rate: its frames are numbered by milliseconds
+ROUNDING = 1e-6  # seconds: a frame at 0.5 s may have a float below it as its time
 FRAME_LIST_FPS = 2.0  # frames per second of a list of frames that does not say `sample_fps`, as in qwen-vl-utils
 MOST = {  # the largest value of each rule that is taken for one
     "fps": 1000,
@@ -127,7 +128,7 @@ def _sample_by_time(rules: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[in
     qwen, times = torchvision_ops.qwen(), np.asarray(info.times)
     shown, end = times[:-1], times[-1]
     start, stop = rules.get("video_start") or 0.0, rules.get("video_end", end)
-    within = np.flatnonzero((shown >= start) & (shown <= stop))
+    within = np.flatnonzero((shown >= start - ROUNDING) & (shown <= stop + ROUNDING))
     if len(within) < qwen.FRAME_FACTOR:
         raise ValueError(f"from {start:g} s to {stop:g} s of {end:g} s it shows {len(within)} frames")
     first, last = int(within[0]), int(within[-1])
