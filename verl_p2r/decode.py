@@ -84,6 +84,9 @@ def fetch_video(element: Mapping[str, Any], patch_size: int) -> tuple[torch.Tens
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2.functional import resize
 
+    if isinstance(element["video"], list):
+        frames = vision_process.fetch_video(dict(element), patch_size, return_video_metadata=True)
+        return frames[0].byte(), frames[1]
     read = vision_process.VIDEO_READER_BACKENDS[vision_process.get_video_reader_backend()]
     video, metadata, _ = read(dict(element))
     size = frame_size(element, len(video), (video.shape[-2], video.shape[-1]), patch_size)

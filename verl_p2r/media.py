@@ -221,6 +221,9 @@ def sample_frames(element: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[in
     """
     from qwen_vl_utils.vision_process import FRAME_FACTOR, calculate_video_frame_range, smart_nframes
 
+    if isinstance(element["video"], list):  # the frames are chosen already
+        frames = [*range(info.frames), *[info.frames - 1] * (info.frames % FRAME_FACTOR)]
+        return tuple(frames), len(frames), info.fps
     rules = dict(element)
     try:
         first, last, total = calculate_video_frame_range(rules, info.frames, info.fps)

@@ -5,19 +5,47 @@ import os
 import struct
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import av
 from av.stream import Disposition
 from PIL import Image
 
+from verl_p2r.local_files import is_local_file
 from verl_p2r.media import MediaError, VideoInfo
 
 TIMEOUT_VARIABLE = "VERL_P2R_MEDIA_TIMEOUT"
 TIMEOUT = 60.0  # seconds to read one file, where the variable sets no other
+
+
+def probe_element(element: Mapping[str, Any]) -> VideoInfo | tuple[int, int]:
+    """Look at a canonical element's medium: its `VideoInfo`, or of an image height and width.
+
+    Raises:
+        MediaError: it is missing, or cannot be read.
+    """
+    source = element["video" if "video" in element else "image"]
+    if "image" in element:
+        return _probe_image(source)
+    if isinstance(source, list):
+        sizes = [_probe_image(frame) for frame in source]
+        return VideoInfo(len(source), float(element.get("sample_fps") or 2.0), *sizes[0])
+    return probe_video(source)
+
+
+def _probe_image(source: str | bytes) -> tuple[int, int]:
+    name = source if isinstance(source, str) else f"<{len(source)} bytes>"
+    if isinstance(source, str) and not is_local_file(source):
+        raise MediaError(f"{name}: cannot be opened as an image (No such file)")
+    try:
+        with Image.open(source if isinstance(source, str) else BytesIO(source)) as image:
+            image.load()
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"{name}: cannot be opened as an image ({error})") from error
 
 
 def probe_video(path: str) -> VideoInfo:
@@ -146,7 +174,7 @@ def open_video(path: str, **options: str) -> Iterator[tuple[Any, Any, Callable[[
     Raises:
         MediaError: the file is missing, no container PyAV can open, without a video stream, or too slow.
     """
-    if not Path(path).is_file():
+    if isinstance(path, str) and not is_local_file(path):
         raise MediaError(f"{path}: no such file (videos are read from local paths)")
     seconds = _timeout()
     deadline = time.monotonic() + seconds

@@ -23,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from verl_p2r.decode import fetch_video, install_reader
 from verl_p2r.frame_cache import FrameCache
+from verl_p2r.images import fetch_image
 from verl_p2r.settings import merge
 
 install_reader()
@@ -177,6 +178,29 @@ def sources_in(messages: Sequence[Mapping[str, Any]], patch_size: int) -> list[S
             return None
         sources.append(Source(kind, json.dumps(element, sort_keys=True), patch_size))
     return sources
+
+
+def decode_in(messages: Sequence[Mapping[str, Any]], patch_size: int) -> dict[str, list[Any]]:
+    """Decode the media of a conversation without a cache: those that strings do not name.
+
+    Args:
+        messages: with canonical elements as parts.
+        patch_size: pixels.
+
+    Returns:
+        For `image` and `video` the media in their order, as `Source.decode` gives them.
+
+    Raises:
+        MediaError: one cannot be read.
+    """
+    media: dict[str, list[Any]] = {"image": [], "video": []}
+    for message in messages:
+        content = message["content"]
+        for part in content if isinstance(content, list) else ():
+            if part.get("type") in media:
+                fetch = fetch_image if part["type"] == "image" else fetch_video
+                media[part["type"]].append(fetch(part, patch_size))
+    return media
 
 
 def _identity(medium: Any) -> Any:
