@@ -20,7 +20,7 @@ from verl_p2r.errors import RowError
 from verl_p2r.local_files import is_local_file
 from verl_p2r.reading import RawRecord, read_values
 from verl_p2r.records import Question, read_question
-from verl_p2r.template import parse_response
+from verl_p2r.responses import inside, response_of
 from verl_p2r.truths import AGREEMENT as AGREEMENT
 from verl_p2r.values import is_unset, plain, read_number, shown
 
@@ -152,25 +152,8 @@ class Record:
 
     @property
     def response(self) -> str | None:
-        """The response in the template; None without one.
-
-        `output` or `process` where it keeps to the template, else the parts put together: `observation`, the thinking
-        of `process`, and the solution [ours].
-        """
-        for text in (self.output, self.process):
-            if text is not None and "<observation>" in text:
-                parsed = parse_response(text)
-                if parsed.perception_well_formed and parsed.reasoning_well_formed:
-                    return text.strip()
-        if not self.observation or not self.process:
-            return None
-        observation, thinking = _inside(self.observation, "observation"), _inside(self.process, "think")
-        text = (
-            f"<observation>{observation}</observation>\n<think>{thinking}</think>\n"
-            f"<answer>{_inside(self.solution, 'answer')}</answer>"
-        )
-        parsed = parse_response(text)
-        return text if parsed.perception_well_formed and parsed.reasoning_well_formed else None
+        """The response in the template; None without one. See `verl_p2r.responses.response_of`."""
+        return response_of(self.output, self.process, self.observation, self.solution)
 
     def question(self, root: Path | None = None) -> Question:
         """The record's question, with a folder in front of its medium's path."""
@@ -200,7 +183,7 @@ class Record:
         """Refuse a record whose `answer` is another than its `solution`."""
         if self.answer is None:
             return
-        answer, solution = _inside(self.answer, "answer"), _inside(self.solution, "answer")
+        answer, solution = inside(self.answer, "answer"), inside(self.solution, "answer")
         if answer.casefold() == solution.casefold():
             return
         if answer_accuracy(self.problem_type, answer, solution, options=self.options) < AGREEMENT:
@@ -327,12 +310,6 @@ def _truth(raw: Mapping[str, Any], name: str) -> bool | None:
     if truth is None:
         raise RowError(name, "no truth value", f"field {name} is {_short(value)}: give true or false, or leave it out")
     return truth
-
-
-def _inside(text: str, tag: str) -> str:
-    """What stands inside the first block of a tag; the text itself when there is none."""
-    _, opened, rest = text.partition(f"<{tag}>")
-    return (rest.partition(f"</{tag}>")[0] if opened else text).strip()
 
 
 def _short(value: Any) -> str:

@@ -23,7 +23,8 @@ from data_tools.folders import whole_folder, write_manifest
 from data_tools.media_check import MediaCheck, medium_error
 from data_tools.records import Record, Records
 from data_tools.rejects import Reject, RejectLog
-from verl_p2r.records import SCHEMA, PromptTemplate, question_columns
+from verl_p2r import records
+from verl_p2r.records import NO_RESPONSE, SCHEMA, PromptTemplate, question_columns
 from verl_p2r.rows import RowError
 
 Kind = Literal["sft", "rl"]
@@ -32,12 +33,7 @@ GROUP_ROWS, GROUP_CHARACTERS = 4096, 1 << 24  # of a row group, whichever comes 
 
 _EXTRA = pa.struct([*SCHEMA.field("extra_info").type, pa.field("split", pa.string()), pa.field("extra", pa.string())])
 RL_SCHEMA = SCHEMA.set(SCHEMA.get_field_index("extra_info"), pa.field("extra_info", _EXTRA))
-SFT_SCHEMA = pa.schema(
-    [
-        pa.field("messages", SCHEMA.field("prompt").type),
-        *(RL_SCHEMA.field(name) for name in ("images", "videos", "data_source", "extra_info")),
-    ]
-)
+SFT_SCHEMA = records.SFT_SCHEMA.set(records.SFT_SCHEMA.get_field_index("extra_info"), pa.field("extra_info", _EXTRA))
 SCHEMAS: Mapping[Kind, pa.Schema] = {"sft": SFT_SCHEMA, "rl": RL_SCHEMA}
 
 
@@ -211,12 +207,7 @@ def row_of(
         return columns
     response = record.response
     if response is None:
-        raise record.error(
-            "output",
-            "no response",
-            "there is no response in the template, nor an observation and a process to make one of: generate it, or "
-            "export for rl",
-        )
+        raise record.error("output", "no response", NO_RESPONSE)
     messages = [*columns["prompt"], {"role": "assistant", "content": response}]
     return {"messages": messages} | {name: columns[name] for name in SFT_SCHEMA.names[1:]}
 

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from verl_p2r.data_settings import DataSettings
+from verl_p2r.errors import RowError
 from verl_p2r.media import EVALUATION, TRAINING
 
 
@@ -46,15 +47,28 @@ def test_a_wrong_value_is_named(mapping, message):
     [
         ("./STAR/a.mp4", "/data/STAR/a.mp4"),
         ("a.mp4", "/data/a.mp4"),
-        ("/other/a.mp4", "/other/a.mp4"),
-        ("file:///other/a.mp4", "file:///other/a.mp4"),
-        ("https://host/a.mp4", "https://host/a.mp4"),
-        (["1.png", "2.png"], ["1.png", "2.png"]),
+        ("/data/a.mp4", "/data/a.mp4"),
+        (["1.png", "./2.png"], ["/data/1.png", "/data/2.png"]),
     ],
 )
 def test_relative_paths_start_from_the_media_root(source, joined):
-    assert DataSettings(media_root="/data").element({"video": source}, None) == {"video": joined}
-    assert DataSettings().element({"video": source}, None) == {"video": source}
+    assert DataSettings(media_root="/data").element({"video": source}, None)["video"] == joined
+
+
+@pytest.mark.parametrize("source", ["/other/a.mp4", "file:///other/a.mp4", "../a.mp4"])
+def test_paths_leave_the_media_root_only_where_the_settings_allow_it(source):
+    with pytest.raises(RowError, match=r"outside the media root /data: .* set data\.p2r\.allow_outside_media_root"):
+        DataSettings(media_root="/data").element({"video": source}, None)
+    settings = DataSettings(media_root="/data", allow_outside_media_root=True)
+    assert settings.element({"video": source}, None)["video"] in ("/other/a.mp4", "/data/../a.mp4")
+    DataSettings().element({"video": source}, None)
+
+
+def test_urls_are_read_only_where_the_settings_allow_it():
+    with pytest.raises(RowError, match=r"names a URL, 'https://host/a\.mp4': .* set data\.p2r\.allow_urls"):
+        DataSettings().element({"video": "https://host/a.mp4", "allow_urls": True}, None)
+    element = DataSettings(allow_urls=True).element({"video": "HTTPS://host/a.mp4"}, None)
+    assert element == {"type": "video", "video": "https://host/a.mp4", "allow_urls": True}
 
 
 def test_an_element_is_filled_and_the_rows_own_stays_as_it_is():

@@ -2,6 +2,7 @@
 """Screening finds each row that cannot work, for its own reason, and no other."""
 
 import shutil
+from decimal import Decimal
 
 import av
 import numpy as np
@@ -11,10 +12,11 @@ from PIL import Image
 from verl_p2r import screening
 from verl_p2r.media import VideoInfo, VisionSpec
 from verl_p2r.rows import RowError
-from verl_p2r.screening import Limit, Medium, Sample, screen
+from verl_p2r.screening import Limit, Medium, Sample, media_in, screen
 
 SPEC = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
 VIDEO, IMAGE = "<|video_pad|>", "<|image_pad|>"
+SIZE = {"resized_height": 112, "resized_width": 112}
 
 
 def words(text):
@@ -23,7 +25,7 @@ def words(text):
 
 
 def video(path, **rules) -> Medium:
-    return Medium("videos", {"type": "video", "video": str(path), "resized_height": 112, "resized_width": 112, **rules})
+    return Medium("videos", {"type": "video", "video": str(path), **SIZE, **rules})
 
 
 def found(rows, *, tokens: int = 1000, spec=SPEC) -> list[tuple[int, str, str]]:
@@ -42,7 +44,7 @@ def test_good_rows_stay(clips, tmp_path):
     Image.new("RGB", (112, 112)).save(tmp_path / "a.png")
     rows = [
         Sample(f"a {VIDEO} b", (video(clips["quick"]),)),
-        Sample(f"{IMAGE} {VIDEO}", (Medium("images", {"image": f"file://{tmp_path}/a.png"}), video(clips["odd"]))),
+        Sample(f"{IMAGE} {VIDEO}", (Medium("images", {"image": f"{tmp_path}/a.png"}), video(clips["odd"]))),
         Sample("text only"),
     ]
     assert found(rows) == []
@@ -107,9 +109,82 @@ def test_pictures_in_memory_count(clips):
     assert [reason for _, reason, _ in found([row], tokens=tokens - 1)] == ["over-long"]
 
 
-@pytest.mark.parametrize("source", ["https://host/a.mp4", ["/nowhere/1.png", "/nowhere/2.png"]])
-def test_media_that_are_no_local_file_are_not_looked_at(source):
-    assert found([Sample(VIDEO, (Medium("videos", {"type": "video", "video": source}),))], tokens=1) == []
+def test_every_frame_of_a_list_is_looked_at_and_counted(tmp_path):
+    frames = [str(tmp_path / f"{i}.png") for i in range(5)]
+    for frame in frames:
+        Image.new("RGB", (112, 112)).save(frame)
+    row = Sample(VIDEO, (Medium("videos", {"type": "video", "video": frames, **SIZE}),))
+    assert found([row], tokens=48) == []  # 5 frames and one repeated: 3 grids of 16 tokens
+    assert [reason for _, reason, _ in found([row], tokens=47)] == ["over-long"]
+    gone = Sample(VIDEO, (Medium("videos", {"type": "video", "video": [*frames, "/nowhere/5.png"], **SIZE}),))
+    ((position, reason, message),) = found([row, gone, row])
+    assert (position, reason) == (1, "missing file")
+    assert "/nowhere/5.png" in message
+
+
+def test_encoded_files_are_looked_at_and_counted(clips, tmp_path):
+    Image.new("RGB", (112, 112)).save(tmp_path / "a.png")
+    picture = (tmp_path / "a.png").read_bytes()
+    rows = [Sample(IMAGE, (Medium("images", {"image": data, **SIZE}),)) for data in (picture, picture[:40], b"page")]
+    assert [(position, reason) for position, reason, _ in found(rows, tokens=16)] == [
+        (1, "unreadable file"),
+        (2, "unreadable file"),
+    ]
+    assert [reason for _, reason, _ in found(rows[:1], tokens=15)] == ["over-long"]
+
+
+LONG = "n" * 300
+HOSTILE = {
+    "a long name": ({"video": LONG}, "missing file"),
+    "a NUL byte": ({"video": "a\0b"}, "missing file"),
+    "a surrogate": ({"video": "\ud800"}, "missing file"),
+    "a protocol": ({"video": "concat:a|b"}, "missing file"),
+    "a folder": ({"video": "/"}, "missing file"),
+    "a URL": ({"video": "http://127.0.0.1:9/a.mp4"}, "media behind a URL"),
+    "another scheme": ({"video": "ftp://127.0.0.1/a.mp4"}, "media behind a URL"),
+    "a URL in a URL": ({"video": "file://http://127.0.0.1/a.mp4"}, "media behind a URL"),
+    "a number": ({"video": 3}, "bad media"),
+    "nothing": ({"video": None}, "no media"),
+    "an empty path": ({"video": ""}, "no media"),
+    "no frames": ({"video": []}, "no media"),
+    "bad data": ({"video": "data:video/mp4;base64,!!!"}, "bad media"),
+    "data that is no video": ({"video": "data:video/mp4;base64,AAAA"}, "unreadable file"),
+    "a word for a number": ({"video": "CLIP", "fps": "fast"}, "bad media"),
+    "no rate": ({"video": "CLIP", "fps": 0.0}, "bad media"),
+    "a rate without end": ({"video": "CLIP", "fps": float("inf")}, "bad media"),
+    "a number of hundreds of digits": ({"video": "CLIP", "nframes": 10**400}, "bad media"),
+    "too many frames": ({"video": "CLIP", "nframes": 10**9}, "sampling rules"),
+    "an end before its start": ({"video": "CLIP", "video_start": 3.0, "video_end": 1.0}, "sampling rules"),
+    "a misspelt rule": ({"video": "CLIP", "max_frame": 8}, "bad media"),
+}
+
+
+@pytest.mark.parametrize(("part", "reason"), HOSTILE.values(), ids=list(HOSTILE))
+def test_a_hostile_medium_is_one_reject(clips, part, reason):
+    part = {"type": "video", **{k: str(clips["quick"]) if v == "CLIP" else v for k, v in part.items()}}
+    good = {"type": "video", "video": str(clips["quick"])}
+
+    def sample(position, row):
+        return Sample(VIDEO, media_in([{"content": [row]}], {"image": "images", "video": "videos"}))
+
+    limit = Limit(1000, "data.max_length", words, SPEC)
+    outcome = screen([good, part, good], sample, lambda i: ("rl.jsonl", i), limit)
+    ((reject),) = outcome.rejects
+    assert (reject.position, reject.reason, reject.field) == (1, reason, "videos")
+    str(reject).encode()
+
+
+def test_numbers_that_are_texts_or_decimals_are_read(clips):
+    part = {
+        "type": "video",
+        "video": str(clips["quick"]),
+        "fps": "2",
+        "max_frames": Decimal(4),
+        "nframes": float("nan"),
+    }
+    (medium,) = media_in([{"content": [part]}], {"image": "images", "video": "videos"})
+    assert medium.element == {"type": "video", "video": str(clips["quick"]), "fps": 2.0, "max_frames": 4}
+    assert found([Sample(VIDEO, (medium,))]) == []
 
 
 def test_an_unknown_family_is_not_measured_but_its_media_are_read(clips, tmp_path):
@@ -120,11 +195,11 @@ def test_an_unknown_family_is_not_measured_but_its_media_are_read(clips, tmp_pat
 def test_each_file_is_probed_once_for_all_its_rows(clips, tmp_path, monkeypatch):
     probed = []
 
-    def counting(path):
-        probed.append(path)
+    def counting(element):
+        probed.append(element["video"])
         return VideoInfo(8, 4.0, 112, 112)
 
-    monkeypatch.setattr(screening, "probe_video", counting)
+    monkeypatch.setattr(screening, "probe_element", counting)
     monkeypatch.setattr(screening, "CHUNK", 3)
     shutil.copy(clips["quick"], tmp_path / "copy.mp4")
     rows = [Sample(VIDEO, (video(path, nframes=n),)) for n in (2, 4, 6, 8) for path in ("a.mp4", "b.mp4")]
@@ -133,14 +208,14 @@ def test_each_file_is_probed_once_for_all_its_rows(clips, tmp_path, monkeypatch)
 
 
 def test_whatever_a_file_does_to_its_library_is_that_files_fault_alone(clips, monkeypatch):
-    real = screening.probe_video
+    real = screening.probe_element
 
-    def failing(path):
-        if path == str(clips["odd"]):
+    def failing(element):
+        if element["video"] == str(clips["odd"]):
             raise ZeroDivisionError("fps")
-        return real(path)
+        return real(element)
 
-    monkeypatch.setattr(screening, "probe_video", failing)
+    monkeypatch.setattr(screening, "probe_element", failing)
     rows = [Sample(VIDEO, (video(clips[name]),)) for name in ("quick", "odd", "slow")]
     ((position, reason, message),) = found(rows)
     assert (position, reason) == (1, "unreadable file")

@@ -41,7 +41,6 @@ def test_truths_that_an_answer_can_match_pass(problem_type, solution, options):
     [
         ("multiple choice", "D", LETTERED, "names none of the 3 options"),
         ("multiple choice", "green", PLAIN, "names none of the 2 options"),
-        ("multiple choice", "(A) and (B)", LETTERED, "names none of the 3 options"),
         ("multiple choice", "<answer></answer>", LETTERED, "names none of the 3 options"),
         ("multiple choice", "A. blue", LETTERED, "names none of the 3 options"),
         ("numerical", "<answer> </answer>", [], "scores 0 against itself as numerical"),

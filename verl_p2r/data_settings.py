@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verl_p2r.elements import KINDS, MediaSources, read_element
 from verl_p2r.media import EVALUATION, TRAINING, MediaSettings
 from verl_p2r.settings import merge
 
@@ -25,7 +26,10 @@ class DataSettings:
     """What a user can set about the reading and screening of rows.
 
     Args:
-        media_root: the folder that relative media paths start from; None for the working directory.
+        media_root: the folder that relative media paths start from, and that no path may leave; None for the working
+            directory, and for paths that lead anywhere.
+        allow_outside_media_root: let paths leave `media_root`, by `..`, from `/`, or through symbolic links.
+        allow_urls: let media be http(s) URLs. The screening and every decoding then fetch them.
         prompt_template: of records that come without a prompt: one of the package's, or the path of a text file.
         max_reject_share: the largest share of rows, in [0, 1], that a run goes on without.
         rejects_dir: where the rejected rows are listed; None to list them nowhere.
@@ -39,6 +43,8 @@ class DataSettings:
     """
 
     media_root: str | None = None
+    allow_outside_media_root: bool = False
+    allow_urls: bool = False
     prompt_template: str = "process_aware"
     max_reject_share: float = 0.01
     rejects_dir: str | None = None
@@ -73,19 +79,29 @@ class DataSettings:
         """The file that lists the rejected rows of one data set, `train` or `val`."""
         return Path(self.rejects_dir).expanduser() / f"rejected_{name}.jsonl" if self.rejects_dir else None
 
-    def element(self, part: Mapping[str, Any], media: MediaSettings | None) -> dict[str, Any]:
-        """A message's media element as it is read: its path joined to `media_root`, missing fields filled in.
+    @property
+    def sources(self) -> MediaSources:
+        """Where media may come from."""
+        return MediaSources(self.media_root, self.allow_outside_media_root, self.allow_urls)
+
+    def element(
+        self, medium: Any, media: MediaSettings | None, kind: str | None = None, field: str | None = None
+    ) -> dict[str, Any]:
+        """Read a medium as it is decoded: its path joined to `media_root`, missing fields filled in.
 
         Args:
-            part: an element of a message, with `video` or `image`.
+            medium: what the row holds for it, see `elements.read_element`.
             media: what to fill in; None to leave fields as they are.
+            kind: `image` or `video`; by default what the mapping `medium` says.
+            field: the row's field, for errors.
+
+        Raises:
+            RowError: it cannot be read.
 
         >>> DataSettings(media_root="/data").element({"type": "video", "video": "./a.mp4"}, None)
         {'type': 'video', 'video': '/data/a.mp4'}
         """
-        element = dict(part)
-        kind = "video" if "video" in part else "image"
-        source = element.get(kind)
-        if self.media_root and isinstance(source, str) and "://" not in source and not source.startswith("data:"):
-            element[kind] = str(Path(self.media_root).expanduser() / source)
+        if kind is None:
+            kind = next((kind for kind in KINDS if isinstance(medium, Mapping) and kind in medium), "video")
+        element = read_element(medium, kind, field or f"{kind}s", self.sources)
         return media.fill(element) if media is not None else element

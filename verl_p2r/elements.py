@@ -140,8 +140,9 @@ def _source_in(value: Mapping[Any, Any], kind: str, field: str) -> Any:
             return f"data:;base64,{source}"
         if not isinstance(source, Mapping):
             return source
+    held = {name: item for name, item in value.items() if not is_unset(item)}
     raise RowError(
-        field, "no media", f"field {field} holds {shown(value)}, without a path in {kind!r}: add it, or drop the row"
+        field, "no media", f"field {field} holds {shown(held)}, without a path in {kind!r}: add it, or drop the row"
     )
 
 

@@ -6,7 +6,7 @@ lists included; nothing here ever evaluates a text.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from verl_p2r.errors import RowError
 from verl_p2r.prompt_template import PromptTemplate as PromptTemplate
 from verl_p2r.reading import read_values
 from verl_p2r.record_fields import MEDIA_FIELDS, facts_of, media_of, options_of
+from verl_p2r.responses import response_of
 from verl_p2r.truths import check_truth
 from verl_p2r.values import check_values, is_unset, plain, shown
 
@@ -52,11 +53,19 @@ SCHEMA = pa.schema(
     }
 )
 
-_INFO = SCHEMA.get_field_index("extra_info")
-_FACTLESS = SCHEMA.set(
-    _INFO, pa.field("extra_info", pa.struct([own for own in SCHEMA.field(_INFO).type if own.name != "facts"]))
+SFT_SCHEMA = pa.schema(
+    [
+        pa.field("messages", SCHEMA.field("prompt").type),
+        *(SCHEMA.field(name) for name in ("images", "videos", "data_source", "extra_info")),
+    ]
 )
 
+NO_RESPONSE = (
+    "there is no response in the template, nor an observation and a process to make one of: generate it, or "
+    "export for rl"
+)
+
+_RESPONSE = ("output", "process", "observation")
 _PLACEHOLDERS = re.compile("<(?:image|video|audio)>")  # verl puts media where they stand
 
 
@@ -218,8 +227,36 @@ def question_columns(question: Question, index: int, template: PromptTemplate) -
     }
 
 
+def sft_columns_of(record: Any, index: int, template: PromptTemplate) -> dict[str, Any]:
+    """Turn a record with a response into the columns that SFT reads.
+
+    Args:
+        record: as for `columns_of`; its response stands in `output`, `process` or `observation`, see
+            `responses.response_of`.
+        index: the record's number in its file, from 0.
+        template: the prompt's template.
+
+    Returns:
+        A row of `SFT_SCHEMA`: `messages`, which end with the response, and the columns of RL beside the prompt's.
+
+    Raises:
+        RowError: a field is missing or is not what it should be, or there is no response in the template.
+    """
+    columns = columns_of(record, index, template)
+    parts = {name: value if isinstance(value := record.get(name), str) else None for name in _RESPONSE}
+    response = response_of(**parts, solution=columns["reward_model"]["ground_truth"])
+    if response is None:
+        raise RowError("output", "no response", f"field output is {shown(record.get('output'))}: {NO_RESPONSE}")
+    messages = [*columns["prompt"], {"role": "assistant", "content": response}]
+    return {"messages": messages} | {name: columns[name] for name in SFT_SCHEMA.names[1:]}
+
+
 def to_table(
-    records: Iterable[Any], template: PromptTemplate, batch: int = 10_000
+    records: Iterable[Any],
+    template: PromptTemplate,
+    batch: int = 10_000,
+    make: Callable[[Any, int, PromptTemplate], dict[str, Any]] = columns_of,
+    schema: pa.Schema = SCHEMA,
 ) -> tuple[pa.Table, dict[int, RowError]]:
     """Turn records into a table of verl's columns.
 
@@ -227,6 +264,8 @@ def to_table(
         records: as `read_records` yields them.
         template: the prompt's template.
         batch: how many records are held as Python objects at a time.
+        make: turns a record into a row: `columns_of`, or for SFT `sft_columns_of`.
+        schema: of these rows.
 
     Returns:
         The table, one row a record; and the rows that could not be converted, whose columns are all None, with why.
@@ -237,17 +276,23 @@ def to_table(
     rows: list[dict[str, Any]] = []
     for index, record in enumerate(records):
         try:
-            rows.append(columns_of(record, index, template))
+            rows.append(make(record, index, template))
         except RowError as error:
             errors[index] = error.with_traceback(None)  # which would keep the batch in memory
             rows.append({})
         if len(rows) == batch:
-            batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+            batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
             rows = []
-    batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+    batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
     table = pa.Table.from_batches(batches)
     facts = pc.struct_field(table["extra_info"], "facts")
-    return (table.cast(_FACTLESS) if facts.null_count == len(facts) else table), errors
+    return (table.cast(_without_facts(schema)) if facts.null_count == len(facts) else table), errors
+
+
+def _without_facts(schema: pa.Schema) -> pa.Schema:
+    place = schema.get_field_index("extra_info")
+    own = [field for field in schema.field(place).type if field.name != "facts"]
+    return schema.set(place, pa.field("extra_info", pa.struct(own)))
 
 
 def _text(record: Mapping[str, Any], field: str) -> str:

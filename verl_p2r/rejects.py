@@ -42,7 +42,8 @@ class Reject:
     medium: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.file} row {self.row}: {self.message}"
+        text = f"{self.file} row {self.row}: {self.message}"
+        return text.encode("utf-8", "backslashreplace").decode()  # a path may hold what no terminal can print
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def _stat_of(path: str) -> list[int] | None:
     """Size and time of change of a file; None when it is missing."""
     try:
         stat = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: NUL bytes, and characters that the file system cannot encode
         return None
     return [stat.st_size, stat.st_mtime_ns]
 

@@ -10,7 +10,7 @@ from verl_p2r.errors import RowError as RowError
 from verl_p2r.facts import Fact
 from verl_p2r.judge import JudgeRequest
 from verl_p2r.record_fields import options_of
-from verl_p2r.values import plain, read_text, shown
+from verl_p2r.values import is_unset, plain, read_text, shown
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,10 @@ class Row:
 def _mapping(columns: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     """A column that holds a mapping; nothing for one that is not set."""
     value = columns.get(field)
-    if isinstance(value, Mapping):
-        return value
-    value = read_text(value)
-    if value is None:
-        return {}
     if not isinstance(value, Mapping):
-        raise RowError(field, "wrong columns", f"field {field} is {shown(value)}: give a mapping, or leave it out")
+        if not is_unset(value):
+            raise RowError(field, "wrong columns", f"field {field} is {shown(value)}: give a mapping, or leave it out")
+        return {}
     return value
 
 

@@ -6,21 +6,24 @@ probed once; its frames, sizes and tokens follow by arithmetic, and no video is 
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 from rich.progress import track
 
-from verl_p2r.decode import local_path
+from verl_p2r.elements import ANYWHERE, MediaSources, kind_of, read_element
+from verl_p2r.errors import RowError
+from verl_p2r.local_files import is_local_file
 from verl_p2r.media import (
     ImagePlan,
     MediaError,
+    RulesError,
     VideoInfo,
     VideoPlan,
     VisionSpec,
@@ -28,9 +31,8 @@ from verl_p2r.media import (
     plan_video,
     prompt_tokens,
 )
-from verl_p2r.probe import probe_image, probe_video
+from verl_p2r.probe import probe_element
 from verl_p2r.rejects import Reject, Screening
-from verl_p2r.rows import RowError
 
 R = TypeVar("R")
 
@@ -82,19 +84,25 @@ def media_in(messages: Iterable[Mapping[str, Any]], fields: Mapping[str, str]) -
         fields: for each kind of medium, `image` and `video`, the row's field that names it.
 
     Raises:
-        RowError: an element without a path.
+        RowError: an element that cannot be read.
     """
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    media = tuple(Medium(fields[part["type"]], part) for part in parts if part["type"] in fields)
-    for field, part in media:
-        if not part.keys() & {part["type"], f"{part['type']}_url"}:
-            raise RowError(field, "no media", f"field {field} holds {part}, without a path in {part['type']!r}")
-    return media
+    media: list[Medium] = []
+    for message in messages:
+        content = message["content"]
+        for part in content if isinstance(content, list) else ():
+            kind = kind_of(part)
+            if kind is not None and kind in fields:
+                sources = _FETCHED if part.get("allow_urls") is True else ANYWHERE
+                media.append(Medium(fields[kind], read_element(part, kind, fields[kind], sources)))
+    return tuple(media)
+
+
+_FETCHED = MediaSources(allow_urls=True)
 
 
 @contextmanager
 def columns_at_fault(field: str) -> Iterator[None]:
-    """Whatever a row makes the chat template do is this row's fault alone: turn any error into a `RowError`."""
+    """Turn any error into a `RowError`: chat templates and tokenizers may raise anything on wrong columns."""
     try:
         yield
     except RowError:
@@ -115,14 +123,14 @@ def screen(
     """Find the rows that cannot work, each on its own account.
 
     Args:
-        rows: the rows.
+        rows: the rows; a `RowError` in the place of one that could not be read rejects it.
         prepare: position and row → what the row amounts to. A `RowError` rejects the row.
         place: position → its file and its row there.
         limit: how long a row may be.
         total: how many rows there are, for the progress bar.
 
     Edge rules [ours]:
-        Media that are no local files (URLs, lists of frames) are not looked at, and their rows not measured.
+        Each file, list of frames, or encoded file in a row is probed once, however many rows name it.
     """
     rejects: list[Reject] = []
     numbered = enumerate(track(rows, description="Screening rows", total=total, transient=True))
@@ -133,6 +141,8 @@ def screen(
             found: list[tuple[int, Sample | RowError]] = []
             for position, row in chunk:
                 try:
+                    if isinstance(row, RowError):
+                        raise row
                     sample = prepare(position, row)
                     probes.start(sample.media)
                     found.append((position, sample))
@@ -150,45 +160,51 @@ def screen(
 
 
 class _Probes:
-    """Each distinct local file is probed once, in a pool of threads."""
+    """Each distinct medium is probed once, in a pool of threads."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self.pool = pool
-        self.started: dict[tuple[str, str], Future] = {}
+        self.started: dict[Hashable, Future] = {}
 
     def start(self, media: Iterable[Medium]) -> None:
         for medium in media:
-            file = _local_file(medium.element)
-            if file is not None and file not in self.started:
-                self.started[file] = self.pool.submit(_probe, *file)
+            key = _key_of(medium.element)
+            if key is not None and key not in self.started:
+                self.started[key] = self.pool.submit(_probe, medium.element)
 
     def plan(self, medium: Medium, spec: VisionSpec | None) -> VideoPlan | ImagePlan | None:
-        """What becomes of a medium; None when that cannot be told.
+        """Say what becomes of a medium; None for an unknown family.
 
         Raises:
             RowError: it cannot be used.
         """
-        file = _local_file(medium.element)
-        image = medium.element.get("image")
-        info: Any = (image.height, image.width) if isinstance(image, Image.Image) else None
+        element, key = medium.element, _key_of(medium.element)
         try:
-            if file is not None:
-                info = self.started[file].result()
-            if info is None or spec is None:
+            if key is None:
+                picture: Image.Image = element["image"]
+                info: Any = (picture.height, picture.width)
+            else:
+                info = self.started[key].result()
+            if spec is None:
                 return None
-            return (plan_video if "video" in medium.element else plan_image)(medium.element, info, spec)
-        except MediaError as error:
-            path = file[1] if file is not None else None
-            reason = _reason(path, error) if info is None else "sampling rules"
-            raise RowError(medium.field, reason, f"field {medium.field}: {error}", medium=path) from error
+            return (plan_video if "video" in element else plan_image)(element, info, spec)
+        except RulesError as error:
+            raise RowError(
+                medium.field, "sampling rules", f"field {medium.field}: {error}", medium=_path_of(element)
+            ) from error
+        except Exception as error:  # rules that no library foresees are this row's fault
+            path = _path_of(element)
+            what = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
+            raise RowError(medium.field, _reason(path, what), f"field {medium.field}: {what}", medium=path) from error
 
 
-def _probe(kind: str, path: str) -> VideoInfo | tuple[int, int]:
+def _probe(element: Mapping[str, Any]) -> VideoInfo | tuple[int, int]:
     try:
-        return probe_video(path) if kind == "video" else probe_image(path)
+        return probe_element(element)
     except MediaError:
         raise
-    except Exception as error:  # whatever a damaged file makes its library do, it is this file's fault alone
+    except Exception as error:  # decoders may raise anything on damaged files
+        path = _path_of(element) or "the medium"
         raise MediaError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -202,8 +218,12 @@ def _fault_of(sample: Sample, probes: _Probes, limit: Limit) -> RowError | None:
         return None
     try:
         tokens = prompt_tokens(sample.text, known, limit.tokenizer, limit.spec)
+    except UnicodeError as error:
+        return RowError("prompt", "invalid UTF-8", f"field prompt: {error}: write it as UTF-8")
     except ValueError as error:
         return RowError("prompt", "placeholders", f"field prompt: {error}: write one placeholder per medium")
+    except Exception as error:  # a tokenizer's own, on texts it cannot take
+        return RowError("prompt", "wrong columns", f"field prompt: {type(error).__name__}: {error}: repair or drop it")
     if tokens <= limit.tokens:
         return None
     return RowError(
@@ -214,16 +234,28 @@ def _fault_of(sample: Sample, probes: _Probes, limit: Limit) -> RowError | None:
     )
 
 
-def _local_file(element: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Kind and path of an element's file, None when it is in memory or behind a URL."""
+def _key_of(element: Mapping[str, Any]) -> Hashable:
+    """What tells apart the media that are probed; None for a picture, whose size is known."""
     kind = "video" if "video" in element else "image"
-    source = element.get(kind)
-    if not isinstance(source, str) or "://" in source.removeprefix("file://") or source.startswith("data:"):
-        return None
-    return kind, local_path(source)
+    source = element[kind]
+    if isinstance(source, str):
+        return kind, source
+    if isinstance(source, bytes):
+        return kind, blake2b(source, digest_size=16).digest()
+    if isinstance(source, list):
+        return kind, tuple(source), element.get("sample_fps")
+    return None
 
 
-def _reason(path: str | None, error: MediaError) -> str:
-    if path is not None and not Path(path).is_file():
+def _path_of(element: Mapping[str, Any]) -> str | None:
+    """The file of an element; of a list of frames the first that is missing, if one is. None for data in memory."""
+    source = element["video" if "video" in element else "image"]
+    if isinstance(source, list):
+        return next((path for path in source if not is_local_file(path)), source[0])
+    return source if isinstance(source, str) else None
+
+
+def _reason(path: str | None, problem: str) -> str:
+    if path is not None and "://" not in path and not is_local_file(path):
         return "missing file"
-    return "no video frames" if "no video frames" in str(error) else "unreadable file"
+    return "no video frames" if "no video frames" in problem else "unreadable file"

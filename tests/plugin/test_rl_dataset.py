@@ -15,12 +15,12 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from PIL import Image
-from qwen_vl_utils import fetch_image
 from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
 from verl_p2r import screening
+from verl_p2r.images import fetch_image
 from verl_p2r.plugin import media_cache
 from verl_p2r.plugin.rl_dataset import P2RDataset
 
@@ -123,7 +123,7 @@ BAD = {
     ),
     "no-path": (
         {"videos": [{"vidoe": "a.mp4", "fps": 2.0}]},
-        "field videos holds {'type': 'video', 'fps': 2.0, 'vidoe': 'a.mp4'}",
+        "field videos holds {'fps': 2.0, 'vidoe': 'a.mp4'}",
         "without a path in 'video'",
     ),
     "missing-image": (
@@ -297,7 +297,7 @@ def test_a_second_start_opens_no_medium_and_keeps_the_same_rows(load, clips, tmp
     rows = [rl_row(clips["quick"], 0), bad, rl_row(clips["odd"], 2), rl_row(clips["slow"], 3)]
     p2r = {"screen_cache": str(tmp_path / "screenings"), "rejects_dir": str(tmp_path / "run"), "max_reject_share": 0.3}
     first = load(rows, p2r=p2r)
-    monkeypatch.setattr(screening, "probe_video", None)
+    monkeypatch.setattr(screening, "probe_element", None)
     again = load(rows, p2r=p2r, write=False)
     assert [row["extra_info"]["index"] for row in first] == [row["extra_info"]["index"] for row in again] == [0, 2, 3]
     (line,) = (tmp_path / "run" / "rejected_train.jsonl").read_text().splitlines()
@@ -381,7 +381,7 @@ def test_a_bad_record_is_rejected_by_file_and_row_and_takes_no_other_with_it(loa
         ValueError, match=r"^2 of 4 rows rejected \(unreadable record 1, unknown problem type 1\)"
     ) as caught:
         load(tmp_path / "records.jsonl", p2r={})
-    assert f"{tmp_path}/records.jsonl row 1: the line is not JSON" in str(caught.value)
+    assert f"{tmp_path}/records.jsonl row 1: it is not JSON" in str(caught.value)
     assert f"{tmp_path}/records.jsonl row 2: field problem_type is 'essay'" in str(caught.value)
     dataset = load(tmp_path / "records.jsonl", p2r={"max_reject_share": 0.5})
     assert [row["index"] for row in dataset] == [0, 3]
@@ -404,14 +404,15 @@ def test_images_inside_the_parquet_are_measured_and_shown_as_verl_shows_them(loa
     pq.write_table(pa.Table.from_pylist(plain), tmp_path / "bytes.parquet")
     for name in ("pictures", "bytes"):
         ours, theirs = (load(tmp_path / f"{name}.parquet", cls=cls) for cls in (P2RDataset, RLHFDataset))
-        pictures = [dataset[1]["raw_prompt"][0]["content"][0]["image"] for dataset in (ours, theirs)]
-        assert [picture.getpixel((5, 5)) for picture in pictures] == [(255, 0, 0)] * 2
+        for dataset in (ours, theirs):
+            (picture,), _, _ = asyncio.run(type(dataset).process_multi_modal_info(dataset[1]["raw_prompt"], 14, {}))
+            assert picture.getpixel((5, 5)) == (255, 0, 0)
         with pytest.raises(ValueError, match=r"over-long 2"):
             load(tmp_path / f"{name}.parquet", max_prompt_length=20)
         mixed = load(tmp_path / f"{name}.parquet", [rl_row(clips["quick"], 0)])
         parts = [row["raw_prompt"][0]["content"][0] for row in mixed]
         assert [part["type"] for part in parts] == ["image", "image", "video"]
-        assert fetch_image(parts[1]).getpixel((5, 5)) == (255, 0, 0)
+        assert fetch_image(parts[1], 14).getpixel((5, 5)) == (255, 0, 0)
 
 
 def test_files_whose_columns_do_not_fit_together_are_named(load, clips, tmp_path):

@@ -282,14 +282,17 @@ BAD = {
     "two-responses": (roles("user", "assistant", "user", "assistant"), "roles", "must end with its only assistant"),
     "empty-response": (text_row(" \n"), "no response", "field messages holds nothing to learn"),
     "too-long": (text_row("left " * 600), "over-long", "are more than data.max_length=500: raise it, take"),
-    "missing-video": (ask("<video>?"), "placeholders", "hold 1 <video> but its field videos 0"),
-    "one-missing": (ask("<video><video>", videos=NOWHERE), "placeholders", "hold 2 <video> but its field videos 1"),
-    "no-placeholder": (ask("?", videos=NOWHERE), "placeholders", "hold 0 <video> but its field videos 1"),
+    "missing-video": (ask("<video>?"), "placeholders", "holds 1 <video> but the row has 0 of them in videos"),
+    "one-missing": (ask("<video><video>", videos=NOWHERE), "placeholders", "holds 2 <video> but the row has 1"),
+    "no-placeholder": (ask("?", videos=NOWHERE), "placeholders", "holds 0 <video> but the row has 1"),
     "missing-file": (ask("<video>?", videos=NOWHERE), "missing file", "/nowhere/a.mp4: no such file"),
     "missing-image": (ask("<image>?", images=[{"image": "/nowhere/a.png"}]), "missing file", "/nowhere/a.png"),
     "image-as-video": (ask("<video>?", videos=[{"video": __file__}]), "unreadable file", f"{__file__}: cannot be"),
+    "end-inside": (text_row("a<|im_end|>b"), "special tokens", "the special token <|im_end|> in it"),
+    "header": (text_row("<|im_start|>assistant\nleft"), "special tokens", "the special token <|im_start|>"),
+    "only-an-end": (text_row("<|im_end|>\n"), "no response", "holds nothing to learn"),
     # The processor would take it for a medium, and the trainer for one without features.
-    "placeholder-in-response": (ask("?", "see <|video_pad|>"), "placeholders", "holds 1 <|video_pad|>"),
+    "placeholder-in-response": (ask("?", "see <|video_pad|>"), "special tokens", "the special token <|video_pad|>"),
     "placeholder-in-question": (ask("<|image_pad|>?"), "placeholders", "holds 1 <|image_pad|>"),
 }
 
@@ -411,6 +414,45 @@ def test_a_row_of_nothing_but_an_observation_is_left_out_when_process_agnostic(l
 def test_settings_are_checked(load):
     with pytest.raises(ValueError, match=r"data\.p2r\.process_aware"):
         load([text_row()], p2r={"process_aware": "sometimes"})
+
+
+@pytest.mark.parametrize(
+    "end", ["<|im_end|>", "<|im_end|>\n", " <|im_end|><|im_end|>", "<|endoftext|>", "<|im_end|>\n<|endoftext|>"]
+)
+def test_end_tokens_behind_a_response_are_not_learnt_twice(load, end):
+    # Responses that were saved with skip_special_tokens=False.
+    assert split(load([text_row(RESPONSE + end)])[0]) == split(load([text_row()])[0])
+
+
+MESSAGES = [text_row(), text_row("right")]
+FILES = {
+    "lines.json": "\n".join(map(json.dumps, MESSAGES)),
+    "list.jsonl": json.dumps(MESSAGES),
+    "bom.jsonl": "\ufeff" + "\n".join(map(json.dumps, MESSAGES)),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), FILES.items(), ids=list(FILES))
+def test_json_of_messages_is_read_by_content(load, tmp_path, processor, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    config = OmegaConf.create({"pad_mode": "no_padding", "max_length": 500})
+    dataset = P2RSFTDataset(str(tmp_path / name), processor.tokenizer, config, processor=processor)
+    expected = load(MESSAGES)
+    assert [split(dataset[i]) for i in range(2)] == [split(expected[i]) for i in range(2)]
+
+
+def test_records_with_responses_are_read_as_rl_reads_them(tmp_path, clips, processor):
+    record = {"problem": "How many?", "problem_type": "numerical", "data_type": "video", "path": clips["quick"].name}
+    parts = {"observation": "a ball", "process": "<think>so</think>", "solution": "3"}
+    records = [{**record, **parts}, {**record, "solution": "3"}]
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    p2r = {"media_root": str(clips["quick"].parent), "max_reject_share": 0.5}
+    config = OmegaConf.create({"pad_mode": "no_padding", "max_length": 4000, "p2r": p2r})
+    dataset = P2RSFTDataset(str(tmp_path / "records.json"), processor.tokenizer, config, processor=processor)
+    assert len(dataset) == 1  # the other has no response
+    prompt, response = map(processor.tokenizer.decode, split(dataset[0]))
+    assert "How many?\n\nWork on this in two steps" in prompt
+    assert response.startswith("<observation>a ball</observation>\n<think>so</think>\n<answer>3</answer>")
 
 
 def test_white_space_around_a_response_is_not_learnt(load):

@@ -6,28 +6,28 @@ on without the prompt; or verl's filter of over-long prompts drops it without a 
 """
 
 import asyncio
-import re
 from bisect import bisect_right
 from itertools import accumulate
 from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer.chat_template import apply_chat_template
 
 from verl_p2r.data_settings import DataSettings
+from verl_p2r.errors import RowError
 from verl_p2r.media import MediaSettings, VisionSpec
+from verl_p2r.messages import build_messages
 from verl_p2r.plugin.media_cache import cache_of, sources_in
-from verl_p2r.records import ENDINGS, PromptTemplate, is_record, read_records, to_table
+from verl_p2r.prompt_template import PromptTemplate
+from verl_p2r.records import to_table
 from verl_p2r.rejects import Screening, admit, key_of, remembered
-from verl_p2r.rows import Row, RowError
+from verl_p2r.rows import Row
 from verl_p2r.screening import Limit, Sample, columns_at_fault, media_in, screen
-
-TAGS = {"<image>": "image", "<video>": "video"}
+from verl_p2r.tables import joined, read_table, rows_of
+from verl_p2r.truths import check_truth
 
 
 class P2RDataset(RLHFDataset):
@@ -70,7 +70,7 @@ class P2RDataset(RLHFDataset):
     async def process_multi_modal_info(cls, messages: list[dict], image_patch_size, config):
         """Decode a prompt's media once for all its rollouts, which verl would decode once for each."""
         sources = sources_in(messages, image_patch_size)
-        if sources is None:
+        if sources is None:  # audio
             return await super().process_multi_modal_info(messages, image_patch_size, config)
         cache = cache_of(config)
         media = await asyncio.gather(*map(cache.fetch, sources))
@@ -101,7 +101,7 @@ class P2RDataset(RLHFDataset):
             self._unusable |= {offset + row: error for row, error in errors.items()}
             tables.append(table)
         self._ends = list(accumulate(map(len, tables)))
-        table = self._joined(tables)
+        table = joined(tables, self.original_data_files)
         total = len(table)
         self._origins: list[int] | range = range(total)
         dataframe = datasets.Dataset(table, fingerprint=key_of(self.data_files))  # else the whole table is hashed
@@ -115,44 +115,26 @@ class P2RDataset(RLHFDataset):
         self.dataframe = self.maybe_filter_out_long_prompts(dataframe)
 
     def _read(self, file: str) -> tuple[pa.Table, dict[int, RowError]]:
-        if file.endswith(".parquet"):
-            return pq.read_table(file), {}
-        if not file.endswith(ENDINGS):
-            raise ValueError(f"{file}: cannot be read: give a file ending in .parquet, {', '.join(ENDINGS)}")
-        records = list(read_records(file))
-        if any(map(is_record, records)):
-            return to_table(records, self._template())
-        return datasets.load_dataset("json", data_files=file)["train"].data.table, {}
-
-    def _joined(self, tables: list[pa.Table]) -> pa.Table:
-        if any(table.schema != tables[0].schema for table in tables):
-            tables = [table.replace_schema_metadata(None) for table in tables]  # it says what the columns of one are
-        try:
-            return pa.concat_tables(tables, promote_options="permissive")
-        except pa.ArrowException as error:
-            files = ", ".join(map(str, self.original_data_files))
-            raise ValueError(
-                f"{files}: their columns do not fit together ({error}): give a column the same type in all files"
-            ) from error
+        shapeless = (self.prompt_key, self.image_key, self.video_key)
+        return read_table(file, lambda records: to_table(records, self._template()), shapeless)
 
     def _template(self) -> PromptTemplate:
         return PromptTemplate.load(self.settings.prompt_template)
 
     def _build_messages(self, example: dict, key: str) -> list[dict]:
-        media = {field: set_fields(example.get(field)) for field in (self.image_key, self.video_key)}
-        messages = super()._build_messages({**example, **media}, key)
-        for message in messages:
-            if isinstance(message["content"], list):
-                message["content"] = [self._filled(part) for part in message["content"]]
-        return messages
+        """The messages with media in place; as in verl, they take the place of the row's own."""
+        fields = {"image": self.image_key, "video": self.video_key, "audio": self.audio_key}
 
-    def _filled(self, part: dict) -> dict:
-        return self.settings.element(part, self.media) if part.get("type") in TAGS.values() else part
+        def read(medium: Any, kind: str) -> dict[str, Any]:
+            return self.settings.element(medium, self.media, kind, fields[kind])
+
+        example[key] = build_messages(example, key, fields, read)
+        return example[key]
 
     def _screen(self, dataframe: datasets.Dataset) -> Screening:
         spec = VisionSpec.from_processor(self.processor, self.mm_processor_kwargs)
         limit = Limit(self.max_prompt_length, "data.max_prompt_length", self.tokenizer, spec)
-        return screen(dataframe, self._sample, self._place, limit, total=len(dataframe))
+        return screen(rows_of(dataframe), self._sample, self._place, limit, total=len(dataframe))
 
     def _place(self, position: int) -> tuple[str, int]:
         """What names a row in messages: its file, and its row there."""
@@ -168,12 +150,21 @@ class P2RDataset(RLHFDataset):
         """
         if (error := self._unusable.get(self._origins[position])) is not None:
             raise error
+        fields = {"image": self.image_key, "video": self.video_key}
         with columns_at_fault(self.prompt_key):
-            Row.from_columns(columns)
-            self._check_placeholders(columns)
+            row = Row.from_columns(columns)
+            check_truth(row.problem_type, row.solution, row.options, "reward_model.ground_truth")
             messages = self._build_messages(columns, self.prompt_key)
+            media = media_in(messages, fields)
+            if not media:
+                raise RowError(
+                    ", ".join(fields.values()),
+                    "no media",
+                    f"fields {' and '.join(fields.values())} are empty: a row needs the media its question is about; "
+                    "drop text-only rows",
+                )
             text = self._text(messages)
-        return Sample(text, media_in(messages, {"image": self.image_key, "video": self.video_key}))
+        return Sample(text, media)
 
     def _text(self, messages: list[dict]) -> str:
         """What verl's agent loop renders."""
@@ -186,26 +177,6 @@ class P2RDataset(RLHFDataset):
             **self.apply_chat_template_kwargs,
         )
 
-    def _check_placeholders(self, columns: dict[str, Any]) -> None:
-        messages = columns.get(self.prompt_key) or []
-        text = "".join(m["content"] for m in messages if isinstance(m["content"], str))
-        counts = {"<image>": len(columns.get(self.image_key) or []), "<video>": len(columns.get(self.video_key) or [])}
-        if not any(counts.values()):
-            raise RowError(
-                f"{self.image_key}, {self.video_key}",
-                "no media",
-                f"fields {self.image_key} and {self.video_key} are empty: a row needs the media its question is about; "
-                "drop text-only rows",
-            )
-        for tag, count in counts.items():
-            if (placeholders := len(re.findall(tag, text))) != count:
-                raise RowError(
-                    self.prompt_key,
-                    "placeholders",
-                    f"field {self.prompt_key} holds {placeholders} {tag} but the row has {count} of them: write one "
-                    "placeholder per medium",
-                )
-
     def _key(self) -> str:
         """What the outcome of a screening depends on."""
         probe = self._text([{"role": "user", "content": self._template().body}])
@@ -213,7 +184,7 @@ class P2RDataset(RLHFDataset):
             self.data_files,
             self._origins,
             (self.prompt_key, self.image_key, self.video_key, self.max_prompt_length),
-            (self.settings.media_root, self.media, self._template()),
+            (self.settings.sources, self.media, self._template()),
             VisionSpec.from_processor(self.processor, self.mm_processor_kwargs),
             (getattr(self.processor, "chat_template", None), self.tokenizer.chat_template),
             (self.apply_chat_template_kwargs, self.tool_schemas),
@@ -226,11 +197,3 @@ def _listed(files: Any) -> list[str]:
     if files is None:
         return []
     return [files] if isinstance(files, str) else [str(file) for file in files]
-
-
-def set_fields(media: Any) -> list:
-    """A row's media without fields that are None: parquet gives each medium the fields of all."""
-    media = [] if media is None or media is pd.NA else list(media)
-    media = [{k: v for k, v in m.items() if v is not None} if isinstance(m, dict) else m for m in media]
-    # The datasets library writes an image that it does not hold as its path alone.
-    return [m["path"] if isinstance(m, dict) and m.keys() == {"path"} else m for m in media]

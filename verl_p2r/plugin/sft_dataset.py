@@ -14,25 +14,27 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any, TypeVar
 
+import datasets
 import numpy as np
-import pandas as pd
 import torch
-from pyarrow.parquet import read_metadata
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-from verl_p2r import torchvision_ops
 from verl_p2r.data_settings import DataSettings
 from verl_p2r.decode import install_reader
+from verl_p2r.errors import RowError
 from verl_p2r.frame_cache import FrameCache
 from verl_p2r.media import VisionSpec
+from verl_p2r.messages import build_messages, media_list, messages_in
 from verl_p2r.plugin.media_cache import GIB, CacheSettings, cache_settings, sources_in
 from verl_p2r.plugin.mrope import FAMILY, qwen_position_ids
-from verl_p2r.plugin.rl_dataset import P2RDataset, set_fields
+from verl_p2r.plugin.special_tokens import SpecialTokens
+from verl_p2r.prompt_template import PromptTemplate
+from verl_p2r.records import SFT_SCHEMA, sft_columns_of, to_table
 from verl_p2r.rejects import Screening, admit, key_of, remembered
-from verl_p2r.rows import RowError
 from verl_p2r.screening import Limit, Sample, columns_at_fault, media_in, screen
 from verl_p2r.settings import merge
+from verl_p2r.tables import joined, read_table, rows_of
 from verl_p2r.template import parse_response, perception_end
 
 install_reader()
@@ -85,13 +87,17 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             file, row = self._place(item)
             raise ValueError(f"{file} row {row}: {error}") from error
 
+    def __len__(self) -> int:
+        return len(self.dataframe)
+
     @property
     def _ours(self) -> bool:
         return type(self.processor).__name__ in FAMILY
 
     def _build_messages(self, example: dict) -> list[dict]:
         """verl's, on the path of other families, without the media and their fields that are None."""
-        media = {key: set_fields(example[key]) for key in (self.image_key, self.video_key) if key in example}
+        media = {key: media_list(example[key]) for key in (self.image_key, self.video_key) if key in example}
+        media = {key: [_set_fields(medium) for medium in value] for key, value in media.items()}
         return super()._build_messages({**example, **media})
 
     def _encode(self, prompt: list[dict], text: str, response: str) -> dict[str, Any]:
@@ -122,10 +128,8 @@ class P2RSFTDataset(MultiTurnSFTDataset):
     def _decode(self, prompt: list[dict]) -> tuple[list | None, list | None]:
         """The prompt's images, and its videos with their metadata, as the agent loop has them."""
         sources = sources_in(prompt, self.image_patch_size)
-        if sources is None:  # pixels in the rows themselves
-            return torchvision_ops.qwen().process_vision_info(
-                prompt, image_patch_size=self.image_patch_size, return_video_metadata=True
-            )
+        if sources is None:
+            raise ValueError("its messages hold media that are neither images nor videos: drop the row")
         media = [(source.kind, source.decode(_disk(self.media_cache))) for source in sources]
         return [m for kind, m in media if kind == "image"], [m for kind, m in media if kind == "video"]
 
@@ -135,10 +139,18 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             raise ValueError(f"data.pad_mode is {self.pad_mode!r}: P2RSFTDataset makes unpadded rows, set no_padding")
         if not self._ours:
             return super()._read_files_and_process()
-        wanted, self.max_samples = self.max_samples, -1
-        super()._read_files_and_process()
-        self._ends = list(accumulate(read_metadata(file).num_rows for file in self.parquet_files))
+        tables: list[Any] = []
+        self._unusable: dict[int, RowError] = {}
+        for file in self.parquet_files:
+            table, errors = self._read(str(file))
+            offset = sum(map(len, tables))
+            self._unusable |= {offset + row: error for row, error in errors.items()}
+            tables.append(table)
+        self._ends = list(accumulate(map(len, tables)))
+        self.dataframe = datasets.Dataset(joined(tables, self.parquet_files), fingerprint=key_of(self.parquet_files))
         self._origins: Sequence[int] = range(self._ends[-1])  # of the rows, counted through all files
+        self._special = SpecialTokens.of(self.tokenizer, self._ending())
+        wanted = self.max_samples
         self._keep(_of_first_rank(lambda: self._draw(wanted)))
         kept = admit(
             _of_first_rank(self._screen),
@@ -148,9 +160,22 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         )
         self._keep(kept)
 
+    def _read(self, file: str) -> tuple[Any, dict[int, RowError]]:
+        def of_records(records: list[Any]) -> tuple[Any, dict[int, RowError]]:
+            template = PromptTemplate.load(self.settings.prompt_template)
+            table, errors = to_table(records, template, make=sft_columns_of, schema=SFT_SCHEMA)
+            return table.rename_columns([self.messages_key, *table.schema.names[1:]]), errors
+
+        return read_table(file, of_records, (self.messages_key, self.image_key, self.video_key))
+
+    def _ending(self) -> str:
+        """What the chat template writes behind a response."""
+        turns = [{"role": "user", "content": "7 <b>?"}, {"role": "assistant", "content": "7 <b>."}]
+        return self._text(turns).rpartition("7 <b>.")[2]
+
     def _draw(self, wanted: int) -> Sequence[int]:
         """The rows that verl's `max_samples` takes."""
-        total = len(self.messages)
+        total = len(self.dataframe)
         if not 0 < wanted < total:
             return range(total)
         if not self.shuffle:
@@ -159,8 +184,8 @@ class P2RSFTDataset(MultiTurnSFTDataset):
 
     def _keep(self, positions: Sequence[int]) -> None:
         self._origins = [self._origins[i] for i in positions]
-        self.dataframe = self.dataframe.iloc[list(positions)]
-        self.messages = [self.messages[i] for i in positions]
+        if len(positions) < len(self.dataframe) or list(positions) != list(range(len(positions))):
+            self.dataframe = self.dataframe.select(positions)
 
     def _screen(self) -> Screening:
         spec = VisionSpec.from_processor(self.processor, self.mm_processor_kwargs)
@@ -170,11 +195,19 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             self.parquet_files,
             self._origins,
             (self.messages_key, self.image_key, self.video_key, self.max_length, self.process_aware),
-            (self.settings.media_root, self.media, spec, dict(self.apply_chat_template_kwargs)),
+            (
+                self.settings.sources,
+                self.settings.prompt_template,
+                self.media,
+                spec,
+                dict(self.apply_chat_template_kwargs),
+            ),
             (self.processor.chat_template, self.tokenizer.chat_template),
             (len(self.tokenizer), self.tokenizer(probe)["input_ids"]),  # two tokenizers that agree on it are one
         )
-        rows = map(self._columns, range(len(self)))
+        rows = (
+            self._unusable.get(origin, row) for origin, row in zip(self._origins, rows_of(self.dataframe), strict=True)
+        )
         return remembered(
             self.settings.cache_folder,
             key,
@@ -182,7 +215,8 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         )
 
     def _columns(self, item: int) -> dict[str, Any]:
-        return {**self.dataframe.iloc[item].to_dict(), self.messages_key: self.messages[item]}
+        row: dict[str, Any] = self.dataframe[item]
+        return row
 
     def _place(self, item: int) -> tuple[str, int]:
         """What names a row in messages: its file, and its row there."""
@@ -202,7 +236,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
 
     def _split(self, row: dict[str, Any]) -> tuple[list[dict], str, str]:
         """The prompt's messages with media in place, its text, and the response's up to and with its end token."""
-        messages = row[self.messages_key]
+        messages = messages_in(row.get(self.messages_key), self.messages_key)
         roles = [message["role"] for message in messages]
         if "assistant" not in roles or roles.index("assistant") != len(roles) - 1:
             raise RowError(
@@ -210,7 +244,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
                 "roles",
                 f"field {self.messages_key} has roles {roles}: it must end with its only assistant message",
             )
-        prompt = _MessageBuilder(self).build(row, messages[:-1])
+        prompt = self._prompt({**row, self.messages_key: messages[:-1]})
         text = self._text(prompt, add_generation_prompt=True)
         whole = self._text([*prompt, {"role": "assistant", "content": self._response(messages[-1]["content"])}])
         if not whole.startswith(text):
@@ -221,9 +255,21 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             )
         return prompt, text, whole[len(text) :].rstrip()
 
-    def _response(self, content: str) -> str:
+    def _prompt(self, row: dict[str, Any]) -> list[dict]:
+        """The messages before the response with media in place, made as in RL."""
+        fields = {"image": self.image_key, "video": self.video_key}
+
+        def read(medium: Any, kind: str) -> dict[str, Any]:
+            return self.settings.element(medium, self.media, kind, fields[kind])
+
+        return build_messages(row, self.messages_key, fields, read)
+
+    def _response(self, content: Any) -> str:
         """What is learnt of a response: it begins with a word, as a sampled one does; without its observation if so
-        set, the rest as it was written."""
+        set, without the end tokens that the chat template writes itself, the rest as it was written."""
+        if isinstance(content, list):
+            content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+        content = self._special.stripped(content or "", self.messages_key)
         if not self.process_aware and parse_response(content).observation is not None:
             content = content[perception_end(content) :]
         if not content.strip():
@@ -238,31 +284,9 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         )
 
 
-class _MessageBuilder(P2RDataset):
-    """The RL dataset's messages (placeholders to media, with their settings), for the columns of an SFT row."""
-
-    def __init__(self, dataset: P2RSFTDataset):
-        self.image_key, self.video_key, self.audio_key = dataset.image_key, dataset.video_key, "audios"
-        self.processor, self.settings, self.media = dataset.processor, dataset.settings, dataset.media
-
-    def build(self, row: dict[str, Any], messages: list[dict]) -> list[dict]:
-        """The messages with media in place.
-
-        Raises:
-            RowError: placeholders and media do not match in number.
-        """
-        texts = [message["content"] for message in messages if isinstance(message["content"], str)]
-        for tag, key in (("<image>", self.image_key), ("<video>", self.video_key)):
-            media = row.get(key)
-            count = 0 if media is None or media is pd.NA else len(media)
-            if (placeholders := "".join(texts).count(tag)) != count:
-                raise RowError(
-                    key,
-                    "placeholders",
-                    f"its messages hold {placeholders} {tag} but its field {key} {count}: write one placeholder per "
-                    "medium, and none in other text",
-                )
-        return self._build_messages({**row, "messages": [dict(message) for message in messages]}, "messages")
+def _set_fields(medium: Any) -> Any:
+    """A medium without its fields that are None: parquet gives each medium the fields of all."""
+    return {k: v for k, v in medium.items() if v is not None} if isinstance(medium, dict) else medium
 
 
 def _unbound(processor: Any) -> Any:
