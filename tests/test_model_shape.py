@@ -145,6 +145,19 @@ def test_other_configs_are_refused_by_name(config, what, tmp_path):
     assert str(tmp_path) in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [0, -1, None, 1.5, "8", True], ids=repr)
+@pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"])
+def test_a_size_that_is_none_is_named(name, value):
+    shown = "null" if value is None else repr(value)
+    config = MODELS["Qwen2.5-VL-7B"]
+    text = {**(config.get("text_config") or config), name: value}
+    with pytest.raises(ValueError, match=f"its config has {name}={shown}: a whole number"):
+        ModelShape.from_config({**config, "text_config": text})
+    vision = {**config["vision_config"], "spatial_merge_size": value}
+    with pytest.raises(ValueError, match=rf"its config has vision_config\.spatial_merge_size={shown}: a whole number"):
+        ModelShape.from_config({**config, "vision_config": vision})
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"nowhere/model is no folder with a config\.json, nor one of Qwen2-VL-2B"):
         find_shape("nowhere/model")

@@ -14,6 +14,11 @@ import yaml
 from verl_p2r.media import VisionSpec
 
 TABLE = Path(__file__).with_name("model_shapes.yaml")
+SIZES = (  # fields of a config.json that are counted with, of the text or of the vision tower
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("vocab_size", "max_position_embeddings", "depth", "embed_dim", "out_hidden_size", "in_channels"),
+    *("patch_size", "temporal_patch_size", "spatial_merge_size", "num_position_embeddings"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,13 +77,15 @@ class ModelShape:
         """Read a config.json; those of Qwen2-VL and Qwen2.5-VL may have the text's fields at the top.
 
         Raises:
-            ValueError: another family, or a field is missing.
+            ValueError: another family, or a field is missing or holds no size.
         """
         kind = str(config.get("model_type"))
         if kind not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
             raise ValueError(f"model_type is {kind!r}: only qwen2_vl, qwen2_5_vl and qwen3_vl can be planned")
         text, vision = config.get("text_config") or config, config.get("vision_config") or {}
         try:
+            _check_sizes(text, "")
+            _check_sizes(vision, "vision_config.")
             return cls(
                 kind=kind,
                 hidden=text["hidden_size"],
@@ -224,11 +231,12 @@ def find_shape(path: str) -> tuple[ModelShape, VisionSpec | None, str]:
         ValueError: neither.
     """
     file = Path(path).expanduser() / "config.json"
-    if file.is_file():
-        try:
-            return ModelShape.from_config(json.loads(file.read_text("utf-8"))), None, str(file)
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{file}: {error}") from error
+    try:
+        return ModelShape.from_config(json.loads(file.read_text("utf-8"))), None, str(file)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    except OSError:  # no folder, or one that may not be entered: then it is a published name, if anything
+        pass
     name = re.sub("-(Instruct|Thinking)$", "", path.rstrip("/").rsplit("/", 1)[-1])
     models = _table()["models"]
     if name not in models:
@@ -250,6 +258,14 @@ def find_shape(path: str) -> tuple[ModelShape, VisionSpec | None, str]:
 @cache
 def _table() -> dict[str, Any]:
     return yaml.safe_load(TABLE.read_text("utf-8"))
+
+
+def _check_sizes(config: Mapping[str, Any], where: str) -> None:
+    for name in SIZES:
+        value = config.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            shown = "null" if value is None else repr(value)
+            raise ValueError(f"its config has {where}{name}={shown}: a whole number of at least 1 is needed")
 
 
 def _vision(kind: str, config: Mapping[str, Any]) -> Vision:

@@ -198,7 +198,6 @@ WRONG = {
     "patches": (["data.image_patch_size=16"], "data.image_patch_size is 16: the model's patches have 14"),
     "batches": (["actor_rollout_ref.actor.ppo_mini_batch_size=40"], "does not divide by actor.ppo_mini_batch_size=40"),
     "lengths": (["data.max_response_length=800"], "no room for responses at the upper end"),
-    "static": (["actor_rollout_ref.actor.use_dynamic_bsz=False"], "log_prob_micro_batch_size_per_gpu must be set"),
 }
 
 
@@ -229,7 +228,16 @@ UNREADABLE = {
     "config": (["p2r_pro"], "p2r_pro"),
     "script": (["nowhere.sh"], "nowhere.sh: there is no such script"),
     "silent": ([str(EXAMPLES / "ablation.sh")], "ABLATION: one of grpo"),
-    "engine": (["p2r_ppo", RL[0], "actor_rollout_ref.actor.fsdp_config.strategy=fsdp_turbo"], "only fsdp and fsdp2"),
+    "engine": (["p2r_ppo", RL[0], "actor_rollout_ref.actor.strategy=fsdp_turbo"], "only fsdp and fsdp2"),
+    "megatron": (["p2r_ppo", RL[0], "model_engine=megatron"], "actor.strategy is 'megatron': only fsdp and fsdp2"),
+    "its config": (["p2r_ppo", RL[0], "actor_rollout_ref.actor.fsdp_config.strategy=ddp"], "ddp not supported"),
+    "static": (
+        ["p2r_ppo", RL[0], "actor_rollout_ref.actor.use_dynamic_bsz=False"],
+        "rollout.log_prob_micro_batch_size_per_gpu is null: give a whole number of at least 1",
+    ),
+    "zero": (["p2r_ppo", RL[0], "data.train_batch_size=0"], "data.train_batch_size is 0: give"),
+    "null": (["p2r_sft", "model.path=null"], "model.path is null: give a folder or a published name"),
+    "dtype": (["p2r_ppo", RL[0], "actor_rollout_ref.rollout.dtype=auto"], "rollout.dtype is 'auto': give one of fp32"),
 }
 
 

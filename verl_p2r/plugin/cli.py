@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -149,7 +150,7 @@ def plan(
         env = {**({"MODEL": model} if model else {}), **os.environ}  # scripts insist on one
         launch = launch_of(config, overrides or [], env)
         made = plan_of(launch, Options(gpu, model, rows, response_tokens))
-    except (ValueError, HydraException) as error:
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
     wrong = [*made.faults, *faults(made.job, assumed)]

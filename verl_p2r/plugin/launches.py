@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
@@ -76,7 +77,7 @@ def catch(
     with tempfile.TemporaryDirectory() as stubs:
         said = Path(stubs) / "said"
         for name in PROGRAMS:
-            (Path(stubs) / name).write_text(f"#!/bin/sh\nprintf '%s\\0' {name} \"$@\" >'{said}'\n")
+            (Path(stubs) / name).write_text(f"#!/bin/sh\nprintf '%s\\0' {name} \"$@\" >{quote(str(said))}\n")
             (Path(stubs) / name).chmod(0o755)
         command = [shutil.which("bash") or "bash", str(script.absolute()), *arguments]
         process = subprocess.Popen(
@@ -108,7 +109,13 @@ def read(command: list[str]) -> Launch:
     processes = None
     if program == "torchrun":
         launch = get_torchrun_parser().parse_args(arguments)
-        processes = int(launch.nproc_per_node) * int(launch.nnodes.split(":")[-1])
+        per_node, nodes = launch.nproc_per_node, launch.nnodes.split(":")[-1]
+        if not (per_node.isdecimal() and nodes.isdecimal() and int(per_node) * int(nodes)):
+            raise ValueError(
+                f"torchrun --nproc_per_node={per_node} --nnodes={launch.nnodes}: give numbers of at least 1, so that "
+                "the plan knows how many GPUs there are"
+            )
+        processes = int(per_node) * int(nodes)
         module, arguments = launch.training_script, launch.training_script_args
     elif arguments[:1] == ["-m"]:
         module, arguments = arguments[1], arguments[2:]

@@ -10,12 +10,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pyarrow.parquet import read_metadata
+from verl.workers.config import FSDPEngineConfig, RolloutConfig
 
 from verl_p2r.media import VisionSpec
 from verl_p2r.model_shape import ModelShape, find_shape
 from verl_p2r.planner import GPUS, Engine, Job, Judging, Lengths, Line, Rollout
 from verl_p2r.plugin.launches import Launch
 from verl_p2r.plugin.media_cache import GIB, cache_settings
+from verl_p2r.plugin.plan_config import check_config, dataclass_of
 from verl_p2r.plugin.plan_tokens import Options, counted, lengths_of, listed, real_rows
 from verl_p2r.settings import P2RSettings
 
@@ -36,10 +38,11 @@ def plan_of(launch: Launch, options: Options) -> Plan:
     """Read a launch's config.
 
     Raises:
-        ValueError: the model is unknown, or the engine is not FSDP.
+        ValueError: the model is unknown, the engine is not FSDP, or verl could not run what the config says.
     """
     config = launch.config
     OmegaConf.resolve(config)
+    check_config(launch)
     model = config.actor_rollout_ref.model if launch.trains_rl else config.model
     shape, spec, source = _shape(options.model, model.path)
     processor = _processor(model.path) if options.rows or spec is None else None
@@ -79,8 +82,9 @@ def _sft_job(launch: Launch, shape: ModelShape, lengths: Lengths, options: Optio
     config = launch.config
     data, per_node = config.data, config.trainer.n_gpus_per_node
     budget = data.max_token_len_per_gpu if data.use_dynamic_bsz else data.micro_batch_size_per_gpu * data.max_length
-    engine = _engine(config.engine, config.model, launch.gpus, per_node, budget, budget)
-    engine = replace(engine, frozen_vision=bool(config.engine.get("freeze_vision_tower", False)))
+    settings = dataclass_of(config, "engine")
+    engine = _engine(settings, config.model, launch.gpus, per_node, budget, budget)
+    engine = replace(engine, frozen_vision=bool(settings.get("freeze_vision_tower", False)))
     return Job(shape, GPUS[options.gpu], lengths, engine, prompts=data.train_batch_size, steps=_steps(config))
 
 
@@ -96,18 +100,18 @@ def _steps(config: DictConfig) -> int | None:
 
 def _rl_job(launch: Launch, shape: ModelShape, lengths: Lengths, options: Options) -> Job:
     config = launch.config
-    actor, rollout, trainer = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.trainer
+    actor, rollout = (dataclass_of(config, f"actor_rollout_ref.{part}") for part in ("actor", "rollout"))
+    trainer = config.trainer
     gpus, settings = trainer.nnodes * trainer.n_gpus_per_node, P2RSettings.from_mapping(config.algorithm.p2r)
     model, correction = config.actor_rollout_ref.model, config.algorithm.get("rollout_correction") or {}
     dynamic = actor.use_dynamic_bsz
-    update = actor.ppo_max_token_len_per_gpu if dynamic else (actor.ppo_micro_batch_size_per_gpu or 1) * lengths.longest
+    update = actor.ppo_max_token_len_per_gpu if dynamic else actor.ppo_micro_batch_size_per_gpu * lengths.longest
     infer = rollout.log_prob_max_token_len_per_gpu
     if not dynamic:
-        infer = (rollout.log_prob_micro_batch_size_per_gpu or 1) * lengths.longest
-    engine = _engine(actor.fsdp_config, model, gpus, trainer.n_gpus_per_node, update, infer)
+        infer = rollout.log_prob_micro_batch_size_per_gpu * lengths.longest
+    engine = _engine(actor.engine, model, gpus, trainer.n_gpus_per_node, update, infer)
     engine = replace(
         engine,
-        parallel=max(engine.parallel, actor.ulysses_sequence_parallel_size),
         mini_batches=max(1, ceil(config.data.train_batch_size / actor.ppo_mini_batch_size)),
         epochs=actor.ppo_epochs,
         entropy=bool(actor.calculate_entropy or actor.entropy_coeff),
@@ -131,9 +135,7 @@ def _rl_job(launch: Launch, shape: ModelShape, lengths: Lengths, options: Option
     )
 
 
-def _engine(fsdp: DictConfig, model: DictConfig, gpus: int, per_node: int, update: float, infer: float) -> Engine:
-    if fsdp.strategy not in ("fsdp", "fsdp2"):
-        raise ValueError(f"strategy is {fsdp.strategy!r}: only fsdp and fsdp2 can be planned")
+def _engine(fsdp: FSDPEngineConfig, model: DictConfig, gpus: int, per_node: int, update: float, infer: float) -> Engine:
     precision = fsdp.get("mixed_precision") or {}
     excluded = model.exclude_modules
     return Engine(
@@ -141,8 +143,8 @@ def _engine(fsdp: DictConfig, model: DictConfig, gpus: int, per_node: int, updat
         per_node=per_node,
         shard=fsdp.fsdp_size if 0 < fsdp.fsdp_size < gpus else gpus,
         parallel=fsdp.ulysses_sequence_parallel_size,
-        width=WIDTHS[fsdp.model_dtype or "fp32"],
-        compute=WIDTHS[precision.get("param_dtype", "bf16")],
+        width=_width(fsdp.model_dtype or "fp32", "model_dtype of the engine"),
+        compute=_width(precision.get("param_dtype", "bf16"), "mixed_precision.param_dtype of the engine"),
         param_offload=fsdp.param_offload,
         optimizer_offload=fsdp.optimizer_offload,
         policy_offload=fsdp.strategy == "fsdp2" and fsdp.offload_policy,
@@ -151,13 +153,19 @@ def _engine(fsdp: DictConfig, model: DictConfig, gpus: int, per_node: int, updat
         infer_tokens=infer,
         fused=model.use_fused_kernels,
         defers_sync=fsdp.use_no_sync_for_gradient_accumulation,
-        lora_rank=model.lora_rank,
+        lora_rank=model.lora_rank or 0,
         fsdp2=fsdp.strategy == "fsdp2",
         lora_vision=not (isinstance(excluded, str) and re.fullmatch(excluded, "model.visual.blocks.0.attn.qkv")),
     )
 
 
-def _rollout(rollout: DictConfig, shape: ModelShape, gpus: int) -> Rollout:
+def _width(dtype: str, key: str) -> int:
+    if dtype not in WIDTHS:
+        raise ValueError(f"{key} is {dtype!r}: give one of {', '.join(WIDTHS)}")
+    return WIDTHS[dtype]
+
+
+def _rollout(rollout: RolloutConfig, shape: ModelShape, gpus: int) -> Rollout:
     apart = rollout.nnodes > 0
     return Rollout(
         gpus=rollout.nnodes * rollout.n_gpus_per_node if apart else gpus,
@@ -166,7 +174,7 @@ def _rollout(rollout: DictConfig, shape: ModelShape, gpus: int) -> Rollout:
         sleeps=rollout.free_cache_engine and rollout.get("enable_sleep_mode", True),
         max_length=rollout.max_model_len or shape.context,  # vLLM's own default
         max_rows=rollout.max_num_seqs,
-        width=WIDTHS[rollout.dtype],
+        width=_width(rollout.dtype, "rollout.dtype"),
         bucket=rollout.checkpoint_engine.update_weights_bucket_megabytes * 2**20,
         apart=apart,
     )
@@ -181,7 +189,7 @@ def _judge(config: DictConfig, settings: P2RSettings) -> Judging | None:
 
 def _rl_faults(config: DictConfig, spec: VisionSpec, job: Job) -> Iterator[str]:
     """What only the config tells."""
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    actor = config.actor_rollout_ref.actor
     if config.data.image_patch_size != spec.patch_size:
         yield f"data.image_patch_size is {config.data.image_patch_size}: the model's patches have {spec.patch_size}"
     if config.data.train_batch_size % actor.ppo_mini_batch_size:
@@ -189,16 +197,6 @@ def _rl_faults(config: DictConfig, spec: VisionSpec, job: Job) -> Iterator[str]:
             f"data.train_batch_size={config.data.train_batch_size} does not divide by "
             f"actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}"
         )
-    missing = [
-        name
-        for name, value in (
-            ("actor.ppo_micro_batch_size_per_gpu", actor.ppo_micro_batch_size_per_gpu),
-            ("rollout.log_prob_micro_batch_size_per_gpu", rollout.log_prob_micro_batch_size_per_gpu),
-        )
-        if value is None
-    ]
-    if missing and not actor.use_dynamic_bsz:
-        yield f"{' and '.join(missing)} must be set, as actor.use_dynamic_bsz is off; one row is taken"
     settings = P2RSettings.from_mapping(config.algorithm.p2r)
     bands = settings.perception.length.maximum + settings.reasoning.length.maximum
     if settings.length_reward and bands >= config.data.max_response_length:
