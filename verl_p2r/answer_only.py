@@ -54,7 +54,8 @@ _ENCLOSED = {first + i: chr(ord("a") + i) for first in (0x1F150, 0x1F170, 0x1F1E
 # "option 2", "answer is number two", "the second option": the place of an option, in words as `_plain` gives them.
 _NAMED = re.compile(
     r"\b(?:option|choice|answer|alternative|pick|choose|select)"
-    r"(?: (?:is|number|no|the|option|choice))* (?P<after>\w+)\b|\b(?P<before>\w+) (?:option|choice|answer|alternative|one)\b"
+    r"(?: (?:is|number|no|the|option|choice))* (?P<after>\w+)\b"
+    r"|\b(?P<before>\w+) (?:option|choice|answer|alternative|one)\b"
 )
 _PLACES = tuple(
     zip(
