@@ -17,7 +17,8 @@ _ANNOUNCING = frozenset(
         neither but answer answers answered option options choice choices choose chosen select selected pick alternative
         correct correctly right true wrong final solution response reply question clearly definitely obviously certainly
         surely yes no judgement judgment verdict sufficient evidence deduce deduced say said guess bet think believe my
-        our me you your what probably likely maybe perhaps indeed best fits fitting ruled out eliminated excluded"""
+        our me you your what sure certain confident probably likely maybe perhaps indeed best fits fitting ruled out
+        eliminated excluded"""
     ).split()
 )
 _MEDIA = frozenset(words("video image picture clip frame frames scene observation shows show shown see seen").split())
@@ -89,9 +90,10 @@ def states_only_the_answer(question: str, solution: str, observation: str) -> bo
     places = dict(zip(options, _PLACES, strict=False))
     said = {_letter(word) for word in _named_by_place(_plain(observation), places).split()} - _ANNOUNCING
     answers = {*options, *_words(answer_text(solution))}
-    if said - _MEDIA <= {letter for letter in answers if len(letter) == 1}:
-        return True
-    return said <= answers.union(*places.values(), *options.values())
+    letters = {letter for letter in answers if len(letter) == 1}
+    # A place is an option's name alone: with an option's words it may be what is seen ("the dog barks second").
+    names = letters.union(*places.values())
+    return said - _MEDIA <= letters or said <= names or said <= answers.union(*options.values())
 
 
 def _plain(text: str) -> str:
