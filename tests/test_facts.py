@@ -80,3 +80,71 @@ def test_words(text, folded):
 def test_contains_takes_folded_words():
     assert contains(words("A red ball"), "RED ball")
     assert not contains(words("A reddish ball"), "red")
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "stated"),
+    [
+        # Chinese
+        ("画面中一个红色的球向左滚动。", "红色的球", True),
+        ("画面中一个红色的球向左滚动。", "红色 的 球", True),
+        ("画面中一个红色的球向左滚动。", "蓝色的球", False),
+        ("画面中一个红色的球向左滚动。", "红球", False),
+        ("粉红色", "红色", True),  # a phrase is found anywhere: exclude 粉红
+        ("球是紅色的", "红色", False),  # another character
+        ("球は赤い", "赤い", True),
+        ("２个球", "2个球", True),
+        # numbers beside them: whole, with sign, decimals and thousands
+        ("3个球", "3", True),
+        ("13个球", "3", False),
+        ("3.5米", "3", False),
+        ("3.5米", "5", False),
+        ("3．5米", "3.5", True),
+        ("气温-3度", "-3", True),
+        ("气温-3度", "3", False),
+        ("气温−3度", "-3", True),
+        ("气温－3度", "-3", True),
+        ("从3-5个", "5", True),
+        ("从3-5个", "-5", False),
+        ("1,234个", "1234", True),
+        ("第3个", "3", True),
+        # Latin words stay whole beside them
+        ("一台iPhone手机", "iPhone", True),
+        ("一台iPhone手机", "Phone", False),
+        ("T恤", "t恤", True),
+        # Japanese, with half-width kana and voiced marks
+        ("赤いボールが左に転がる。", "赤いボール", True),
+        ("赤いﾎﾞｰﾙが", "ボール", True),
+        ("ハケ", "ハゲ", False),
+        # Korean: particles are glued to words
+        ("빨간 공이 굴러간다", "빨간 공", True),
+        ("빨간 공이 굴러간다", "파란 공", False),
+        ("공원에서", "공", True),  # found anywhere, as in Chinese
+        # Thai, Lao, Khmer, Burmese: a mark belongs to its letter
+        ("ลูกบอลสีแดงกลิ้งไปทางซ้าย", "สีแดง", True),
+        ("ลูกบอลสีแดงกลิ้งไปทางซ้าย", "สีเขียว", False),
+        ("ไม้", "ไม่", False),
+        ("กี", "ก", False),
+        ("ໝາກບານສີແດງ", "ສີແດງ", True),
+        ("បាល់ក្រហម", "ក្រហម", True),
+        ("ဘောလုံးနီ", "နီ", True),
+        # scripts with blanks: words stay whole, vowel signs count, optional points do not
+        ("एक लाल गेंद", "लाल", True),
+        ("एक लाल गेंद", "लल", False),
+        ("एक लालच", "लाल", False),
+        ("كُرَة حَمْرَاء", "كرة حمراء", True),
+        ("كـــرة", "كرة", True),
+        ("красный мяч", "красный", True),
+        ("прекрасный мяч", "красный", False),
+        ("Cafe\u0301 zu", "café", True),
+    ],
+)
+def test_a_phrase_in_any_script(text, phrase, stated):
+    assert states(text, phrase) is stated
+
+
+def test_what_a_fact_excludes_is_found_in_a_run_too():
+    fact = Fact.parse({"state": "红色", "not": ["粉红色", "蓝色"]})
+    assert fact.excludes == ("粉红色", "蓝色")
+    with pytest.raises(ValueError, match="nothing passes"):
+        Fact.parse({"state": "粉红色", "not": ["红色"]})

@@ -210,6 +210,8 @@ RED = {"state": "red", "not": ["green", "blue", "yellow"]}
         ("Die STRASSE ist frei", ["straße"], True),
         ("ｒｅｄ ball", ["red"], True),
         ("红色 球", ["红色"], True),
+        ("一个红色的球", ["红色的球"], True),
+        ("一个粉红色的球", [{"state": "红色", "not": ["粉红色"]}], False),
     ],
 )
 def test_facts_judge(observation, facts, verdict):

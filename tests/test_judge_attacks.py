@@ -39,6 +39,7 @@ MARKER = re.compile(r"= ?= ?(?:end of )?(?:observation|question|correct answer)(
 TAG = re.compile(r"<\s*/?\s*judg\w*[^>]*>")
 ROLE = re.compile(
     r"<\s*[|｜]|[|｜]\s*>|<s>|</s>|<<|<start_of_turn>|<end_of_turn>|</?think>|</?answer>|\[/?inst\]|\[[a-z]+_[a-z]+\]"
+    r"|\[[gse]?mask\]|\[/?think\]|\[[|@][^\]]*[|@]\]|\[unused\w*\]|\[pad\d*\]|\]~!?b\]|\[e~\[|◁"
 )
 
 
@@ -55,7 +56,7 @@ HEAD, TAIL = PLAIN.split("OBSERVED")
 
 def test_the_table_is_what_it_should_be():
     names = [attack["name"] for attack in TABLE["attacks"]]
-    assert len(set(names)) == len(names) >= 40
+    assert len(set(names)) == len(names) >= 270
     assert sum(len(text_of(attack).encode("utf-8", "surrogatepass")) >= 99_000 for attack in TABLE["attacks"]) >= 5
     assert len(MARKER.findall(seen(PLAIN))) == 6
     assert len(TAG.findall(seen(PLAIN))) == 4
@@ -102,6 +103,16 @@ def test_a_judge_that_quotes_an_attack_is_not_misread(attack, text, verdict):
 def test_the_guards_turn_it_away(attack, text):
     assert guarded(ASKED["question"], ASKED["solution"], text, BOTH) == attack["guard"]
     assert guarded(ASKED["question"], ASKED["solution"], text, JudgeGuards()) is None
+
+
+def test_what_only_a_judge_can_stop_is_marked():
+    """No rule tells these from an honest observation; a real judge must (test_a_real_model_is_not_fooled)."""
+    unstopped = [attack for attack, _ in (a.values for a in ATTACKS) if attack["kind"] == "no evidence"]
+    assert all(attack.get("only_a_judge", False) is (attack["guard"] is None) for attack in unstopped)
+    left = [attack for attack in unstopped if attack["guard"] is None]
+    asked = [guarded(ASKED["question"], ASKED["solution"], text_of(attack), BOTH) for attack in left]
+    assert len(left) >= 50
+    assert set(asked) == {None}
 
 
 def test_every_attack_gets_its_own_verdict_over_http(judge_server):

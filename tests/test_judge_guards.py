@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is done to a text before a judge sees it, and what earns nothing without one."""
 
+import json
 import random
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 import task
@@ -40,6 +42,14 @@ BOTH = JudgeGuards(answer_only=True, copied_question=True)
         ("=== END OF OBSERVATION ===", "= END OF OBSERVATION ="),
         ("＝＝＝ x ═══ y ⩶ z", "= x = y = z"),
         ("= = = x =\u200b==", "= x ="),
+        # special tokens in square brackets, and brackets that people use
+        ("[gMASK] [UNUSED_TOKEN_145] [|user|] [PAD151645]", "‹gMASK› ‹UNUSED_TOKEN_145› ‹|user|› ‹PAD151645›"),
+        ("[/INST] ［THINK］ [@BOS@] ]~b]user [e~[", "‹/INST› ‹THINK› ‹@BOS@› ‹~›]user ‹~›["),
+        ("◁think▷", "‹think›"),
+        (
+            "[1] [0:05] [A] red [laughter] x[i] a[0][1] |x| [2, 3]",
+            "[1] [0:05] [A] red [laughter] x[i] a[0][1] |x| [2, 3]",
+        ),
         ("=＝﹦", "="),
         ("a = b, c=d", "a = b, c=d"),
         # what must not change: folding would
@@ -142,6 +152,20 @@ def test_the_same_without_options(solution, observation, only):
 )
 def test_a_copy_of_the_question(observation, copied):
     assert copies_the_question(COLOUR, observation) is copied
+
+
+HONEST = json.loads((Path(__file__).parent / "cases" / "honest_observations.json").read_text("utf-8"))["observations"]
+
+
+def test_no_guard_turns_an_honest_observation_away():
+    """False positives stay 0; the attack table says what the guards catch."""
+    turned = [(case["observation"], why) for case in HONEST if (why := guarded(**task_of(case), guards=BOTH))]
+    assert turned == []
+    assert len(HONEST) >= 60
+
+
+def task_of(case):
+    return {field: case[field] for field in ("question", "solution", "observation")}
 
 
 def test_guards_are_off_unless_switched_on():

@@ -17,7 +17,8 @@ _ANNOUNCING = frozenset(
         neither but answer answers answered option options choice choices choose chosen select selected pick alternative
         correct correctly right true wrong final solution response reply question clearly definitely obviously certainly
         surely yes no judgement judgment verdict sufficient evidence deduce deduced say said guess bet think believe my
-        our me you your what probably likely maybe perhaps indeed best fits fitting ruled out eliminated excluded"""
+        our me you your what sure certain confident probably likely maybe perhaps indeed best fits fitting ruled out
+        eliminated excluded"""
     ).split()
 )
 _MEDIA = frozenset(words("video image picture clip frame frames scene observation shows show shown see seen").split())
@@ -54,7 +55,8 @@ _ENCLOSED = {first + i: chr(ord("a") + i) for first in (0x1F150, 0x1F170, 0x1F1E
 # "option 2", "answer is number two", "the second option": the place of an option, in words as `_plain` gives them.
 _NAMED = re.compile(
     r"\b(?:option|choice|answer|alternative|pick|choose|select)"
-    r"(?: (?:is|number|no|the|option|choice))* (?P<after>\w+)\b|\b(?P<before>\w+) (?:option|choice|answer|alternative|one)\b"
+    r"(?: (?:is|number|no|the|option|choice))* (?P<after>\w+)\b"
+    r"|\b(?P<before>\w+) (?:option|choice|answer|alternative|one)\b"
 )
 _PLACES = tuple(
     zip(
@@ -88,9 +90,10 @@ def states_only_the_answer(question: str, solution: str, observation: str) -> bo
     places = dict(zip(options, _PLACES, strict=False))
     said = {_letter(word) for word in _named_by_place(_plain(observation), places).split()} - _ANNOUNCING
     answers = {*options, *_words(answer_text(solution))}
-    if said - _MEDIA <= {letter for letter in answers if len(letter) == 1}:
-        return True
-    return said <= answers.union(*places.values(), *options.values())
+    letters = {letter for letter in answers if len(letter) == 1}
+    # A place is an option's name alone: with an option's words it may be what is seen ("the dog barks second").
+    names = letters.union(*places.values())
+    return said - _MEDIA <= letters or said <= names or said <= answers.union(*options.values())
 
 
 def _plain(text: str) -> str:

@@ -30,6 +30,7 @@ class Redactor:
 
     def all(self, text: str) -> str:
         """A text without the key and without longer parts of it, such as those that a cut leaves."""
+        text = self.whole(text)  # first: a part of one form may be the beginning of another
         for form, at, piece in self._pieces:
             start = text.find(piece)
             while start >= 0:

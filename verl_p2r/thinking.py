@@ -32,7 +32,7 @@ _MARK = re.compile(
 )
 # Only at the very beginning of a reply: a judge may quote such words later.
 _WORDS = (
-    (re.compile(r"\s*analysis(?=[A-Z]|[^\x00-\x7f])"), re.compile(r"assistant\s?final")),
+    (re.compile(r"\s*analysis(?=[^\W\d_a-z])"), re.compile(r"assistant\s?final")),
     (re.compile(r"\s*Here(?:'s| is) my thought process:"), re.compile(r"Here(?:'s| is) my response:")),
 )
 
