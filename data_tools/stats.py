@@ -17,7 +17,8 @@ from data_tools.history import history_of
 from data_tools.records import Record
 from verl_p2r.accuracy import PROBLEM_TYPES
 from verl_p2r.settings import LengthBand, P2RSettings
-from verl_p2r.template import perception_end
+from verl_p2r.template import block_spans
+from verl_p2r.visible import is_visible
 
 PROCESSES = ("perception", "reasoning")
 SOURCES = 20  # how many a table shows
@@ -104,21 +105,22 @@ class Stats:
 
 
 def segment_lengths(responses: Sequence[str], tokenizer: Any) -> list[tuple[int, int]]:
-    """The lengths of both segments of some responses, in tokens, as the rewards count them.
+    """Measure both segments of some responses as the length reward does: the tokens of visible text in their blocks.
 
     Args:
         responses: texts, without their end token.
         tokenizer: a fast Hugging Face tokenizer.
 
     Returns:
-        For each, the tokens of P, whose first character lies in P's region, and those of R, with the end token.
+        For each, what `verl_p2r.segments.visible_lengths` gives for its tokens: those of P and those of R.
     """
     encoded = tokenizer(list(responses), add_special_tokens=False, return_offsets_mapping=True)
     lengths = []
     for response, offsets in zip(responses, encoded["offset_mapping"], strict=True):
-        end = perception_end(response)
-        perception = sum(start < end for start, _ in offsets)
-        lengths.append((perception, len(offsets) - perception + 1))
+        counts = dict.fromkeys(("observation", "think", "answer"), 0)
+        for tag, (begin, stop) in block_spans(response).items():
+            counts[tag] = sum(begin <= start < stop and is_visible(response[start:end]) for start, end in offsets)
+        lengths.append((counts["observation"], counts["think"] + counts["answer"]))
     return lengths
 
 

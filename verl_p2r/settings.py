@@ -33,7 +33,7 @@ class LengthBand:
     """The band of segment lengths that earns the length reward, both ends included.
 
     Args:
-        minimum, maximum: lengths in tokens.
+        minimum, maximum: lengths in tokens of visible text inside the segment's blocks, tags not counted [ours].
         reward: R_len inside the band.
     """
 

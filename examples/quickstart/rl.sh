@@ -35,10 +35,10 @@ exec python -m verl.trainer.main_ppo \
   actor_rollout_ref.rollout.val_kwargs.do_sample=True \
   actor_rollout_ref.rollout.val_kwargs.temperature=1.0 \
   actor_rollout_ref.rollout.val_kwargs.top_p=1.0 \
-  algorithm.p2r.perception.length.minimum=6 \
-  algorithm.p2r.perception.length.maximum=16 \
-  algorithm.p2r.reasoning.length.minimum=10 \
-  algorithm.p2r.reasoning.length.maximum=28 \
+  algorithm.p2r.perception.length.minimum=1 \
+  algorithm.p2r.perception.length.maximum=10 \
+  algorithm.p2r.reasoning.length.minimum=1 \
+  algorithm.p2r.reasoning.length.maximum=17 \
   trainer.total_epochs=1000 \
   trainer.total_training_steps="$STEPS" \
   trainer.save_freq=10 \

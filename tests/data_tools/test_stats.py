@@ -11,7 +11,7 @@ from data_tools.cli import app
 from data_tools.decontaminate import Benchmark, decontaminate
 from data_tools.records import Record
 from data_tools.stats import Stats, segment_lengths
-from verl_p2r.segments import perception_length
+from verl_p2r.segments import visible_lengths
 
 RAWS = [
     release_record(0, path="STAR/a.mp4"),
@@ -49,6 +49,7 @@ def test_segments_are_measured_as_the_rewards_measure_them(processor):
     texts = [
         f"<observation>{OBSERVATION}</observation>\n<think>{THINKING}</think>\n<answer>A</answer>",
         "<observation>été 😀</observation>  <think>a</think><answer>b</answer>",
+        "<observation> \u200b a \n ball</observation><think>\u3164so </think>\n<answer>b </answer> well",
         "no block at all",
         "<think>only</think>",
         "<observation>never closed",
@@ -56,8 +57,7 @@ def test_segments_are_measured_as_the_rewards_measure_them(processor):
     expected = []
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        perception = perception_length(ids, tokenizer)
-        expected.append((perception, len(ids) - perception))
+        expected.append(visible_lengths(ids, tokenizer))
     assert segment_lengths(texts, tokenizer) == expected
     assert expected[0][0] > 20
     assert expected[0][1] > 20
@@ -71,20 +71,18 @@ class Letters:
 
 
 def test_lengths_are_set_beside_the_bands():
-    # The tags of P are 27 characters; those of R, "\n" between the blocks, "A" and the end token are 36.
+    # Neither tags nor line ends count: R is its thinking and the "A".
     raws = []
-    for i, (p, r) in enumerate([(100, 319), (101, 320), (293, 476), (294, 477), (294, 477)]):
+    for i, (p, r) in enumerate([(127, 319), (128, 319), (320, 511), (321, 512), (321, 512)]):
         text = f"<observation>{'o' * p}</observation>\n<think>{'t' * r}</think>\n<answer>A</answer>"
         raws.append(release_record(i, output=text))
     stats = Stats.collect(map(Record.parse, raws), Letters())
-    tags = len("<observation></observation>"), len("\n<think></think>\n<answer>A</answer>") + 1
-    assert sorted(stats.lengths["perception"].elements()) == [p + tags[0] for p in (100, 101, 293, 294, 294)]
-    assert sorted(stats.lengths["reasoning"].elements()) == [r + tags[1] for r in (319, 320, 476, 477, 477)]
+    assert sorted(stats.lengths["perception"].elements()) == [127, 128, 320, 321, 321]
+    assert sorted(stats.lengths["reasoning"].elements()) == [320, 320, 512, 513, 513]
     lines = [line.split() for line in shown(stats).splitlines()]
-    # P's band is 128 to 320 tokens: 127 | 128, 320 | 321, 321. R's is 320 to 512: all five but those above it.
+    # P's band is 128 to 320 tokens: 127 | 128, 320 | 321, 321. R's is 320 to 512: 320, 320, 512 | 513, 513.
     assert ["perception", "127", "320", "321", "128-320", "20.0%", "40.0%", "40.0%"] in lines
-    above = sum(r + tags[1] > 512 for r in (319, 320, 476, 477, 477))
-    assert lines[-1][-3:] == ["0.0%", f"{(5 - above) / 5:.1%}", f"{above / 5:.1%}"]
+    assert lines[-1][-3:] == ["0.0%", "60.0%", "40.0%"]
 
 
 def test_no_records_make_empty_tables():

@@ -15,6 +15,7 @@ from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
 from verl.trainer.ppo.metric_utils import process_validation_metrics
 
 from verl_p2r.judge import Verdict
+from verl_p2r.segments import visible_lengths
 
 GOOD = "<observation>A red ball moves left.</observation>\n<think>Red is B.</think>\n<answer>B</answer>"
 BLIND = "<observation>A ball.</observation>\n<think>Red is B.</think>\n<answer>B</answer>"
@@ -135,6 +136,22 @@ def test_a_perfect_response_by_hand(tokenizer):
         "judge_retries": 0,
     }
     assert 0 <= info["judge_seconds"] < 60
+
+
+@pytest.mark.parametrize("padding", ["\n", " ", "\u200b", "\u3164", "\u00a0"], ids=ascii)
+def test_padding_changes_the_tokens_but_not_the_length_reward(tokenizer, padding):
+    """Bands that begin just above what is visible: no padding, wherever it stands, reaches them."""
+    visible = visible_lengths(tokenizer.encode(GOOD), tokenizer)
+    bands = [{"length": {"minimum": tokens + 1, "maximum": 2000}} for tokens in visible]
+    strict_bands = manager(tokenizer, perception=bands[0], reasoning=bands[1])
+    _, plain = score(strict_bands, data(tokenizer, GOOD))
+    for place in range(0, len(GOOD) + 1):
+        if place not in (0, len(GOOD)) and GOOD[place - 1] != ">" and GOOD[place] != "<":
+            continue  # only where a tag ends or begins
+        _, info = score(strict_bands, data(tokenizer, GOOD[:place] + padding * 100 + GOOD[place:]))
+        assert info["perception_length_reward"] == info["reasoning_length_reward"] == 0
+        tokens = [info[f"{process}_tokens"] for process in ("perception", "reasoning")]
+        assert sum(tokens) > plain["perception_tokens"] + plain["reasoning_tokens"]  # the metric counts all of them
 
 
 @pytest.mark.parametrize(
