@@ -347,7 +347,7 @@ def _read(url: str, body: bytes, retries: int) -> Reply:
         content = choice["message"]["content"]
         if not isinstance(content, str):
             raise TypeError
-    except (AttributeError, TypeError, LookupError, ValueError, RecursionError):
+    except (TypeError, LookupError, ValueError):
         shown = body[:_SHOWN].decode(errors="replace")
         raise _Failure(f"{url} replied with no chat completion: {shown!r}") from None
     usage = reply.get("usage")

@@ -108,7 +108,7 @@ class _Disk:
 
     def write(self, key: bytes, verdict: Verdict) -> None:
         """Write behind: the caller does not wait."""
-        row = (key, int(verdict.value is True), verdict.reason.encode("utf-8", "replace").decode(), self.model, time.time())
+        row = (key, int(verdict.value is True), verdict.reason, self.model, time.time())
         self._thread.submit(self._do, "write", "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", row)
 
     def close(self) -> None:
