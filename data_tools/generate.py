@@ -201,12 +201,8 @@ def text_of(reply: Reply) -> str:
     """What the model wrote.
 
     Raises:
-        UselessReply: nothing, or text that cannot be written, such as half an emoji.
+        UselessReply: nothing.
     """
     if not reply.text.strip():
         raise UselessReply(f"the reply is empty{reply.shortfall}")
-    try:
-        reply.text.encode()
-    except UnicodeEncodeError as error:
-        raise UselessReply(f"the reply is not valid Unicode at character {error.start}") from None
     return reply.text

@@ -19,6 +19,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -44,7 +45,7 @@ _REMEDIES = {
     errno.EPERM: _WRITABLE,
     errno.ENOENT: "it was removed, or never there: check the name, and run this again",
     errno.ENOTDIR: "a part of its name is a file, not a folder: check the name",
-    errno.EEXIST: "remove it, or name another output",
+    errno.EEXIST: "something else is there: name another output, or move it away",
     errno.EISDIR: "name a file, not a folder",
     errno.ENAMETOOLONG: "use a shorter name",
     errno.ELOOP: "its symbolic links lead in a circle, or to nothing that may be used: name the place itself",
@@ -75,11 +76,17 @@ def explained(error: OSError) -> str:
     return f"{where}{what}: {remedy}" if remedy else f"{where}{what}"
 
 
+def _progress(*columns: ProgressColumn) -> Progress:
+    """A bar that leaves nothing behind; in a log, where it could only leave blank lines, it shows nothing."""
+    own = (*columns, TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*own, console=console, transient=True, disable=not console.is_terminal)
+
+
 @contextmanager
 def byte_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], object]]:
     """A progress bar over the bytes of files."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+    with _progress(*columns) as progress:
         task = progress.add_task(what, total=sum(file.stat().st_size for file in files))
         yield lambda count: progress.advance(task, count)
 
@@ -88,7 +95,7 @@ def byte_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], objec
 def count_bar(what: str, total: int) -> Iterator[Callable[[], object]]:
     """A progress bar over things that are counted."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+    with _progress(*columns) as progress:
         task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)
 
@@ -105,7 +112,7 @@ def kept_bar(what: str, total: int) -> Iterator[Callable[[bool], object]]:
     )
     done = kept = 0
     shown = 0.0
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as progress:
+    with _progress(*columns) as progress:
         task = progress.add_task(what, total=total, rate="", kept="")
 
         def show() -> None:
