@@ -156,25 +156,25 @@ def _sample_times(track: dict[bytes, memoryview]) -> tuple[int, np.ndarray | Non
     """Time scale, times and duration of a track's samples: decoding times and the offsets to presentation."""
     header = track.get(b"mdhd", NOTHING)
     timescale = _number(header, 20 if header[:1] == b"\x01" else 12)
-    count, durations = _runs(track.get(b"stts", NOTHING), ">u4")
-    total = int(count.sum())
-    if not 0 < total <= MAX_FRAMES or not timescale:
+    runs, offsets = _runs(track.get(b"stts", NOTHING)), _runs(track.get(b"ctts", NOTHING))
+    total = int(runs[:, 0].sum())
+    if not 0 < total <= MAX_FRAMES or not timescale or (len(offsets) and int(offsets[:, 0].sum()) != total):
         return timescale, None, 0
-    steps = np.repeat(durations, count)
-    times = np.cumsum(steps) - steps
-    count, offsets = _runs(track.get(b"ctts", NOTHING), ">i4")
-    if len(count):
-        if int(count.sum()) != total:
-            return timescale, None, 0
-        times = times + np.repeat(offsets, count)
-    return timescale, times, int(steps.sum())
+    steps = np.repeat(runs[:, 1], runs[:, 0])
+    times = np.cumsum(steps)
+    duration = int(times[-1])
+    times -= steps
+    if len(offsets):
+        times += np.repeat(offsets[:, 1].astype(np.int32), offsets[:, 0])  # they may be negative
+    return timescale, times, duration
 
 
-def _runs(table: memoryview, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def _runs(table: memoryview) -> np.ndarray:
     """A table of runs: how often, and what."""
     most = min(_number(table, 4), (len(table) - 8) // 8)
-    pairs = np.frombuffer(table, ">u4", max(most, 0) * 2, 8).reshape(-1, 2) if most > 0 else np.empty((0, 2), ">u4")
-    return pairs[:, 0].astype(np.int64), np.ascontiguousarray(pairs[:, 1]).view(kind).astype(np.int64)
+    if most <= 0:
+        return np.empty((0, 2), np.int64)
+    return np.frombuffer(table, ">u4", most * 2, 8).astype(np.int64).reshape(-1, 2)
 
 
 def _check_matroska(stream: BinaryIO, file: MediaFile) -> None:

@@ -39,11 +39,12 @@ MAX_FRAME_PIXELS = 35_651_584  # that a frame may declare: the most of level 6 o
 
 
 @contextmanager
-def open_video(file: MediaFile, **options: str) -> Iterator[tuple[Any, Any]]:
+def open_video(file: MediaFile, form: str | None = None, **options: str) -> Iterator[tuple[Any, Any]]:
     """Open a file that holds video, until its deadline; FFmpeg's errors become ours.
 
     Args:
         file: its path or bytes.
+        form: FFmpeg's name of its container where that is known, which saves FFmpeg the search for it.
         **options: FFmpeg's, of the container and its streams.
 
     Yields:
@@ -57,7 +58,9 @@ def open_video(file: MediaFile, **options: str) -> Iterator[tuple[Any, Any]]:
     content = io.BytesIO(file.content) if isinstance(file.content, bytes) else f"file:{file.content}"
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", **options}
     try:
-        with av.open(content, timeout=file.deadline.remaining, options=options, metadata_errors="replace") as container:
+        with av.open(
+            content, format=form, timeout=file.deadline.remaining, options=options, metadata_errors="replace"
+        ) as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise MediaError(f"{file.name}: the file has no video stream")

@@ -73,11 +73,11 @@ def probe_file(file: MediaFile) -> VideoInfo:
     """
     index = inspect_container(file)
     # Told to decode nothing, FFmpeg opens a file in a quarter of the time; what it then cannot tell is asked below.
-    with open_video(file, skip_frame="all") as (container, stream):
+    with open_video(file, None if index is None else "mov", skip_frame="all") as (container, stream):
         table = _read_table(container, stream, file)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         total, times = 0, None
-        if stream.frames and "mp4" in container.format.name and index is not None:
+        if stream.frames and index is not None:
             known, times = _times_in(index, table, fps)
             # A file cut out of a stream may begin between key frames: what cannot be decoded does not count.
             total = len(table.shown) if known and table.starts_with_key else 0
