@@ -55,7 +55,6 @@ import ray
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
-from qwen_vl_utils import vision_process
 from transfer_queue.utils.serial_utils import encode
 from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 from verl.trainer.ppo.v1 import AgentLoopWorkerTQ, agent_loop_tq
@@ -65,6 +64,7 @@ from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
 
+from verl_p2r import decode
 from verl_p2r.decode import install_reader
 from verl_p2r.plugin.agent_loop import P2RAgentLoopWorker
 from verl_p2r.plugin.rl_dataset import P2RDataset
@@ -249,21 +249,21 @@ class Worker:
 def counted() -> Iterator[dict[str, int]]:
     """Count readings of video files and runs of the Hugging Face processor's video part."""
     counts = {"decodes": 0, "processor_calls": 0}
-    read, call = vision_process.VIDEO_READER_BACKENDS["pyav"], Qwen2VLVideoProcessor.__call__
+    read, call = decode._decode, Qwen2VLVideoProcessor.__call__
 
-    def counting_read(video: dict) -> Any:
+    def counting_read(*args: Any) -> Any:
         counts["decodes"] += 1
-        return read(video)
+        return read(*args)
 
     def counting_call(*args: Any, **kwargs: Any) -> Any:
         counts["processor_calls"] += 1
         return call(*args, **kwargs)
 
-    vision_process.VIDEO_READER_BACKENDS["pyav"], Qwen2VLVideoProcessor.__call__ = counting_read, counting_call
+    decode._decode, Qwen2VLVideoProcessor.__call__ = counting_read, counting_call
     try:
         yield counts
     finally:
-        vision_process.VIDEO_READER_BACKENDS["pyav"], Qwen2VLVideoProcessor.__call__ = read, call
+        decode._decode, Qwen2VLVideoProcessor.__call__ = read, call
 
 
 def start_ray() -> None:

@@ -8,7 +8,7 @@ read here. What FFmpeg opens, it opens by its own rules; a file that cannot be f
 import io
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -23,6 +23,7 @@ EBML = b"\x1a\x45\xdf\xa3"
 SEGMENT, CHAPTERS = 0x18538067, 0x1043A770
 EDITION, CHAPTER, ELSEWHERE = 0x45B9, 0xB6, 0x6E67  # EditionEntry, ChapterAtom, ChapterSegmentUUID
 NOTHING = memoryview(b"")
+BRANCHES = (b"mdia", b"minf", b"dinf", b"stbl")
 UPRIGHT = (1 << 16, 0, 0, 1 << 16)
 
 
@@ -62,11 +63,14 @@ def inspect_container(file: MediaFile) -> Mp4Index | None:
     return None
 
 
-def is_blank(file: MediaFile, position: int, size: int) -> bool:
-    """Whether a part of a file holds nothing but zeros."""
+def holds_zeros(file: MediaFile, places: Iterable[tuple[int, int]]) -> bool:
+    """Whether a part of a file, given as position and size, holds nothing but zeros."""
     with file.open() as stream:
-        stream.seek(position)
-        return not any(stream.read(size))
+        for position, size in places:
+            stream.seek(position)
+            if not any(stream.read(size)):
+                return True
+    return False
 
 
 def _read_moov(stream: BinaryIO, name: str) -> memoryview | None:
@@ -103,32 +107,37 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         at = end
 
 
-def _inside(data: memoryview, *path: bytes) -> memoryview:
-    """The content of the first box at a path; empty where there is none."""
-    for kind in path:
-        data = next((content for found, content in _boxes(data) if found == kind), NOTHING)
-    return data
+def _leaves(data: memoryview) -> dict[bytes, memoryview]:
+    """The boxes of a track that do not hold others that matter here: the first of each kind."""
+    leaves: dict[bytes, memoryview] = {}
+    for kind, content in _boxes(data):
+        if kind in BRANCHES:
+            leaves = _leaves(content) | leaves
+        else:
+            leaves.setdefault(kind, content)
+    return leaves
 
 
 def _mp4_index(moov: memoryview, name: str) -> Mp4Index:
-    tracks = [content for kind, content in _boxes(moov) if kind == b"trak"]
+    boxes = list(_boxes(moov))
+    tracks = [_leaves(content) for kind, content in boxes if kind == b"trak"]
     for track in tracks:
-        _check_references(track, name)
-    samples = sum(_number(_inside(track, b"mdia", b"minf", b"stbl", b"stsz"), 8) for track in tracks)
+        _check_references(track.get(b"dref", NOTHING), name)
+    samples = sum(_number(track.get(b"stsz", NOTHING), 8) for track in tracks)
     if samples > MAX_FRAMES:
         raise MediaError(f"{name}: its index declares {samples} samples, more than {MAX_FRAMES}: cut the video")
-    turns = [_turn(_inside(moov, b"mvhd"), 36), *(_turn(_inside(track, b"tkhd"), 40) for track in tracks)]
-    upright = bool(tracks) and all(turn == UPRIGHT for turn in turns)
+    turns = [_turn(content, 36) for kind, content in boxes if kind == b"mvhd"]
+    turns += [_turn(track.get(b"tkhd", NOTHING), 40) for track in tracks]
+    upright = len(turns) > len(tracks) > 0 and all(turn == UPRIGHT for turn in turns)
     for track in tracks:
-        if _inside(track, b"mdia", b"hdlr")[8:12] == b"vide":
+        if track.get(b"hdlr", NOTHING)[8:12] == b"vide":
             return Mp4Index(upright, *_sample_times(track))
     return Mp4Index(upright, 0, None, 0)
 
 
-def _check_references(track: memoryview, name: str) -> None:
-    """Refuse a track whose samples lie in another file: its data reference lacks the flag "in this file"."""
-    references = _inside(track, b"mdia", b"minf", b"dinf", b"dref")[8:]
-    if any(not _number(content, 0) & 1 for _, content in _boxes(references)):
+def _check_references(references: memoryview, name: str) -> None:
+    """Refuse a track whose samples lie in another file: a data reference lacks the flag "in this file"."""
+    if any(not _number(content, 0) & 1 for _, content in _boxes(references[8:])):
         raise MediaError(f"{name}: it refers to data in another file, which is not opened: re-encode the video")
 
 
@@ -143,29 +152,29 @@ def _turn(header: memoryview, offset: int) -> tuple[int, ...]:
     return matrix[0], matrix[1], matrix[3], matrix[4]
 
 
-def _sample_times(track: memoryview) -> tuple[int, np.ndarray | None, int]:
+def _sample_times(track: dict[bytes, memoryview]) -> tuple[int, np.ndarray | None, int]:
     """Time scale, times and duration of a track's samples: decoding times and the offsets to presentation."""
-    header, tables = _inside(track, b"mdia", b"mdhd"), _inside(track, b"mdia", b"minf", b"stbl")
+    header = track.get(b"mdhd", NOTHING)
     timescale = _number(header, 20 if header[:1] == b"\x01" else 12)
-    count, durations = _runs(_inside(tables, b"stts"), ">u4")
-    total = int(count.sum())
-    if not 0 < total <= MAX_FRAMES or not timescale:
+    runs, offsets = _runs(track.get(b"stts", NOTHING)), _runs(track.get(b"ctts", NOTHING))
+    total = int(runs[:, 0].sum())
+    if not 0 < total <= MAX_FRAMES or not timescale or (len(offsets) and int(offsets[:, 0].sum()) != total):
         return timescale, None, 0
-    steps = np.repeat(durations, count)
-    times = np.cumsum(steps) - steps
-    count, offsets = _runs(_inside(tables, b"ctts"), ">i4")
-    if len(count):
-        if int(count.sum()) != total:
-            return timescale, None, 0
-        times = times + np.repeat(offsets, count)
-    return timescale, times, int(steps.sum())
+    steps = np.repeat(runs[:, 1], runs[:, 0])
+    times = np.cumsum(steps)
+    duration = int(times[-1])
+    times -= steps
+    if len(offsets):
+        times += np.repeat(offsets[:, 1].astype(np.int32), offsets[:, 0])  # they may be negative
+    return timescale, times, duration
 
 
-def _runs(table: memoryview, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def _runs(table: memoryview) -> np.ndarray:
     """A table of runs: how often, and what."""
     most = min(_number(table, 4), (len(table) - 8) // 8)
-    pairs = np.frombuffer(table, ">u4", max(most, 0) * 2, 8).reshape(-1, 2) if most > 0 else np.empty((0, 2), ">u4")
-    return pairs[:, 0].astype(np.int64), np.ascontiguousarray(pairs[:, 1]).view(kind).astype(np.int64)
+    if most <= 0:
+        return np.empty((0, 2), np.int64)
+    return np.frombuffer(table, ">u4", most * 2, 8).astype(np.int64).reshape(-1, 2)
 
 
 def _check_matroska(stream: BinaryIO, file: MediaFile) -> None:

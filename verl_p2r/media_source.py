@@ -99,12 +99,16 @@ class MediaFile:
         """
         if isinstance(self.content, bytes):
             return io.BytesIO(self.content)
-        if not is_local_file(self.content):  # a pipe or a device could block for ever
-            raise MediaError(f"{self.name}: no such file (media are read from regular local files)")
+        self.check()
         try:
             return _Timed(os.open(self.content, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), self.deadline)
         except OSError as error:
             raise MediaError(f"{self.name}: cannot be opened ({error})") from error
+
+    def check(self) -> None:
+        """Raise a `MediaError` unless it is a regular file, or bytes: a pipe or a device could block for ever."""
+        if isinstance(self.content, str) and not is_local_file(self.content):
+            raise MediaError(f"{self.name}: no such file (media are read from regular local files)")
 
 
 class _Timed(io.FileIO):

@@ -3,12 +3,13 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 
-from verl_p2r.containers import MAX_FRAMES, Mp4Index, inspect_container, is_blank
+from verl_p2r.containers import MAX_FRAMES, Mp4Index, holds_zeros, inspect_container
 from verl_p2r.images import probe_image
 from verl_p2r.media_source import TIMEOUT_VARIABLE as TIMEOUT_VARIABLE
 from verl_p2r.media_source import Deadline, MediaError, MediaFile, kind_of, name_of, resolve
@@ -72,16 +73,16 @@ def probe_file(file: MediaFile) -> VideoInfo:
     """
     index = inspect_container(file)
     # Told to decode nothing, FFmpeg opens a file in a quarter of the time; what it then cannot tell is asked below.
-    with open_video(file, skip_frame="all") as (container, stream):
+    with open_video(file, None if index is None else "mov", skip_frame="all") as (container, stream):
         table = _read_table(container, stream, file)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         total, times = 0, None
-        if stream.frames and "mp4" in container.format.name and index is not None:
+        if stream.frames and index is not None:
             known, times = _times_in(index, table, fps)
             # A file cut out of a stream may begin between key frames: what cannot be decoded does not count.
             total = len(table.shown) if known and table.starts_with_key else 0
             if total and fps > 0 and stream.width and index.upright:
-                if any(is_blank(file, *place) for place in table.ends):
+                if holds_zeros(file, table.ends):
                     raise MediaError(f"{file.name}: the file holds zeros for video: it was not written to its end")
                 return VideoInfo(total, _rate(times, fps), stream.height, stream.width, times)
         elif "avi" in container.format.name and stream.frames == table.entries and not table.gaps:
@@ -139,25 +140,24 @@ def _read_table(container: Any, stream: Any, file: MediaFile) -> _Table:
     Raises:
         MediaError: it is larger than a file may have it, or leads beyond the end of the file.
     """
-    if len(stream.index_entries) > MAX_FRAMES:
+    entries = stream.index_entries
+    if len(entries) > MAX_FRAMES:
         raise MediaError(f"{file.name}: its index has more than {MAX_FRAMES} frames: cut the video")
-    shown, end, first, last, key, gaps = array("l"), 0, None, None, False, False
-    for i, entry in enumerate(stream.index_entries):
-        if i % CHECK_EVERY == 0:
-            file.deadline.check()
-        place = position, size = entry.pos, entry.size
-        end = max(end, position + size)
-        gaps |= not size
-        if not entry.is_discard:
-            shown.append(i)
-            last = place
-            first = first or place
-        if i == 0:
-            key = entry.is_keyframe
+    shown: list[int] = []
+    end, gaps = 0, False
+    places: dict[int, tuple[int, int]] = {}
+    for start in range(0, len(entries), CHECK_EVERY):
+        file.deadline.check()
+        part = entries[start : start + CHECK_EVERY]
+        positions, sizes = [entry.pos for entry in part], [entry.size for entry in part]
+        end, gaps = max(end, *map(add, positions, sizes)), gaps or not all(sizes)
+        seen = [i for i, entry in enumerate(part, start) if not entry.is_discard]
+        shown += seen
+        places |= {i: (positions[i - start], sizes[i - start]) for i in (*seen[:1], *seen[-1:])}
     if end > container.size:
         raise MediaError(f"{file.name}: the file is truncated: it has {container.size} of at least {end} bytes")
-    ends = [first, last] if first and last else []
-    return _Table(len(stream.index_entries), shown, ends, key, gaps)
+    ends = [places[shown[0]], places[shown[-1]]] if shown else []
+    return _Table(len(entries), shown, ends, len(entries) > 0 and entries[0].is_keyframe, gaps)
 
 
 def _times_in(index: Mp4Index, table: _Table, fps: float) -> tuple[bool, array | None]:
