@@ -10,7 +10,8 @@ from PIL import Image
 
 from data_tools.records import Medium, Record
 from data_tools.rejects import RejectLog
-from verl_p2r.rows import RowError
+from verl_p2r.errors import RowError
+from verl_p2r.local_files import is_local_file
 
 AHEAD = 8  # records that are looked at before their turn, for each worker
 
@@ -70,11 +71,14 @@ def fault_of(medium: Medium, root: Path) -> RowError | None:
 
     path = root / medium.path
     try:
+        element = medium.element(root)
         if medium.kind == "image":
-            with Image.open(path) as image:
+            with Image.open(element["image"]) as image:
                 image.load()
         else:
-            read_video(TRAINING.fill(medium.element(root)))
+            read_video(TRAINING.fill(element))
+    except RowError as error:
+        return error
     except Exception as error:  # whatever a damaged file makes its library do, it is this file's fault alone
         return medium_error(path, error)
     return None
@@ -86,7 +90,7 @@ def medium_error(path: Path, error: Exception) -> RowError:
 
     if isinstance(error, RulesError):
         return RowError("media", "sampling rules", f"field media: {error}: correct it, or drop the record")
-    missing = not path.is_file()
+    missing = not is_local_file(path)
     what = str(error) if isinstance(error, MediaError) else f"{path}: {type(error).__name__}: {error}"
     remedy = "unpack it there, or set the media root" if missing else "fetch it again, or drop the record"
     return RowError("path", "missing file" if missing else "unreadable file", f"field path: {what}: {remedy}")

@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from verl_p2r.local_files import is_local_file
+
 SIDES = (448, 320, 224, 160, 112)  # longest side of a picture, in pixels: the first with which all have room
 QUALITY = 80  # of JPEG
 MESSAGE = 600  # characters that are shown of an error
@@ -56,7 +58,7 @@ def pictures_of(element: Mapping[str, Any], frames: int, room: int) -> Pictures:
                 return Pictures(pictures, seen, bytes=size)
         return Pictures(error=f"{path}: its pictures do not fit on the page: ask for fewer records or frames")
     except Exception as error:  # whatever a damaged file makes its library do, the other records are shown
-        if not path.is_file():
+        if not is_local_file(path):
             return Pictures(error=f"{path} does not exist: unpack it there, or set the media root")
         text = str(error)
         text = text if str(path) in text else f"{path}: {type(error).__name__}: {text}"
