@@ -220,7 +220,9 @@ def import_release_command(
     for kind, report in reports.items():
         console.print(f"\n[bold]{kind}[/]")
         console.print(types_table(report.counts))
-        show_differences(differences(kind, report.counts))
+        show_differences(differences(kind, report.counts, report.unusable))
+        if report.unusable:
+            say(f"{sum(report.unusable.values()):,} of these have a ground truth that nothing can match", "yellow")
         show_export(report, out / kind)
     leave(*reports.values())
 
@@ -276,8 +278,8 @@ def decontaminate_command(
         files = files_of(inputs)
         media = (medium_field,) if medium_field else MEDIUM_FIELDS
         questions = (question_field,) if question_field else QUESTION_FIELDS
-        known = Benchmark(benchmark, media, questions)
         names = ("medium", "question") if by is By.both else (by.value,)
+        known = Benchmark(benchmark, media, questions, names)
         with byte_bar("decontaminating", files) as on_bytes:
             done = decontaminate(files, known, out, by=names, max_reject_share=max_reject_share, on_bytes=on_bytes)
     say(f"benchmark: {len(known.media):,} media, {len(known.questions):,} questions")
@@ -309,11 +311,12 @@ def stats_command(
         files = files_of(inputs)
         loaded = _tokenizer(tokenizer) if tokenizer else None
         with byte_bar("reading", files) as on_bytes:
-            stats = Stats.collect(Records(files, rejects, on_bytes), loaded, files)
+            records = Records(files, rejects, on_bytes)
+            stats = Stats.collect(records, loaded, files)
     for table in stats.tables():
         console.print(table, "")
     if published:
-        show_differences(differences("sft", stats.types))
+        show_differences(differences("sft", stats.types, records.unusable))
     show_rejects(rejects.reasons, rejects.first, None)
     if png is not None:
         from data_tools.stats_plots import write_plots

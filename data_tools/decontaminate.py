@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from data_tools.folders import described
 from data_tools.records import Record
 from data_tools.steps import Dropped, StepReport, run_step
+from verl_p2r.errors import RowError
 from verl_p2r.reading import RawRecord, read_values
-from verl_p2r.rows import RowError
+from verl_p2r.values import is_unset, plain, shown
 
 MEDIUM, QUESTION = "medium in a benchmark", "question in a benchmark"
 
@@ -22,22 +23,39 @@ MEDIUM_FIELDS = ("path", "video", "video_path", "video_name", "video_id", "video
 QUESTION_FIELDS = ("problem", "question")
 
 _MARKS = re.compile(r"<(?:image|video|audio)>")
-_OPTIONS = re.compile(r"\s*Options:\s*\n.*", re.DOTALL)
+_LABEL = r"[\s,;][(\[]?{}[).:\]]\s"  # A. or (A) or A) or [A], behind white space
+_OPTIONS = re.compile(
+    rf"\s*(?:Options|Choices|Candidates):\s*\n.*|{_LABEL.format('A')}.+?{_LABEL.format('B')}.*", re.DOTALL
+)
+_INSTRUCTION = re.compile(r"(?im)^\s*(?:please\s+)?(?:answer|respond|reply|select|choose)\b[^?\n]*$")
+# Where a benchmark's field is a mapping, what in it may be the path, or the question.
+_PATHS = ("path", "video", "image", "url", "video_url", "image_url", "video_path", "image_path", "file_name")
+_QUESTIONS = ("text", "content", "question")
 _NO_WORD = re.compile(r"[\W_]+")
 
 
 def question_key(question: str) -> str:
-    """A question reduced to its words: case, punctuation, width of characters, placeholders and options do not count.
+    """Reduce a question to its words: case, punctuation, width of characters and placeholders do not count.
 
+    Edge rules [ours]:
+        Options that the question carries, under `Options:` or as `A. …`, `B. …`, are removed with all that follows;
+        so are lines that say how to answer, unless nothing else is left.
+
+    >>> question_key("What does he hold?\\nA. a cup\\nB. a book\\nAnswer with the letter.")
+    'what does he hold'
     >>> question_key("<video>What  is the man's NAME?") == question_key("what is the man’s name")
     True
     """
     text = _OPTIONS.sub("", _MARKS.sub(" ", question))
+    return _words(_INSTRUCTION.sub(" ", text)) or _words(text) or _words(question)
+
+
+def _words(text: str) -> str:
     return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def medium_key(path: str) -> str:
-    """A medium's file name without folders and ending, for benchmarks unpack the same files elsewhere.
+    """Reduce a path to its file name without folders and ending: benchmarks unpack the same files elsewhere.
 
     Edge rules [ours]:
         A name of digits alone tells too little: the last folder's name is part of it, where there is one.
@@ -57,9 +75,11 @@ class Benchmark:
         files: JSON lists or JSON lines, gzip-compressed or not, or parquet.
         medium_fields: the first of these that a row has names its medium.
         question_fields: likewise its question.
+        by: what counts, `medium`, `question` or both; the fields of the other are not read.
 
     Raises:
-        ValueError: a file cannot be read, or none of its rows has any of the fields.
+        ValueError: a file cannot be read, a row has one of the fields and what it holds cannot be read, or no row has
+            any of them.
     """
 
     def __init__(
@@ -67,6 +87,7 @@ class Benchmark:
         files: Iterable[Path],
         medium_fields: Sequence[str] = MEDIUM_FIELDS,
         question_fields: Sequence[str] = QUESTION_FIELDS,
+        by: Collection[str] = ("medium", "question"),
     ) -> None:
         self.files = list(files)
         self.media: dict[str, str] = {}
@@ -76,11 +97,11 @@ class Benchmark:
             for raw in _rows(file, {*medium_fields, *question_fields}):
                 if isinstance(raw.value, RowError):
                     raise ValueError(f"{raw.file}:{raw.line}: {raw.value}: a benchmark must be read whole")
-                for key, keys, fields in (
-                    (medium_key, self.media, medium_fields),
-                    (question_key, self.questions, question_fields),
+                for what, key, keys, fields in (
+                    ("medium", medium_key, self.media, medium_fields),
+                    ("question", question_key, self.questions, question_fields),
                 ):
-                    if text := _first(raw.value, fields):
+                    for text in _first(raw, fields, what) if what in by else ():
                         keys.setdefault(key(text), f"{raw.file}:{raw.line}")
                         found += 1
             if not found:
@@ -159,6 +180,37 @@ def _rows(file: Path, fields: Collection[str]) -> Iterator[RawRecord]:
         raise ValueError(f"{file}: cannot be read as a benchmark ({error})") from error
 
 
-def _first(row: Any, fields: Sequence[str]) -> str:
-    values = (row.get(name) for name in fields) if isinstance(row, Mapping) else ()
-    return next((value for value in values if isinstance(value, str) and value.strip()), "")
+def _first(raw: RawRecord, fields: Sequence[str], what: str) -> list[str]:
+    """The texts of the first field that a row has.
+
+    Raises:
+        ValueError: what it holds cannot be read.
+    """
+    row = raw.value if isinstance(raw.value, Mapping) else {}
+    for name in fields:
+        value = plain(row.get(name))
+        if is_unset(value) or value in ("", [], {}):
+            continue
+        texts = _texts(value, _PATHS if what == "medium" else _QUESTIONS)
+        if not texts:
+            raise ValueError(
+                f"{raw.file}:{raw.line}: field {name} is {shown(value)}, in which no {what} can be read: name another "
+                f"field (--{what}-field), or compare by the other alone (--by)"
+            )
+        return texts
+    return []
+
+
+def _texts(value: Any, keys: Sequence[str]) -> list[str]:
+    """The texts in a field: itself, those of a list, those under the keys of a mapping; none if one cannot be read."""
+    value = plain(value)
+    if isinstance(value, str) and value.strip():
+        return [value]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [str(value)]
+    if isinstance(value, list | tuple):
+        found = [_texts(item, keys) for item in value]
+        return [text for texts in found for text in texts] if all(found) else []
+    if isinstance(value, Mapping):
+        return next((texts for key in keys if (texts := _texts(value.get(key), keys))), [])
+    return []

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The VideoP2R release to parquet: its gzip parts found, exported, and counted against the published table."""
+"""The VideoP2R release to parquet: its gzip parts found, exported, and counted against the published table.
+
+The table counts records, also those whose ground truth nothing can match. These are rejected here, as everywhere, and
+counted in for the comparison. Like all rejects they count against `max_reject_share`.
+"""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -74,16 +79,21 @@ def import_release(
         return {kind: to_parquet(files, out / kind, kind, settings, on_bytes=on_bytes) for kind, files in parts.items()}
 
 
-def differences(kind: Kind, counts: Mapping[tuple[str, str], int]) -> list[str]:
-    """What differs from the published counts, one sentence each.
+def differences(
+    kind: Kind, counts: Mapping[tuple[str, str], int], unusable: Mapping[tuple[str, str], int] | None = None
+) -> list[str]:
+    """Say what differs from the published counts, one sentence each.
 
     Args:
         kind: `sft` or `rl`.
         counts: records by modality and problem type.
+        unusable: likewise, records that were rejected because nothing can match their ground truth: they were
+            published, and count too.
 
     >>> differences("sft", {**PUBLISHED_SFT, ("video", "free-form"): 1_000})
     ['video, free-form: 1,000 records, published 1,006 (-6)', 'sum: 162,056 records, published 162,062 (-6)']
     """
+    counts = Counter(counts) + Counter(unusable or {})
     pairs = [("sum", sum(counts.values()), PUBLISHED_SUMS[kind])]
     if kind == "sft":
         cells = list(PUBLISHED_SFT) + [cell for cell in counts if cell not in PUBLISHED_SFT]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from data_tools.records import Medium, Record
 from data_tools.rejects import RejectLog
+from verl_p2r.errors import RowError
 from verl_p2r.local_files import is_local_file
-from verl_p2r.rows import RowError
 
 PATCH_SIZE = 14  # of the models the paper trained; it decides sizes, not whether a file decodes
 AHEAD = 8  # records that are looked at before their turn, for each worker
@@ -68,15 +68,16 @@ def fault_of(medium: Medium, root: Path) -> RowError | None:
     from verl_p2r.decode import fetch_video  # brings torch, 0.2 GB
     from verl_p2r.images import read_image
     from verl_p2r.media import TRAINING
-    from verl_p2r.media_source import check_inside
 
     path = root / medium.path
     try:
-        check_inside(path, root)
+        element = medium.element(root)
         if medium.kind == "image":
-            read_image(medium.element(root))
+            read_image(element)
         else:
-            fetch_video(TRAINING.fill(medium.element(root)), PATCH_SIZE)
+            fetch_video(TRAINING.fill(element), PATCH_SIZE)
+    except RowError as error:
+        return error
     except Exception as error:  # decoders may raise anything on damaged files; report it as this file's error
         return medium_error(path, error)
     return None

@@ -11,7 +11,6 @@ from PIL import Image
 from data_tools.media_check import medium_error
 from data_tools.records import Record
 from verl_p2r.media import MediaSettings
-from verl_p2r.media_source import check_inside
 
 VideoAs = Literal["video", "images"]
 
@@ -47,13 +46,14 @@ def media_parts(
         RowError: the file is missing or cannot be read.
     """
     try:
-        check_inside(root / record.path, root)
         element = settings.fill(record.medium.element(root))
         if record.data_type == "image":
             from verl_p2r.images import fetch_image  # brings torch, 0.2 GB
 
             return MediaParts([_image_part(fetch_image(element, patch_size))], {})
         return _video_parts(element, video_as, patch_size)
+    except RowError:
+        raise
     except Exception as error:  # decoders may raise anything on damaged files; report it as this file's error
         raise medium_error(root / record.path, error) from error
 

@@ -11,7 +11,6 @@ from typing import Any
 from PIL import Image
 
 from verl_p2r.local_files import is_local_file
-from verl_p2r.media_source import check_inside
 
 SIDES = (448, 320, 224, 160, 112)  # longest side of a picture, in pixels: the first with which all have room
 QUALITY = 80  # of JPEG
@@ -38,12 +37,11 @@ class Pictures:
     bytes: int = field(default=0, compare=False)
 
 
-def pictures_of(element: Mapping[str, Any], root: Path, frames: int, room: int) -> Pictures:
+def pictures_of(element: Mapping[str, Any], frames: int, room: int) -> Pictures:
     """Read what is shown of a medium.
 
     Args:
         element: as `records.Medium.element` gives it.
-        root: the folder that its path starts from, and that no link may lead out of.
         frames: the most pictures of a video: evenly chosen from the frames that training takes of it.
         room: bytes that they may take in base64; they are made smaller until they do.
 
@@ -52,7 +50,6 @@ def pictures_of(element: Mapping[str, Any], root: Path, frames: int, room: int) 
     """
     path = Path(element.get("image") or element["video"])
     try:
-        check_inside(path, root)
         shown, seen = _image(element) if "image" in element else _frames(element, frames)
         for side in SIDES:
             pictures = [_picture(image, side, seconds) for image, seconds in shown]

@@ -7,6 +7,7 @@
 validates the rest. No text is ever evaluated.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -22,6 +23,7 @@ from verl_p2r.reading import RawRecord, read_values
 from verl_p2r.records import Question, read_question
 from verl_p2r.responses import inside, response_of
 from verl_p2r.truths import AGREEMENT as AGREEMENT
+from verl_p2r.truths import UNUSABLE
 from verl_p2r.values import is_unset, plain, read_number, shown
 
 SHOWN_ID = 80  # characters of a `problem_id` in the log of rejects
@@ -231,6 +233,8 @@ class Records:
     ) -> None:
         self.files, self.rejects, self.on_bytes = files, rejects, on_bytes
         self.read = 0
+        self.unusable: Counter[tuple[str, str]] = Counter()
+        """Records whose ground truth nothing can match, by modality and problem type; they are rejected."""
 
     def __iter__(self) -> Iterator[Record]:
         seen: dict[bytes, int] = {}  # of hashes: 263K of them take 40 MB, however long the ids
@@ -249,6 +253,8 @@ class Records:
                             "it: give each record its own",
                         )
                 except RowError as error:
+                    if error.reason == UNUSABLE:
+                        self.unusable[raw.value["data_type"], raw.value["problem_type"]] += 1
                     self.rejects.add(raw.file, raw.line, _id_of(raw.value), error)
                 else:
                     yield record
@@ -269,7 +275,7 @@ def _relative(path: str) -> str:
     """A path that stays below the media's folder, in its shortest form."""
     path = path.strip()
     parts = [part for part in path.split("/") if part not in ("", ".")]
-    windows = "\\" in path or path[1:2] == ":"
+    windows = "\\" in path or path[1:2] == ":" or path[:5].lower() == "data:"
     if ".." in parts or path.startswith(("/", "~")) or windows or "://" in path or "\0" in path or not parts:
         raise RowError(
             "path",

@@ -24,8 +24,9 @@ from data_tools.media_check import MediaCheck, medium_error
 from data_tools.records import Record, Records
 from data_tools.rejects import Reject, RejectLog
 from verl_p2r import records
+from verl_p2r.errors import RowError
+from verl_p2r.local_files import is_local_file
 from verl_p2r.records import NO_RESPONSE, SCHEMA, PromptTemplate, question_columns
-from verl_p2r.rows import RowError
 
 Kind = Literal["sft", "rl"]
 
@@ -78,6 +79,7 @@ class Report:
         damaged: a file was damaged, so that an unknown number of records is lost.
         max_reject_share: what the step was to put up with.
         counts: records written, by modality and problem type.
+        unusable: records whose ground truth nothing can match, likewise: they are rejected, and were published.
         splits: records written, by split.
         media: files decoded, and those of them that failed; zeros when none were.
     """
@@ -90,6 +92,7 @@ class Report:
     damaged: bool
     max_reject_share: float
     counts: Mapping[tuple[str, str], int]
+    unusable: Mapping[tuple[str, str], int]
     splits: Mapping[str, int]
     media: tuple[int, int] = (0, 0)
 
@@ -135,7 +138,7 @@ def to_parquet(
             for record in check(source) if check else source:
                 split = split_of(record.path, settings.val_share)
                 try:
-                    if settings.check_files and root and not (root / record.path).is_file():
+                    if settings.check_files and root and not is_local_file(root / record.path):
                         raise medium_error(root / record.path, FileNotFoundError("no such file"))
                     row = row_of(record, kind, sum(splits.rows.values()), split, template, root)
                 except RowError as error:
@@ -152,6 +155,7 @@ def to_parquet(
             damaged=rejects.damaged,
             max_reject_share=settings.max_reject_share,
             counts=counts,
+            unusable=source.unusable,
             splits=dict(splits.rows),
             media=(check.files, check.bad) if check else (0, 0),
         )

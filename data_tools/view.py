@@ -34,6 +34,7 @@ from data_tools.stats import left_out
 from data_tools.steps import DROPPED
 from verl_p2r.accuracy import PROBLEM_TYPES, answer_accuracy, answer_text
 from verl_p2r.cpus import available_cpus
+from verl_p2r.errors import RowError
 from verl_p2r.template import parse_response
 
 STATES = ("kept", "dropped")
@@ -246,7 +247,10 @@ def write_page(
     media = Counter(card.medium for card in sample.cards)
 
     def read(medium: Medium) -> Pictures:
-        pictures = pictures_of(medium.element(media_root), media_root, frames, room)
+        try:
+            pictures = pictures_of(medium.element(media_root), frames, room)
+        except RowError as error:  # its path leads out of the media root
+            pictures = Pictures(error=str(error))
         for _ in range(media[medium]):
             on_medium()
         return pictures

@@ -21,7 +21,6 @@ from verl_p2r.local_files import is_local_file
 TIMEOUT_VARIABLE = "VERL_P2R_MEDIA_TIMEOUT"
 TIMEOUT = 60.0  # seconds for one file, probing and decoding together, unless the variable sets another
 MAX_TIMEOUT = 1e6  # seconds, what FFmpeg can count; more means this
-LINKS_VARIABLE = "VERL_P2R_FOLLOW_LINKS"
 URLS = ("http://", "https://")
 SHOWN = 200  # characters of a source that messages show
 
@@ -224,23 +223,3 @@ def decode_data_url(url: str) -> bytes:
         return base64.b64decode(data, validate=True)
     except (ValueError, binascii.Error) as error:
         raise MediaError(f"{url[:40]}…: a damaged data URL: {error}") from error
-
-
-def check_inside(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> None:
-    """Refuse a path whose links lead out of the media root, unless `VERL_P2R_FOLLOW_LINKS=1` allows it.
-
-    Args:
-        path: of a file.
-        root: the folder that paths start from; it may be a link itself.
-
-    Raises:
-        MediaError: the file lies elsewhere.
-    """
-    if os.environ.get(LINKS_VARIABLE, "0") not in ("", "0"):
-        return
-    try:
-        inside = os.path.commonpath([os.path.realpath(path), os.path.realpath(root)]) == os.path.realpath(root)
-    except (OSError, ValueError):
-        return  # not a path at all: opening it says so
-    if not inside:
-        raise MediaError(f"{path}: leads out of the media root {root}: copy the file there, or set {LINKS_VARIABLE}=1")

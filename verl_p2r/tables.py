@@ -157,7 +157,7 @@ def _typed_as_most(name: str, values: list[Any], errors: Errors) -> pa.Array:
     groups: dict[str, list[int]] = {}
     for number, value in enumerate(values):
         try:
-            groups.setdefault(str(pa.infer_type([value])), []).append(number)
+            groups.setdefault(str(pa.array([value]).type), []).append(number)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
             groups.setdefault("", []).append(number)
     kept: list[Any] = [None] * len(values)

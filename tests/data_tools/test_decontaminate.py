@@ -156,3 +156,69 @@ def test_many_records_are_written_in_shards(tmp_path, monkeypatch):
     assert [len(lines_of(part)) for part in parts] == [10, 10, 5]
     written = [raw for part in parts for raw in lines_of(part)]
     assert [Record.parse(raw) for raw in written] == [Record.parse(raw) for raw in raws]
+
+
+ASKED = "What does the man hold at the end?"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ASKED + "\nA. a cup\nB. a book\nAnswer with the letter.",
+        ASKED + "\n(A) a cup\n(B) a book",
+        ASKED + " A) a cup B) a book C) a pen",
+        ASKED + "\nOptions:\n1. a cup\n2. a book",
+        ASKED + "\nAnswer with the option's letter from the given choices directly.",
+        "<video>\nPlease answer the question.\n" + ASKED,
+        "What does the man hold at the end",
+    ],
+)
+def test_options_and_instructions_that_a_question_carries_do_not_hide_it(written):
+    assert question_key(written) == question_key(ASKED)
+
+
+@pytest.mark.parametrize("question", ["Select the best title.", "What is in vitamin A. or B?", "Choose one: A. red"])
+def test_questions_that_look_like_instructions_keep_their_words(question):
+    assert question_key(question)
+
+
+@pytest.mark.parametrize(
+    ("medium", "keys"),
+    [
+        ({"path": "x/clip_1ab.mp4", "bytes": None}, ["clip_1ab"]),
+        ([{"path": "clip_1ab.mp4", "bytes": None}, "clip_2ab.mp4"], ["clip_1ab", "clip_2ab"]),
+        ({"url": "https://host/clip_1ab.mp4"}, ["clip_1ab"]),
+        ({"type": "video_url", "video_url": {"url": "clip_1ab.mp4"}}, ["clip_1ab"]),
+        (4711, ["4711"]),
+        (None, []),
+        ("", []),
+    ],
+)
+def test_media_of_benchmarks_are_read_in_every_shape(tmp_path, medium, keys):
+    (tmp_path / "b.jsonl").write_text(json.dumps({"question": "Why?", "video": medium}))
+    assert list(Benchmark([tmp_path / "b.jsonl"]).media) == keys
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "option"),
+    [
+        ({"video": {"bytes": "AAAA", "path": None}}, "video", "--medium-field"),
+        ({"video": [{"bytes": "AAAA"}]}, "video", "--medium-field"),
+        ({"video": True}, "video", "--medium-field"),
+        ({"question": {"a": "Why?"}}, "question", "--question-field"),
+        ({"question": [["Why?", {}]]}, "question", "--question-field"),
+    ],
+)
+def test_a_field_that_cannot_be_read_is_named_and_never_ignored(tmp_path, row, field, option):
+    rows = [{"question": "How?", "video": "a.mp4"}, {"question": "Why?", "video": "b.mp4", **row}]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"b\.jsonl:2: field {field} is .*{option}"):
+        Benchmark([tmp_path / "b.jsonl"])
+    other = "question" if field == "video" else "medium"
+    assert Benchmark([tmp_path / "b.jsonl"], by=[other]).files
+
+
+def test_a_parquet_of_hugging_face_media_is_read(tmp_path):
+    rows = [{"question": "other", "video": {"path": "clip_1ab.mp4", "bytes": None}}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    assert list(Benchmark([tmp_path / "b.parquet"]).media) == ["clip_1ab"]

@@ -74,6 +74,20 @@ def test_differences_are_named():
     ]
 
 
+def test_truths_that_nothing_can_match_are_rejected_and_count_as_published(tmp_path):
+    # The table counts them, a run cannot use them.
+    bad = {**rl(6)[5], "problem_type": "numerical", "solution": "<answer>five or six</answer>", "answer": "five or six"}
+    folder = write_release(tmp_path / "release", sft(4), [*rl(5), bad])
+    report = import_release(folder, tmp_path / "out", ExportSettings(max_reject_share=0.2))["rl"]
+    assert (report.read, report.written, dict(report.reasons)) == (6, 5, {"unusable ground truth": 1})
+    assert report.unusable == {("video", "numerical"): 1}
+    assert differences("rl", report.counts, report.unusable) == ["sum: 6 records, published 263,055 (-263,049)"]
+    done = CliRunner().invoke(app, ["import-release", str(folder), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1  # 1 of 6 is more than 1 %
+    assert "sum: 6 records, published 263,055" in done.output
+    assert "1 of these have a ground truth that nothing can match" in done.output
+
+
 def test_the_command_imports_and_compares(tmp_path):
     folder = write_release(tmp_path / "release", sft(4), rl(6))
     done = CliRunner().invoke(app, ["import-release", str(folder), "--out", str(tmp_path / "out"), "--val-share", "0"])

@@ -416,9 +416,10 @@ def test_settings_are_checked(load):
         load([text_row()], p2r={"process_aware": "sometimes"})
 
 
-@pytest.mark.parametrize(
-    "end", ["<|im_end|>", "<|im_end|>\n", " <|im_end|><|im_end|>", "<|endoftext|>", "<|im_end|>\n<|endoftext|>"]
-)
+ENDS = ["<|im_end|>", "<|im_end|>\n", " <|im_end|><|im_end|>", "<|endoftext|>", "<|im_end|>\n<|endoftext|>"]
+
+
+@pytest.mark.parametrize("end", ENDS)
 def test_end_tokens_behind_a_response_are_not_learnt_twice(load, end):
     # Responses that were saved with skip_special_tokens=False.
     assert split(load([text_row(RESPONSE + end)])[0]) == split(load([text_row()])[0])
