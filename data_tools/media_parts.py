@@ -10,6 +10,7 @@ from PIL import Image
 
 from data_tools.media_check import medium_error
 from data_tools.records import Record
+from verl_p2r.errors import RowError
 from verl_p2r.media import MediaSettings
 
 VideoAs = Literal["video", "images"]
