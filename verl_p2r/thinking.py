@@ -18,7 +18,7 @@ _MARK = re.compile(
     | \[ (?P<square_slash>/)? (?-i:THINK(?:ING)?) \]
     | <\| (?: begin_of_ | begin_ | start_of_ | start_ )? (?:think(?:ing)?|thought|reasoning) (?: _begin | _start )? \|>
     | <\| inner_prefix \|>
-    | <\|? channel \|? > \s{{0,8}} (?:analysis|commentary|thought)
+    | <\|channel\|?> \s{{0,8}} (?:analysis|commentary|thought)
     | (?P<closes>
         <\| (?: end_of_ | end_ ) (?:think(?:ing)?|thought|reasoning) \|>
         | <\| (?:think(?:ing)?|thought|reasoning) _end \|>

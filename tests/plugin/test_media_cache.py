@@ -3,12 +3,14 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from qwen_vl_utils import process_vision_info, vision_process
+from qwen_vl_utils import process_vision_info
 
+from verl_p2r import decode
 from verl_p2r.media import MediaError
 from verl_p2r.plugin.media_cache import MediaCache, Source, cache_settings, sources_in
 
@@ -24,13 +26,13 @@ def video(clip, **rules) -> Source:
 def decodes(monkeypatch) -> list[str]:
     """The files decoded, one entry for each time."""
     files: list[str] = []
-    read = vision_process.VIDEO_READER_BACKENDS["pyav"]
+    real = decode._decode
 
-    def counted(element):
-        files.append(element["video"])
-        return read(element)
+    def counted(file, *args):
+        files.append(file.name)
+        return real(file, *args)
 
-    monkeypatch.setitem(vision_process.VIDEO_READER_BACKENDS, "pyav", counted)
+    monkeypatch.setattr(decode, "_decode", counted)
     return files
 
 
@@ -162,16 +164,41 @@ def test_sources_are_the_media_in_their_order():
     ]
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"type": "image", "image": Image.new("RGB", (8, 8))},
-        {"type": "image", "image": {"bytes": b"png"}},
-        {"type": "video", "video": ["frame0.png", "frame1.png"]},
-        {"type": "audio", "audio": "a.wav"},
-    ],
-)
-def test_pixels_frame_lists_and_audio_have_no_name(part):
+def test_media_in_memory_and_lists_of_frames_have_sources(tmp_path):
+    frames = [str(tmp_path / f"{i}.png") for i in range(4)]
+    for i, path in enumerate(frames):
+        Image.new("RGB", (56, 56), (60 * i, 0, 0)).save(path)
+    red = Image.new("RGB", (56, 56), "red")
+    parts = [
+        {"type": "image", "image": red},
+        {"type": "image", "image": Path(frames[3]).read_bytes()},
+        {"type": "video", "video": frames, "resized_height": 56, "resized_width": 56},
+        {"type": "video", "video": [red, red.copy()], "resized_height": 56, "resized_width": 56},
+    ]
+    first, second, third, fourth = (
+        source.decode() for source in sources_in([{"role": "user", "content": parts}], 14) or ()
+    )
+    assert first.getpixel((0, 0)) == (255, 0, 0)
+    assert second.getpixel((0, 0)) == (180, 0, 0)
+    assert [int(frame[0, 0, 0]) for frame in third[0]] == [0, 60, 120, 180]
+    assert fourth[0].shape == (2, 3, 56, 56)
+
+
+def test_lists_of_frames_are_kept_on_disk_until_one_changes(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for path in paths:
+        Image.new("RGB", (56, 56), "red").save(path)
+    part = {"type": "video", "video": [str(path) for path in paths], "resized_height": 56, "resized_width": 56}
+    (source,) = sources_in([{"role": "user", "content": [part]}], 14)
+    disk = cache_settings({"p2r": {"media_cache": {"directory": str(tmp_path / "cache")}}}).open_disk()
+    before, _ = source.decode(disk)
+    assert torch.equal(source.decode(disk)[0], before)
+    Image.new("RGB", (56, 56), "blue").save(paths[1])
+    assert source.decode(disk)[0][1, :, 0, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("part", [{"type": "image", "image": {"bytes": b"png"}}, {"type": "audio", "audio": "a.wav"}])
+def test_what_is_not_a_canonical_element_has_no_source(part):
     assert sources_in([{"role": "user", "content": [part]}], 14) is None
 
 
