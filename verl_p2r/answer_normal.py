@@ -76,9 +76,7 @@ _SPACES = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r" ?\n\s*")
 
 _QUALIFIED = r"(?:(?:my|the|your|our|final|correct|right|best|most|likely|appropriate|accurate|suitable|true)\s){0,5}"
-_LEAD = (
-    r"(?:(?:so|thus|hence|therefore|then|finally|overall|in conclusion|in summary|ok|okay|well|yes)\b\s?[,:]?\s?){0,2}"
-)
+_LEAD = r"(?:(?:so|thus|hence|therefore|then|finally|overall|in conclusion|in summary|ok|okay|well)\b\s?[,:]?\s?){0,2}"
 _ANNOUNCEMENTS = [
     re.compile(
         rf"{_LEAD}(?:(?:i\s(?:think|believe|guess|would\ssay)|i'd\ssay)\s(?:that\s)?)?{_QUALIFIED}"
@@ -93,16 +91,18 @@ _ANNOUNCEMENTS = [
     ),
     re.compile(r"(?:so|thus|hence|therefore)\s?[,:]\s?", re.IGNORECASE),
     re.compile(
+        r"(?:la\s|die\s|a\s|o\s)?(?:respuesta|réponse|risposta|resposta|antwort|ответ|jawaban|الجواب|الإجابة|उत्तर)"
+        r"(?:\s(?:correcta|correcte|finale|final|corretta|correta))?\s?(?:\b(?:es|est|è|é|ist|lautet)\b\s?:?|:)\s?",
+        re.IGNORECASE,
+    ),
+]
+_CJK_ANNOUNCEMENTS = [
+    re.compile(
         r"(?:所以|因此|综上|綜上|故|那么)?\s?,?\s?(?:我的|本题|本題|该题)?(?:的)?(?:正确|正確|最终|最終|最佳)?的?"
         r"(?:答案|答え|正解|选项|選項)\s?(?:应该|應該|应|應)?(?:是|为|為|选|選|は|:|=)+\s?:?\s?"
     ),
     re.compile(r"(?:一共|总共|總共|共)有?(?=[\d一二三四五六七八九十两])"),
     re.compile(r"(?:정답|답)\s?(?:은|:)\s?"),
-    re.compile(
-        r"(?:la\s|die\s|a\s|o\s)?(?:respuesta|réponse|risposta|resposta|antwort|ответ|jawaban|الجواب|الإجابة|उत्तर)"
-        r"(?:\s(?:correcta|correcte|finale|final|corretta|correta))?\s?(?:\b(?:es|est|è|é|ist|lautet)\b\s?:?|:)\s?",
-        re.IGNORECASE,
-    ),
 ]
 _ENDINGS = re.compile(r"(?:です|だ|である|입니다|이다)\.?$")
 
@@ -186,9 +186,9 @@ def _inside(text: str) -> str:
     if "*" in text or "_" in text or "`" in text or "#" in text or ">" in text or text.startswith(("-", "+", "×")):
         for pattern, plain in _MARKDOWN:
             text = pattern.sub(plain, text)
-    if match := _QUOTED.fullmatch(text):
+    if text[:1] in ("'", '"') and (match := _QUOTED.fullmatch(text)):
         text = match[2]
-    for announcement in _ANNOUNCEMENTS:
+    for announcement in _ANNOUNCEMENTS if text.isascii() else _ANNOUNCEMENTS + _CJK_ANNOUNCEMENTS:
         if (match := announcement.match(text)) and match.end() < len(text):
             text = text[match.end() :]
     return _ENDINGS.sub("", text) if not text.isascii() else text
