@@ -7,6 +7,7 @@
 validates the rest. No text is ever evaluated.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from verl_p2r.truths import AGREEMENT as AGREEMENT
 from verl_p2r.truths import UNUSABLE
 from verl_p2r.values import is_unset, plain, read_number, shown
 
+OUTSIDE_VARIABLE = "VERL_P2R_ALLOW_OUTSIDE_MEDIA_ROOT"  # of the environment: links may lead out of the media root
 SHOWN_ID = 80  # characters of a `problem_id` in the log of rejects
 
 _TRUTHS = {"true": True, "false": False}
@@ -44,20 +46,20 @@ class Medium(NamedTuple):
     path: str
     rules: tuple[tuple[str, Any], ...] = ()
 
-    def element(self, root: Path, allow_outside_root: bool = False) -> dict[str, Any]:
+    def element(self, root: Path) -> dict[str, Any]:
         """The medium as a canonical element, see `verl_p2r.elements`.
 
         Args:
             root: the folder that the path starts from.
-            allow_outside_root: read the medium also where symbolic links lead out of the folder.
 
         Raises:
-            RowError: they lead out of it, which is not allowed.
+            RowError: symbolic links lead out of the folder, and `VERL_P2R_ALLOW_OUTSIDE_MEDIA_ROOT` is not 1.
 
         >>> Medium("video", "STAR/a.mp4", (("fps", 1.0),)).element(Path("/data"))
         {'type': 'video', 'video': '/data/STAR/a.mp4', 'fps': 1.0}
         """
-        sources = MediaSources(str(root), allow_outside_root, setting="the step")
+        allowed = os.environ.get(OUTSIDE_VARIABLE, "0") not in ("", "0")
+        sources = MediaSources(str(root), allowed, outside_setting=f"{OUTSIDE_VARIABLE}=1")
         return read_element({self.kind: self.path, **dict(self.rules)}, self.kind, "path", sources)
 
 

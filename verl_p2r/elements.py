@@ -44,13 +44,13 @@ class MediaSources:
             and for paths that lead anywhere.
         allow_outside_root: let paths leave the root, by `..`, from `/`, or through symbolic links.
         allow_urls: let media be http(s) URLs.
-        setting: where the user sets these, for messages.
+        outside_setting: how the user allows paths outside the root, for messages.
     """
 
     root: str | None = None
     allow_outside_root: bool = False
     allow_urls: bool = False
-    setting: str = "data.p2r"
+    outside_setting: str = "data.p2r.allow_outside_media_root=True"
 
 
 ANYWHERE = MediaSources()
@@ -205,7 +205,7 @@ def _named(text: str, field: str, sources: MediaSources) -> str | bytes:
             raise RowError(
                 field,
                 URL,
-                f"field {field} names a URL, {shown(text)}: download the file, or set {sources.setting}.allow_urls",
+                f"field {field} names a URL, {shown(text)}: download the file, or set data.p2r.allow_urls",
             )
         if name != "file" or _SCHEME.match(rest):
             raise RowError(field, URL, f"field {field} names a URL, {shown(text)}: give the path of a local file")
@@ -239,7 +239,7 @@ def _below_root(path: str, field: str, root: str, sources: MediaSources) -> str:
             field,
             OUTSIDE,
             f"field {field} names {shown(path)}, which is outside the media root {root}{link}: move the file there, or "
-            f"set {sources.setting}.allow_outside_media_root",
+            f"set {sources.outside_setting}",
         )
     return joined
 
