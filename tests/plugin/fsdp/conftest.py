@@ -3,15 +3,19 @@
 
 import prefix_engines
 import pytest
+import torch
 import torch.distributed as dist
 
 
 @pytest.fixture(scope="module")
 def world():
-    """A process group of one."""
+    """A process group of one, and one thread: these models are too small to share out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     yield
     dist.destroy_process_group()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -169,7 +169,7 @@ class Rollouts:
         """A batch of verl's; by default its rows are one micro-batch."""
         rows = self.rows if rows is None else rows
         tensors = {
-            key: torch.nested.as_nested_tensor([row[key] for row in rows], layout=torch.jagged)
+            key: tu.nested_tensor_from_tensor_list([row[key] for row in rows], ragged_idx=rows[0][key].dim())
             for key in rows[0]
             if key != "media"
         }
@@ -184,9 +184,7 @@ class Rollouts:
             "calculate_entropy": True,
             "global_batch_size": total or len(rows),
         }
-        data = tu.get_tensordict(tensor_dict=tensors, non_tensor_dict={**common, **settings})
-        tu.maybe_fix_3d_position_ids(data)
-        return data
+        return tu.get_tensordict(tensor_dict=tensors, non_tensor_dict={**common, **settings})
 
 
 def mixed_rollouts(config) -> Rollouts:

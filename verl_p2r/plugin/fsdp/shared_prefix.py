@@ -157,7 +157,6 @@ def _micro_batches(data: TensorDict, group: Any) -> list[list[list[int]]]:
 def _select(data: TensorDict, pieces: list[list[int]]) -> TensorDict:
     """The rows of a micro-batch in packed order, with their plan."""
     micro_batch = tu.index_select_tensor_dict(data, [row for piece in pieces for row in piece])
-    tu.maybe_fix_3d_position_ids(micro_batch)
     prefix, suffix = _sizes(micro_batch)
     count, groups = 0, []
     for piece in pieces:
