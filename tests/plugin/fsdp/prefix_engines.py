@@ -184,7 +184,10 @@ class Rollouts:
             "calculate_entropy": True,
             "global_batch_size": total or len(rows),
         }
-        return tu.get_tensordict(tensor_dict=tensors, non_tensor_dict={**common, **settings})
+        settings = {**common, **settings}
+        of_rows = {name: value for name, value in settings.items() if isinstance(value, torch.Tensor)}
+        common = {name: value for name, value in settings.items() if name not in of_rows}
+        return tu.get_tensordict(tensor_dict={**tensors, **of_rows}, non_tensor_dict=common)
 
 
 def mixed_rollouts(config) -> Rollouts:
@@ -257,3 +260,10 @@ class TowerCalls:
     def _count(self, _module, inputs):
         self.calls += 1
         self.patches += len(inputs[0])
+
+
+def unpatch_fused(engine) -> None:
+    """Give the class of a model its forward back, which verl replaced for every engine of the process."""
+    from verl.models.transformers.monkey_patch import apply_monkey_patch
+
+    apply_monkey_patch(model=engine.module, use_remove_padding=False, use_fused_kernels=False)

@@ -70,7 +70,8 @@ def _base_forward(self: nn.Module, input_ids: Tensor, attention_mask: Tensor | N
         if deepstack:
             kwargs["visual_pos_masks"] = mask
             kwargs["deepstack_visual_embeds"] = [part.index_select(0, vision.index) for part in deepstack]
-    output = self.language_model(input_ids=None, inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+    kwargs |= {"input_ids": None, "inputs_embeds": embeds, "attention_mask": attention_mask}  # PEFT names some, too
+    output = self.language_model(**kwargs)
     if (plan := kwargs.get("shared_prefix")) is not None:
         output.last_hidden_state = plan.predicting(output.last_hidden_state)
     return output
