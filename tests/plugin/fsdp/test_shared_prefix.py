@@ -88,12 +88,11 @@ def test_every_way_of_training_gives_stocks_numbers(overrides, model, models):
     plain = {**model, "use_remove_padding": False}  # verl's own needs flash-attn for it
     theirs = engines.build(folder, engines.CPUFSDPEngine, *overrides, **plain)
     ours = engines.build(folder, engines.CPUFSDPEngine, *overrides, engines.SHARED, **model)
-    if "lora_rank" in model:
-        for engine in (theirs, ours):  # PEFT's B is zero at first, and A would get no gradient
-            torch.manual_seed(1)
-            for name, parameter in engine.module.named_parameters():
-                if "lora_B" in name:
-                    parameter.data.normal_(std=0.1)
+    if "lora_rank" in model:  # equal adapters; PEFT's B is zero at first, and A would get no gradient
+        pairs = zip(theirs.module.named_parameters(), ours.module.parameters(), strict=True)
+        for (name, left), right in pairs:
+            if "lora_" in name:
+                right.data.copy_(left.data.normal_(std=0.1))
     rollouts = engines.Rollouts(theirs.module.config)
     rollouts.group([14, 5, 1], ("video", (4, 8, 8))).group([9, 3], ("image", (1, 4, 8))).shuffled()
     config = engines.loss_config(folder)
