@@ -201,6 +201,13 @@ def mixed_rollouts(config) -> Rollouts:
     return rollouts.shuffled()
 
 
+def uneven_rollouts(config) -> Rollouts:
+    """Ragged groups of every kind; the first half has the long clips and needs more micro-batches."""
+    made = Rollouts(config)
+    made.group([20, 9, 14], ("video", (4, 8, 8))).group([13, 6], ("video", (4, 8, 8)), ("image", (1, 4, 4)))
+    return made.group([5, 6], ("image", (1, 4, 8))).group([7, 3]).group([1], text=60)
+
+
 def loss_config(folder: Path, *overrides: str):
     """The actor's config, whose loss has an entropy term and a KL term."""
     with initialize_config_module("verl_p2r.config", version_base=None):
