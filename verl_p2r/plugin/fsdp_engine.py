@@ -9,10 +9,12 @@ from verl.workers.config.optimizer import build_optimizer
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from verl_p2r.plugin.fsdp.shared_prefix import SharedPrefix
+from verl_p2r.plugin.fsdp.tower import OneTowerCall
 from verl_p2r.plugin.vision_tower import check_strategy, freeze
 
 
-class FreezableFSDPEngine(FSDPEngineWithLMHead):
+class FreezableFSDPEngine(SharedPrefix, OneTowerCall, FSDPEngineWithLMHead):
     """verl's FSDP engine; with `freeze_vision_tower` in its config it trains everything but the vision tower."""
 
     def __init__(self, model_config, engine_config, *args, **kwargs):

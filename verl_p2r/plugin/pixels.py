@@ -54,6 +54,11 @@ class SharedInputs(MutableMapping):
 
     __eq__, __hash__ = object.__eq__, object.__hash__  # Mapping's would load the pixels and compare them
 
+    @property
+    def media(self) -> tuple[Source, ...]:
+        """What the pixels are made of: rows with equal media have equal pixels."""
+        return self._recipe.media
+
     def __getitem__(self, name: str) -> Tensor:
         if name in self._names:
             return load(self._worker, self._recipe)[name]

@@ -27,6 +27,8 @@ from verl.trainer.ppo.v1 import (
 from verl_p2r.judge import check_judge
 from verl_p2r.plugin.advantage import ProcessRewards, process_rewards
 from verl_p2r.plugin.checkpoints import correct_tracker, save_place
+from verl_p2r.plugin.fsdp.balance import keep_groups_together
+from verl_p2r.plugin.fsdp.switch import share_prefix
 from verl_p2r.plugin.judge_verl import make_judge
 from verl_p2r.plugin.metrics import process_metrics
 from verl_p2r.plugin.vision_tower import freeze_actor
@@ -82,6 +84,7 @@ class ProcessAware:
     def __init__(self, config):
         self.p2r = check_config(config)
         freeze_actor(config)
+        share_prefix(config)
         if self.p2r.judge.name != "verl":  # whose servers are not there yet
             self._check_judge(config)
         # verl compares the mode's name and indexes trainer.v1 with it: it must see the name of its own mode.
@@ -141,6 +144,13 @@ class ProcessAware:
     def _validate(self):
         with self.watchdog.phase("validation"):
             return super()._validate()
+
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, Any], *args, **kwargs) -> KVBatchMeta:
+        batch = super()._balance_batch(batch, metrics, *args, **kwargs)
+        if self.run.get("shared_prefix", False):
+            ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+            metrics.update(keep_groups_together(batch, ranks))
+        return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         data = tq.kv_batch_get(

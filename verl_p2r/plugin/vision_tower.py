@@ -22,14 +22,18 @@ TOWER = "visual"  # its name in Qwen2-VL, Qwen2.5-VL and Qwen3-VL
 
 @dataclass
 class FreezableFSDPEngineConfig(FSDPEngineConfig):
-    """verl's, and whether the vision tower stays as it is."""
+    """verl's, and whether the vision tower stays as it is and whether rollouts share their prompt."""
 
     freeze_vision_tower: bool = False
+    shared_prefix: bool = False  # see `fsdp/switch.py`
 
     def __post_init__(self):
         super().__post_init__()
         if self.freeze_vision_tower and self.strategy == "fsdp_turbo":  # an engine of its own, which knows no flag
             check_strategy(self)
+
+
+ENGINE_CONFIG = f"{__name__}.{FreezableFSDPEngineConfig.__name__}"
 
 
 def freeze(module: nn.Module) -> int:
@@ -93,5 +97,5 @@ def freeze_actor(config: DictConfig) -> None:
         DictConfig({"strategy": actor.strategy, "use_orig_params": actor.get("fsdp_config", {}).get("use_orig_params")})
     )
     with open_dict(actor):
-        actor.fsdp_config._target_ = f"{__name__}.{FreezableFSDPEngineConfig.__name__}"
+        actor.fsdp_config._target_ = ENGINE_CONFIG
         actor.fsdp_config.freeze_vision_tower = True
