@@ -18,11 +18,12 @@ def runs() -> list[dict[str, Any]]:
 
 def table() -> str:
     """All runs, newest first, one row each."""
-    rows = ["| date | commit | benchmark | machine | figures |", "|---|---|---|---|---|"]
+    rows = ["| date | commit | benchmark | machine | load | figures |", "|---|---|---|---|---|---|"]
     for run in reversed(runs()):
         name = run["benchmark"] + (" --quick" if run["quick"] else "")
         figures = ", ".join(f"{key} {value:g}" for key, value in run["figures"].items() if value is not None)
-        rows.append(f"| {run['date']} | `{run['commit']}` | {name} | {run['machine']} | {figures} |")
+        load = "" if run["load"] is None else run["load"]
+        rows.append(f"| {run['date']} | `{run['commit']}` | {name} | {run['machine']} | {load} | {figures} |")
     return "\n".join(rows)
 
 
