@@ -5,10 +5,12 @@ Each function returns Markdown. Nothing here needs mkdocs, so tests call the sam
 """
 
 import ast
+import html
 import importlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import yaml
@@ -29,7 +31,7 @@ def config(file: str) -> str:
     """
     text = (ROOT / file).read_text(encoding="utf-8")
     lines = text.splitlines()
-    rows = [f"| `{key}` | {_code(value)} | {_cell(_comment(lines[line]))} |" for key, value, line in _leaves(text)]
+    rows = [f"| {_code(key)} | {_code(value)} | {_cell(_comment(lines[line]))} |" for key, value, line in _leaves(text)]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
 
 
@@ -59,12 +61,18 @@ def _comment(line: str) -> str:
     return found[1] if found else ""
 
 
-def _code(value: str) -> str:
-    return f"`{value}`" if value else ""
+def _code(text: str) -> str:
+    """A name or value as code that may break behind its dots, underscores and commas, on narrow screens."""
+    breakable = re.sub("([._,/:])", r"\1<wbr>", html.escape(text, quote=False))
+    return f"<code>{breakable}</code>" if text else ""
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A text as the cell of a table; only its backticks are Markdown."""
+    parts = text.replace("|", "\\|").split("`")
+    plain = [html.escape(part, quote=False).replace("{", "&#123;").replace("*", "&#42;") for part in parts[::2]]
+    code = [f"`{part}`" for part in parts[1::2]]
+    return "".join(a + b for a, b in zip_longest(plain, code, fillvalue=""))
 
 
 def command(name: str) -> str:
@@ -85,7 +93,7 @@ def metrics() -> str:
     """Each metric that training logs and what it means."""
     table = importlib.import_module(METRICS).METRICS
     return "\n".join(
-        ["| metric | meaning |", "|---|---|", *(f"| `{name}` | {_cell(text)} |" for name, text in table.items())]
+        ["| metric | meaning |", "|---|---|", *(f"| {_code(name)} | {_cell(text)} |" for name, text in table.items())]
     )
 
 
@@ -158,7 +166,8 @@ def api_pages() -> dict[str, str]:
         page = pages.setdefault(package, [f"# {package}\n"])
         name = package if module.name == "__init__" else ".".join(module.parts)
         page.append(f"::: {name}\n")
-    return {package: "\n".join(parts) for package, parts in pages.items()}
+    shown = {symbol.rsplit(".", 2)[0] for symbol in public_symbols()} | {s.rsplit(".", 1)[0] for s in public_symbols()}
+    return {package: "\n".join(parts) for package, parts in pages.items() if package in shown}
 
 
 def public_symbols() -> set[str]:
