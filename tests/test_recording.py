@@ -2,17 +2,18 @@
 """The benchmarks' history: a run is recorded when asked for, and every benchmark can record."""
 
 import argparse
+import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-
-import recording  # noqa: E402
+# Loaded by its path: with the folder on `sys.path`, benchmarks/data_tools.py would hide the package data_tools.
+_spec = importlib.util.spec_from_file_location("recording", BENCHMARKS / "recording.py")
+recording = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(recording)
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -20,8 +20,6 @@ PACKAGES = ("verl_p2r", "data_tools")
 COMMANDS = {"verl-p2r": "verl_p2r.plugin.cli", "verl-p2r-data": "data_tools.cli"}
 METRICS = "verl_p2r.plugin.metrics"
 
-_COMMENT = re.compile(r"\s#\s+(.*)$")
-
 
 def config(file: str) -> str:
     """One of our YAML files as a table of dotted key, default and comment.
@@ -30,34 +28,32 @@ def config(file: str) -> str:
         file: its path below the repository's root.
     """
     text = (ROOT / file).read_text(encoding="utf-8")
-    lines = text.splitlines()
-    rows = [f"| {_code(key)} | {_code(value)} | {_cell(_comment(lines[line]))} |" for key, value, line in _leaves(text)]
+    rows = [f"| {_code(key)} | {_code(value)} | {_cell(comment)} |" for key, value, comment in _settings(text)]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
 
 
-def _leaves(text: str) -> Iterator[tuple[str, str, int]]:
-    """Dotted key, value as written and line number of each setting; a comment on a parent key is a row of its own."""
-    lines = text.splitlines()
-
-    def walk(node: yaml.Node, path: tuple[str, ...]) -> Iterator[tuple[str, str, int]]:
-        assert isinstance(node, yaml.MappingNode)
-        for key, value in node.value:
-            here = (*path, key.value)
-            if isinstance(value, yaml.MappingNode) and value.value and not value.flow_style:
-                if _comment(lines[key.start_mark.line]):
-                    yield ".".join(here), "", key.start_mark.line
-                yield from walk(value, here)
-            else:
-                written = text[value.start_mark.index : value.end_mark.index].strip()
-                yield ".".join(here), written, key.start_mark.line
-
+def _settings(text: str) -> Iterator[tuple[str, str, str]]:
+    """Dotted key, value as written and comment of each setting; a group is listed only if it has a comment."""
     root = yaml.compose(text)
-    if root is not None:
-        yield from walk(root, ())
+    if isinstance(root, yaml.MappingNode):
+        yield from _settings_below(root, text, ())
 
 
-def _comment(line: str) -> str:
-    found = _COMMENT.search(line)
+def _settings_below(node: yaml.MappingNode, text: str, path: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    for key, value in node.value:
+        here = (*path, key.value)
+        if isinstance(value, yaml.MappingNode) and value.value and not value.flow_style:
+            if comment := _comment_after(text, key.end_mark.index):
+                yield ".".join(here), "", comment
+            yield from _settings_below(value, text, here)
+        else:
+            end = value.end_mark.index
+            yield ".".join(here), text[value.start_mark.index : end].strip(), _comment_after(text, end)
+
+
+def _comment_after(text: str, position: int) -> str:
+    """The comment on the rest of a line."""
+    found = re.match(r"[^\n#]*#\s*(.*)", text[position:])
     return found[1] if found else ""
 
 
