@@ -39,17 +39,17 @@ def plot() -> str:
         for figure, value in run["figures"].items():
             if value is not None:
                 series[run["benchmark"] + (" --quick" if run["quick"] else ""), figure].append(value)
-    columns = 4
+    columns = 3
     height = -(-len(series) // columns)
     grey = "#808080"  # legible on light and dark pages
-    style = {"text.color": grey, "axes.edgecolor": grey, "xtick.color": grey, "ytick.color": grey, "font.size": 7}
+    style = {"text.color": grey, "axes.edgecolor": grey, "xtick.color": grey, "ytick.color": grey, "font.size": 8}
     with plt.rc_context(style):
-        figure, axes = plt.subplots(height, columns, figsize=(10, 1.7 * height), squeeze=False, layout="constrained")
+        figure, axes = plt.subplots(height, columns, figsize=(8, 1.5 * height), squeeze=False, layout="constrained")
         for axis in axes.flat[len(series) :]:
             axis.set_visible(False)
         for axis, ((benchmark, name), values) in zip(axes.flat, series.items(), strict=False):
             axis.plot(range(1, len(values) + 1), values, marker="o", markersize=3, linewidth=1, color="#0f9d8f")
-            axis.set_title(f"{benchmark}\n{name}", fontsize=7)
+            axis.set_title(f"{benchmark}\n{name}", fontsize=8)
             axis.set_ylim(0, 1.15 * max(values) or 1)
             axis.set_xticks(range(1, len(values) + 1))
             axis.patch.set_alpha(0)
