@@ -3,6 +3,8 @@
 
 import asyncio
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,6 +84,14 @@ def test_the_step_drops_long_questions_and_accounts_for_them(tmp_path):
     assert (report.read, report.written, dict(report.dropped)) == (3, 2, {"question too long": 1})
     dropped = json.loads((tmp_path / "out" / "dropped.jsonl").read_text())
     assert (dropped["problem_id"], dropped["dropped"]["step"]) == ("4", "short_questions")
+
+
+def test_the_family_check_runs_as_a_command(tiny_model):
+    command = [sys.executable, str(EXTEND / "check_family.py"), str(tiny_model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=EXTEND.parents[1])
+    assert done.returncode == 0, done.stderr
+    counted, real = re.fullmatch(r"(\d+) tokens by arithmetic, (\d+) by the processor\n", done.stdout).groups()
+    assert counted == real
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])

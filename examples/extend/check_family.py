@@ -8,10 +8,14 @@ import sys
 
 import numpy as np
 import torch
-from transformers import AutoProcessor
-from transformers.video_utils import VideoMetadata
 
+from verl_p2r import torchvision_ops
 from verl_p2r.media import VideoInfo, VisionSpec, plan_video, prompt_tokens
+
+torchvision_ops.install()  # lets torchvision load next to a CPU build of torch; otherwise does nothing
+
+from transformers import AutoProcessor  # noqa: E402
+from transformers.video_utils import VideoMetadata  # noqa: E402
 
 FRAMES, SIDE, FPS = 8, 112, 2.0
 
