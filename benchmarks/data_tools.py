@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time the data tools: import, verification, and how busy generation and judging keep a server.
 
-    python benchmarks/data_tools.py [--quick]
+    python benchmarks/data_tools.py [--quick] [--record]
 
 The last line is a JSON object:
     import_rows_per_s   records of a release of the published size, 263,055 in the RL file's format, that become parquet
@@ -30,6 +30,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import recording
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -251,7 +253,9 @@ def write_clip(path: Path, shift: int, frames: int = 192, rate: int = 24, size: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer records and calls; within 50 seconds")
-    quick = parser.parse_args().quick
+    recording.add_option(parser)
+    arguments = parser.parse_args()
+    quick = arguments.quick
     with tempfile.TemporaryDirectory() as name:
         (release := Path(name) / "release").mkdir()
         figures = measure_import(release, RECORDS // (10 if quick else 1))
@@ -260,7 +264,7 @@ def main() -> None:
     for figure, (target, sign) in TARGETS.items():
         met = "met" if sign * (figures[figure] - target) >= 0 else "MISSED"
         print(f"{figure:18} {figures[figure]:10,.3f}   target {target:,.2f}   {met}")
-    print(json.dumps({figure: round(figures[figure], 4) for figure in TARGETS}))
+    recording.finish("data_tools", {figure: round(figures[figure], 4) for figure in TARGETS}, arguments)
 
 
 if __name__ == "__main__":

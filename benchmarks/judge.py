@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time the judge `openai` against a server of known latency, in a process of its own (tests/judge_server.py).
 
-    python benchmarks/judge.py [--quick] [--profile]
+    python benchmarks/judge.py [--quick] [--profile] [--record]
 
 The last line is a JSON object: `throughput_share_64` and `_256` are the calls per second sustained, as a share of what
 64 and 256 calls in flight allow at a mean latency of 1 s (target 0.9); `step_overhead` is how much longer a training
@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import psutil  # noqa: E402
+import recording  # noqa: E402
 from judge_server import JudgeServer  # noqa: E402
 
 from verl_p2r.judge import JudgeRequest, get_judge  # noqa: E402
@@ -255,6 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer calls, a stand-in for the step; within 50 seconds")
     parser.add_argument("--profile", action="store_true", help="show where the client's time goes")
+    recording.add_option(parser)
     arguments = parser.parse_args()
     rounds, batches, repeats = (5, 5, 30) if arguments.quick else (20, 15, 200)
     figures = {}
@@ -275,7 +277,7 @@ def main() -> None:
     for name, (target, sign) in TARGETS.items():
         met = "met" if sign * figures[name] >= sign * target else "MISSED"
         print(f"{name:24}{figures[name]:9.3f}   target {'at least' if sign > 0 else 'at most '} {target:g}: {met}")
-    print(json.dumps({name: round(figures[name], 4) for name in TARGETS}))
+    recording.finish("judge", {name: round(figures[name], 4) for name in TARGETS}, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and weigh the way of a video to the trainer: verl's agent loop, datasets and worker against ours.
 
-    python benchmarks/media.py [--quick] [--profile]
+    python benchmarks/media.py [--quick] [--profile] [--record]
 
 One run makes the clips and measures both sides on them in turn, both with our PyAV reader, with one torch thread. What
 runs is verl's and our worker class and datasets; the inference server answers at once, the reward worker gives 1, and
@@ -20,7 +20,6 @@ import copy
 import cProfile
 import functools
 import io
-import json
 import logging
 import multiprocessing
 import os
@@ -52,6 +51,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+import recording
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
@@ -467,6 +467,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer prompts, videos and rounds; ends within 50 seconds")
     parser.add_argument("--profile", action="store_true", help="profile our side of each target that is missed")
+    recording.add_option(parser)
     arguments = parser.parse_args()
     contents, stock_prompts, our_prompts, rounds, batch, sample, our_sample = (
         (1, 1, 4, 1, None, 3, 200) if arguments.quick else (8, 4, PROMPTS, 7, 4, 64, VIDEOS)
@@ -495,7 +496,7 @@ def main() -> None:
         if arguments.profile:
             profile_missed(missed, workers, folder, clips)
         ray.shutdown()
-    print(json.dumps({name: round(found[name], 3) for name in TARGETS}))
+    recording.finish("media", {name: round(found[name], 3) for name in TARGETS}, arguments)
 
 
 if __name__ == "__main__":

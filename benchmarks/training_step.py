@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time a whole PA-GRPO step on a CPU: verl's way of a video to the trainer against ours, with 16-frame clips.
 
-    python benchmarks/training_step.py [--quick]
+    python benchmarks/training_step.py [--quick] [--record]
 
 Runs `examples/quickstart/rl.sh` twice on one set of clips and an untrained tiny model: once with verl's agent loop, RL
 dataset and vLLM's own processor, once with ours. Trainer, rewards and everything else are the same, and so is the
@@ -26,6 +26,7 @@ os.environ["VERL_PLATFORM"] = "cpu"
 import media  # the benchmark beside this one: its clips and rows
 import pyarrow as pa
 import pyarrow.parquet as pq
+import recording
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 STEPS, PROMPTS, ROLLOUTS = 4, 4, 8
@@ -74,10 +75,12 @@ def run(side: str, folder: Path) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="check the configurations; train nothing")
-    if parser.parse_args().quick:
+    recording.add_option(parser)
+    arguments = parser.parse_args()
+    if arguments.quick:
         for side in ("stock", "ours"):
             media.composed("p2r_ppo_cpu", *overrides(side))
-        print(json.dumps({"step_ratio": None}))
+        recording.finish("training_step", {"step_ratio": None}, arguments)
         return
     with tempfile.TemporaryDirectory(prefix="p2r", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -96,7 +99,7 @@ def main() -> None:
     print(f"step of {PROMPTS} prompts x {ROLLOUTS} rollouts, 16 frames of 128·28², mean of {STEPS - 1} steps")
     for side, value in seconds.items():
         print(f"{side:8}{value:8.2f} s{seconds['stock'] / value:8.2f} x")
-    print(json.dumps({"step_ratio": round(seconds["stock"] / seconds["ours"], 2)}))
+    recording.finish("training_step", {"step_ratio": round(seconds["stock"] / seconds["ours"], 2)}, arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 HERE = Path(__file__).resolve().parent
-console = Console()
+HEARTBEAT = 60.0  # seconds without a new line of progress after which one says that the stage still runs
+console = Console(soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,53 @@ def last_step(metrics: Path | None) -> int:
     return next((json.loads(line)["step"] for line in reversed(lines) if line.endswith(b"}")), 0)
 
 
-def run(stage: Stage, log: Path, progress: Progress) -> None:
-    """Run one stage, its output in `log`, its steps on the progress bar.
+def progress_bar(stage: Stage, progress: Progress) -> Callable[[int], None]:
+    """Progress on a terminal: a bar.
+
+    Returns:
+        A function to call with the number of steps done.
+    """
+    task = progress.add_task(stage.name, total=stage.steps or 1)
+    return lambda step: progress.update(task, completed=step)
+
+
+def progress_lines(stage: Stage, write: Callable[[str], None], clock: Callable[[], float]) -> Callable[[int], None]:
+    """Progress in a file: a line for each tenth of the steps, and one when nothing has changed for a minute.
+
+    Args:
+        stage: the stage that starts now.
+        write: takes one line.
+        clock: the time in seconds.
+
+    Returns:
+        A function to call with the number of steps done.
+    """
+    start = last = clock()
+    tenths = 0
+
+    def show(step: int) -> None:
+        nonlocal last, tenths
+        now = clock()
+        reached = 10 * step // stage.steps if stage.steps else 0
+        if reached > tenths or now - last >= HEARTBEAT:
+            done = f"step {step} of {stage.steps}" if stage.steps else "running"
+            write(f"{stage.name}: {done}, {now - start:.0f} s")
+            last, tenths = now, max(reached, tenths)
+
+    return show
+
+
+def run(stage: Stage, log: Path, show: Callable[[int], None]) -> None:
+    """Run one stage with its output in `log`.
+
+    Args:
+        stage: what to run.
+        log: the file its output is appended to.
+        show: called twice a second with the number of steps done.
 
     Raises:
         typer.Exit: with the stage's exit code, after the end of its log is shown.
     """
-    task = progress.add_task(stage.name, total=stage.steps or 1)
     with log.open("ab") as stream:
         process = subprocess.Popen(
             stage.command, stdout=stream, stderr=stream, env={**os.environ, **stage.env}, start_new_session=True
@@ -98,13 +140,12 @@ def run(stage: Stage, log: Path, progress: Progress) -> None:
         try:
             while process.poll() is None:
                 time.sleep(0.5)
-                progress.update(task, completed=last_step(stage.metrics))
+                show(last_step(stage.metrics))
         except BaseException:  # Ctrl-C or a signal: take the stage's own children along
             _end(process)
             raise
     if process.returncode:
         _end(process)  # what a stage that failed has left running
-        progress.stop()
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
         console.print(tail, markup=False, highlight=False)
         console.print(f"[red]{stage.name} failed[/] with exit code {process.returncode}; the whole output: {log}")
@@ -113,7 +154,10 @@ def run(stage: Stage, log: Path, progress: Progress) -> None:
         source, target = stage.model
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
-    progress.update(task, completed=stage.steps or 1)
+
+
+def _line(text: str) -> None:
+    console.print(text, markup=False, highlight=False)
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -154,19 +198,29 @@ def main(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        for stage in stages(out, seed, sft_steps, rl_steps):
-            name = stage.name.replace(" ", "_").lower()
-            if (done / name).exists():
-                progress.console.print(f"  {stage.name}: done before ({seconds[stage.name]:.0f} s)")
-                continue
-            start, before = time.monotonic(), seconds.get(stage.name, 0.0)
-            try:
-                run(stage, logs / f"{name}.log", progress)
-            finally:  # an interrupted stage keeps what it has taken so far
-                seconds[stage.name] = round(before + time.monotonic() - start, 1)
-                timings.write_text(json.dumps(seconds))
-            (done / name).touch()
+    todo = stages(out, seed, sft_steps, rl_steps)
+    for number, stage in enumerate(todo, start=1):
+        name = stage.name.replace(" ", "_").lower()
+        place = f"[{number}/{len(todo)}] {stage.name}"
+        if (done / name).exists():
+            _line(f"{place}: finished earlier in {seconds[stage.name]:.0f} s")
+            continue
+        start, before = time.monotonic(), seconds.get(stage.name, 0.0)
+        log = logs / f"{name}.log"
+        _line(f"{place}: started; its output: {log}")
+        try:
+            with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+                show = (
+                    progress_bar(stage, progress)
+                    if console.is_terminal
+                    else progress_lines(stage, _line, time.monotonic)
+                )
+                run(stage, log, show)
+        finally:  # an interrupted stage keeps what it has taken so far
+            seconds[stage.name] = round(before + time.monotonic() - start, 1)
+            timings.write_text(json.dumps(seconds))
+        (done / name).touch()
+        _line(f"{place}: finished in {seconds[stage.name]:.0f} s")
     subprocess.run([sys.executable, str(HERE / "report.py"), str(out)], check=True)
 
 

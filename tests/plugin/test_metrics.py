@@ -6,7 +6,7 @@ import math
 import pytest
 from verl.trainer.ppo.v1.utils import MetricsAggregator
 
-from verl_p2r.plugin.metrics import process_metrics
+from verl_p2r.plugin.metrics import METRICS, process_metrics
 
 
 def info(perception: float, reasoning: float, **changes) -> dict:
@@ -141,3 +141,9 @@ def test_a_group_whose_verdicts_agree_has_collapsed_whatever_the_row_without_one
     infos = [info(1.0, 1.0), info(1.0, 1.0), info(0.0, 1.0, perception_valid=0)]
     metrics = process_metrics(infos, ["a", "a", "a"])
     assert [metrics[f"p2r/collapse/{name}"] for name in ("perception", "reasoning", "combined")] == [1.0, 1.0, 1.0]
+
+
+def test_every_metric_is_listed_with_its_meaning():
+    judged = info(1.0, 1.0, judge_seconds=1.0, judge_cached=0, judge_retries=0)
+    logged = process_metrics([judged, judged], ["a", "a"])
+    assert {*logged, "p2r/lost"} == set(METRICS)  # the trainer adds p2r/lost

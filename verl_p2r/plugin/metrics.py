@@ -1,17 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What PA-GRPO logs at each training step beside verl's own metrics.
-
-| metric                                                        | meaning                                       |
-|---------------------------------------------------------------|-----------------------------------------------|
-| `p2r/{process}/{reward,accuracy,format,length_reward,tokens}` | mean over the batch's responses               |
-| `p2r/collapse/{perception,reasoning}`                         | share of groups whose rewards are equal in it |
-| `p2r/collapse/combined`                                       | the same for R_P + R_R, GRPO's reward         |
-| `p2r/no_verdict`                                              | share of responses without a verdict          |
-| `p2r/judge/{seconds,seconds_p95}`                             | a verdict's time, queue and retries included  |
-| `p2r/judge/cached`                                            | share of verdicts that were there already     |
-| `p2r/judge/retries`                                           | times a judge was asked again, per verdict    |
-| `p2r/lost` (from the trainer)                                 | share of rollouts that failed                 |
-"""
+"""What PA-GRPO logs at each training step in addition to verl's own metrics; `METRICS` lists it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +8,29 @@ import numpy as np
 
 PROCESSES = ("perception", "reasoning")
 PARTS = ("reward", "accuracy", "format", "length_reward", "tokens")
+METRICS: Mapping[str, str] = {
+    "p2r/perception/reward": "mean of R_P = accuracy + format + length reward; responses without a verdict left out",
+    "p2r/perception/accuracy": "share of judged responses whose observation suffices to deduce the answer",
+    "p2r/perception/format": "share of responses with a well-formed observation block",
+    "p2r/perception/length_reward": "mean of R_len,P; responses without a verdict left out",
+    "p2r/perception/tokens": "mean length of the perception segment, in tokens",
+    "p2r/reasoning/reward": "mean of R_R = accuracy + format + length reward",
+    "p2r/reasoning/accuracy": "mean accuracy of the answer, in [0, 1]",
+    "p2r/reasoning/format": "share of responses with well-formed think and answer blocks",
+    "p2r/reasoning/length_reward": "mean of R_len,R",
+    "p2r/reasoning/tokens": "mean length of the reasoning segment, in tokens",
+    "p2r/collapse/perception": "share of groups whose R_P are all equal, so that perception learns nothing from them",
+    "p2r/collapse/reasoning": "the same for R_R",
+    "p2r/collapse/combined": "the same for R_P + R_R, the reward that GRPO would use",
+    "p2r/no_verdict": "share of responses without a verdict",
+    "p2r/judge/seconds": "mean time of a verdict in seconds, queue and retries included",
+    "p2r/judge/seconds_p95": "95th percentile of that time",
+    "p2r/judge/cached": "share of verdicts that came from the cache",
+    "p2r/judge/retries": "mean number of times the judge was asked again for one verdict",
+    "p2r/lost": "share of rollouts that failed; the trainer logs it",
+}
+"""Every metric of ours and what it means; means are over a batch's responses."""
+
 _FROM_THE_VERDICT = {("perception", part) for part in ("reward", "accuracy", "length_reward")}
 
 
@@ -31,7 +42,7 @@ def process_metrics(infos: Sequence[Mapping[str, Any]], groups: Sequence[str]) -
         groups: the prompt's uid of each response. Length n.
 
     Returns:
-        The metrics of this module's table. What was never measured (NaN throughout) is left out.
+        Metrics named in `METRICS`. What was never measured (NaN throughout) is left out.
     """
     if not infos:
         return {}

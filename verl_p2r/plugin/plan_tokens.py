@@ -138,4 +138,5 @@ def counted(
 
 
 def listed(files: Any) -> list[str]:
+    """verl's `data.train_files` or `val_files`, one path or several, as a list."""
     return [files] if isinstance(files, str) else list(files)
