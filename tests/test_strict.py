@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`strict` beside Video-R1's reward, written anew from its definition: equal but for the rows of docs/strict.md."""
+"""`strict` beside Video-R1's reward, written anew from its definition: equal but for the rows of docs/reference/strict.md."""
 
 import math
 import random
@@ -12,7 +12,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from verl_p2r.accuracy import PROBLEM_TYPES, answer_accuracy
 from verl_p2r.answer_texts import MAX_WORD_LENGTH, MAX_WORDS
 
-PAGE = (Path(__file__).parents[1] / "docs" / "strict.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "reference" / "strict.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| ([a-zA-Z -]+?) +\| `(.*?)` +\| `(.*?)` +\| (\d) +\| (\d) +\|", PAGE, re.MULTILINE)
 ROUGE = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
 
