@@ -289,8 +289,9 @@ def _relative(path: str) -> str:
 
 def _text(raw: Mapping[str, Any], name: str) -> str | None:
     value = raw.get(name)
-    if type(value) is not str:
-        value = plain(value)
+    if type(value) is str or value is None:
+        return None if is_unset(value) else value
+    value = plain(value)
     if is_unset(value):
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -128,6 +128,7 @@ def _number(name: str, value: Any, kind: type, zero: bool) -> int | float:
     if number is None or not (0 < number <= MOST or (zero and number == 0)) or kind(number) != number:
         what = "whole number" if kind is int else "number"
         least = "at least 0" if zero else "above 0"
+        least += f" and at most {MOST}" if number is not None and number > MOST else ""
         raise RowError(name.partition(".")[0], "bad media", f"field {name} is {shown(value)}: give a {what} {least}")
     result: int | float = kind(number)
     return result

@@ -307,7 +307,10 @@ def _text(record: Mapping[str, Any], field: str) -> str:
 
 def _label(record: Mapping[str, Any], field: str) -> str | None:
     """A name or a number; None where it is not set."""
-    value = plain(record.get(field))
+    value = record.get(field)
+    if type(value) is str or value is None:
+        return None if is_unset(value) else value
+    value = plain(value)
     if is_unset(value):
         return None
     if not isinstance(value, str | int | float):

@@ -51,7 +51,7 @@ def is_unset(value: Any) -> bool:
     if value is None:
         return True
     if isinstance(value, str):
-        return value in _NOTHING
+        return len(value) <= 4 and value in _NOTHING  # the length first: to hash a long text takes a while
     if isinstance(value, float):
         return math.isnan(value)
     if isinstance(value, Decimal):
@@ -95,18 +95,22 @@ def read_text(value: Any) -> Any:
     >>> read_text("['A. red', None]"), read_text('["A", null]'), read_text("nan"), read_text("A. red"), read_text([1])
     (['A. red', None], ['A', None], None, 'A. red', [1])
     """
-    value = plain(value)
+    if value is None:
+        return None
     if not isinstance(value, str):
+        value = plain(value)
         return None if is_unset(value) else value
     text = value.strip()
     if is_unset(text):
         return None
-    # TypeError: a list in a set, or as a key.
-    with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    try:
         return ast.literal_eval(text)
-    with suppress(ValueError, RecursionError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # TypeError: a list in a set, or as a key
+        pass
+    try:
         return json.loads(text)
-    return value
+    except (ValueError, RecursionError):
+        return value
 
 
 def shown(value: Any, most: int = SHOWN) -> str:
