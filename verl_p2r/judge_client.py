@@ -137,7 +137,7 @@ class OpenAIJudge:
             why = reply.shortfall if said.finished else f" (it ends while thinking: {THINKING_REMEDY})"
             shown = self._client.redacted(reply.text)[-SHOWN:]
             raise UselessReply(f"no judgement in the reply{why}: {shown!r}")
-        reason = self._client.redacted(said.text if said.thought else reply.text)[:_KEPT]
+        reason = self._client.redacted(said.text.strip() if said.thought else reply.text)[:_KEPT]
         return Verdict(value, reason, "judge", reply.retries, reply.prompt_tokens, reply.completion_tokens)
 
     def _key(self, request: JudgeRequest) -> bytes:
