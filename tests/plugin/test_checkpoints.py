@@ -4,7 +4,6 @@ there; verl's own handler, with an engine that writes files as verl's does.
 """
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -55,26 +54,24 @@ FAULTS = {
 
 @pytest.mark.parametrize("rl", [True, False], ids=["rl", "sft"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, caplog, fault, rl):
+def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, fault, rl):
     for step in (8, 9, 10):
         folder = write_step(tmp_path, step, rl)
     fault(folder / "actor" if rl else folder)
     (tmp_path / TRACKER).write_text("10")
-    with caplog.at_level(logging.WARNING):
+    with pytest.warns(UserWarning, match="names step '10', which is not whole: this run goes on from step 9"):
         correct_tracker(tmp_path)
     assert find_latest_ckpt_path(str(tmp_path)) == str(tmp_path / "global_step_9")
-    assert "names step '10', which is not whole" in caplog.text
-    assert "goes on from step 9" in caplog.text
 
 
 @pytest.mark.parametrize("told", ["10", "10\n", " 10"])
-def test_a_whole_one_stays_named_even_if_a_newer_one_is_whole(tmp_path, caplog, told):
+def test_a_whole_one_stays_named_even_if_a_newer_one_is_whole(tmp_path, recwarn, told):
     write_step(tmp_path, 10)
     write_step(tmp_path, 20)
     (tmp_path / TRACKER).write_text(told)
     correct_tracker(tmp_path)
     assert (tmp_path / TRACKER).read_text() == told
-    assert not caplog.text
+    assert not recwarn
 
 
 @pytest.mark.parametrize("told", ["", "\0\0", "-1", "²", "5", None], ids=repr)
@@ -83,7 +80,8 @@ def test_a_tracker_that_names_nothing_is_written_anew(tmp_path, told):
     write_step(tmp_path, 9)
     if told is not None:
         (tmp_path / TRACKER).write_text(told)
-    correct_tracker(tmp_path)
+    with pytest.warns(UserWarning, match="newest whole checkpoint"):
+        correct_tracker(tmp_path)
     assert (tmp_path / TRACKER).read_text() == "10"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [TRACKER]
 
@@ -94,7 +92,8 @@ def test_one_with_its_place_in_the_data_is_preferred(tmp_path):
     (tmp_path / "global_step_10" / "data.pt").unlink()
     cut(tmp_path / "global_step_9" / "data.pt")
     (tmp_path / TRACKER).write_text("7")
-    correct_tracker(tmp_path)
+    with pytest.warns(UserWarning, match="newest whole checkpoint"):
+        correct_tracker(tmp_path)
     assert (tmp_path / TRACKER).read_text() == "8"
 
 
@@ -214,7 +213,8 @@ def test_a_run_killed_between_the_removal_and_the_tracker_goes_on_from_what_it_h
     assert not list(tmp_path.glob("global_step_10/**/model_*"))  # verl has removed the one that it names
 
     again = trainer(tmp_path, Engine(killed_at=0))
-    assert again.resume() == 20
+    with pytest.warns(UserWarning, match="goes on from step 20"):
+        assert again.resume() == 20
     assert again.engine.loaded.startswith(str(tmp_path / "global_step_20"))
     assert again.loader.place == 20
     again.save(30)

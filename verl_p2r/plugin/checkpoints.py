@@ -11,9 +11,9 @@ hook on verl's checkpoint handler, puts a subclass in its place.
 """
 
 import json
-import logging
 import os
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,6 @@ from typing import Any
 import torch
 from verl.utils.checkpoint import checkpoint_handler
 from verl.utils.checkpoint.checkpoint_manager import get_checkpoint_tracker_filename
-
-logger = logging.getLogger(__name__)
 
 KINDS = ("model", "optim", "extra_state")  # of a rank's files
 
@@ -58,7 +56,8 @@ def correct_tracker(folder: str | os.PathLike) -> None:
         )
     newest = max(whole, key=lambda step: (any(map(zipfile.is_zipfile, steps[step].glob("data*.pt"))), step))
     found = "is missing" if named is None else f"names step {named!r}, which is not whole"
-    logger.warning("%s %s: this run goes on from step %d, the newest whole checkpoint", tracker, found, newest)
+    # Not through `logging`: what else is loaded in a trainer's process silences the root logger.
+    warnings.warn(f"{tracker} {found}: this run goes on from step {newest}, the newest whole checkpoint", stacklevel=2)
     corrected = tracker.with_name(f"{tracker.name}.tmp")
     corrected.write_text(str(newest))
     corrected.replace(tracker)
