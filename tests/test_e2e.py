@@ -182,6 +182,26 @@ def test_trainer_and_rollout_agree_on_every_probability(pa_grpo):
     assert all(steps[i]["training/rollout_actor_probs_pearson_corr"] >= 0.999 for i in range(1, RL_STEPS + 1))
 
 
+def test_with_the_shared_prefix_trainer_and_rollout_agree_as_well(work, sft, rates):
+    """Old log-probabilities, the reference's and the update, each over one copy of a prompt."""
+    out = work / "rl_shared_prefix"
+    rl(
+        "rl_shared_prefix",
+        work,
+        sft,
+        out,
+        f"data.train_files={rates}",
+        "actor_rollout_ref.actor.use_kl_loss=True",
+        "trainer.p2r.shared_prefix=True",
+        "trainer.save_freq=-1",
+    )
+    steps = metrics(out / "metrics.jsonl")
+    for i in range(1, RL_STEPS + 1):
+        assert steps[i]["training/rollout_actor_probs_pearson_corr"] >= 0.999
+        assert math.isfinite(steps[i]["actor/grad_norm"])
+    assert abs(steps[1]["actor/kl_loss"]) < 1e-6  # the first update's policy is the reference
+
+
 def test_rl_logs_both_processes_and_finite_gradients(pa_grpo):
     from verl_p2r.plugin.metrics import PARTS, PROCESSES
 
