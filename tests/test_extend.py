@@ -86,6 +86,7 @@ def test_the_step_drops_long_questions_and_accounts_for_them(tmp_path):
     assert (dropped["problem_id"], dropped["dropped"]["step"]) == ("4", "short_questions")
 
 
+@pytest.mark.slow
 def test_the_family_check_runs_as_a_command(tiny_model):
     command = [sys.executable, str(EXTEND / "check_family.py"), str(tiny_model)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=EXTEND.parents[1])
