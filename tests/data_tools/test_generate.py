@@ -119,10 +119,10 @@ def test_what_does_not_pass_is_rejected_and_harms_no_neighbour(tmp_path, judge_s
 
 def test_a_second_run_asks_only_for_what_is_missing(tmp_path, judge_server):
     records = make_records(tmp_path, 8)
-    records[3]["path"] = "./img/late.png"
+    (tmp_path / records[3]["path"]).rename(tmp_path / "late.mp4")
     assert run(tmp_path, judge_server, records, share=1.0).written == 7
     assert len(judge_server.calls()) == 7
-    (tmp_path / "img" / "late.png").write_bytes((tmp_path / "img" / "red.png").read_bytes())
+    (tmp_path / "late.mp4").rename(tmp_path / records[3]["path"])
     assert run(tmp_path, judge_server, records).written == 8
     assert len(judge_server.calls()) == 8
     more = [*records, *[{**r, "problem_id": f"more {i}"} for i, r in enumerate(records[:2])]]

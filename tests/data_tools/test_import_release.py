@@ -76,7 +76,7 @@ def test_differences_are_named():
 
 def test_truths_that_nothing_can_match_are_rejected_and_count_as_published(tmp_path):
     # The table counts them, a run cannot use them.
-    bad = {**rl(6)[5], "problem_type": "numerical", "solution": "<answer>five or six</answer>", "answer": "five or six"}
+    bad = {**rl(6)[5], "problem_type": "numerical", "solution": "<answer>several</answer>", "answer": "several"}
     folder = write_release(tmp_path / "release", sft(4), [*rl(5), bad])
     report = import_release(folder, tmp_path / "out", ExportSettings(max_reject_share=0.2))["rl"]
     assert (report.read, report.written, dict(report.reasons)) == (6, 5, {"unusable ground truth": 1})

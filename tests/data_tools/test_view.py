@@ -118,7 +118,7 @@ def test_what_a_card_says_of_a_kept_record():
         (["A. one", "B. two", "C. three"], "<answer>B</answer>", "C", 1, 2),
         (["one", "two", "three"], "C", "(a)", 2, 0),
         (["A. one", "B. two"], "two", "two", 1, 1),
-        (["A. one", "B. two"], "Z", "neither", None, None),
+        (["A. one", "B. two"], "A", "neither", 0, None),
         ([f"word {i}" for i in range(100)], "D", "word 7", 3, 7),
     ],
 )
