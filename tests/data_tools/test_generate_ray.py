@@ -29,7 +29,12 @@ def settings(tiny_model) -> GenerateSettings:
 
 
 def said(row: dict, text: str = "fine", tokens: int = 9) -> dict:
-    return {"question": row["question"], "generated_text": text, "num_generated_tokens": tokens, "__inference_error__": ""}
+    return {
+        "question": row["question"],
+        "generated_text": text,
+        "num_generated_tokens": tokens,
+        "__inference_error__": "",
+    }
 
 
 @pytest.fixture

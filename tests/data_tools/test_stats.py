@@ -17,7 +17,9 @@ RAWS = [
     release_record(0, path="STAR/a.mp4"),
     release_record(1, path="STAR/a.mp4", problem="which ball moves FIRST"),
     release_record(2, path="STAR/b.mp4"),
-    release_record(3, path="Chart/c.png", data_type="image", problem_type="numerical", problem="2?", solution="2", answer=None),
+    release_record(
+        3, path="Chart/c.png", data_type="image", problem_type="numerical", problem="2?", solution="2", answer=None
+    ),
     release_record(4, path="STAR/d.mp4", problem="Why?", output=None, process=None),
 ]
 
