@@ -58,7 +58,8 @@ _NOT_AN_ARTICLE = frozenset(_AFTER_A_LABEL.split())
 
 # "B is wrong" and "not B" name B, but not as the answer.
 _DENIED = re.compile(
-    rf"\b(?i:not|isn't|except|excluding|but|neither|than|instead of)(?i: option| choice| answer)?{_OPEN}[A-Z]{_CLOSE}?(?![\w'])"
+    r"\b(?i:not|isn't|except|excluding|but|neither|than|instead of)(?i: option| choice| answer)?"
+    rf"{_OPEN}[A-Z]{_CLOSE}?(?![\w'])"
     rf"|(?<![\w'])[A-Z]{_CLOSE}?(?i: is| was|'s| seems| looks)(?i: \w+ly)? (?i:not|incorrect|wrong|false|unlikely)\b"
     r"|(?<![\w'])[A-Z](?i: isn't| wasn't| can't| cannot)"
 )
