@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`strict` beside Video-R1's reward, written anew from its definition: equal but for the rows of docs/reference/strict.md."""
+"""`strict` beside Video-R1's reward, written anew from its definition: equal but for the rows of strict.md."""
 
 import math
 import random

@@ -63,6 +63,7 @@ _SYMBOLS = [
 _DOLLAR = re.compile(r"(?<!\\)\$")
 
 _MARKDOWN = [
+    (re.compile(r"<(b|i|u|em|strong|p|span)>([^<]*)</\1>", re.IGNORECASE), r"\2"),
     (re.compile(r"```(?:[a-z]{0,12}\n)?([^`]*)```"), r"\1"),
     (re.compile(r"(?<![A-Za-z0-9*])(\*{1,4})([^*\n]+)\1(?![A-Za-z0-9*])"), r"\2"),
     (re.compile(r"(?<![A-Za-z0-9_])(_{1,3})([^_\n]+)\1(?![A-Za-z0-9_])"), r"\2"),
@@ -80,7 +81,7 @@ _LEAD = r"(?:(?:so|thus|hence|therefore|then|finally|overall|in conclusion|in su
 _ANNOUNCEMENTS = [
     re.compile(
         rf"{_LEAD}(?:(?:i\s(?:think|believe|guess|would\ssay)|i'd\ssay)\s(?:that\s)?)?{_QUALIFIED}"
-        r"(?:answer|option|choice|solution|result|response)(?:\s(?:to|for)\s(?:this|the|that)\s(?:question|problem))?"
+        r"(?:answer|option|choice|solution|result|response|(?:total\s)?(?:number|count)|total|sum|value)(?:\s(?:to|for)\s(?:this|the|that)\s(?:question|problem))?"
         r"\s?(?:(?:is|was|would\sbe|should\sbe|must\sbe)\b\s?:?|[:=-]>?|→)\s?",
         re.IGNORECASE,
     ),

@@ -16,7 +16,7 @@ _APPROXIMATELY = re.compile(
     r"(?:about|approximately|approx\.?|around|roughly|nearly|almost|circa|ca\.|~|≈|大约为?|大約|大概|约为?|約)\s?(?=\S)",
     re.IGNORECASE,
 )
-_ASSIGNED = re.compile(r"[^\W\d_]\w{0,20}(?: \w{1,20}){0,3}\s?[=≈]\s?(?=\S)")
+_ASSIGNED = re.compile(r"(?:(?!not\b)[^\W\d_]\w{0,20}(?: (?!not\b)\w{1,20}){0,3})?\s?[=≈]\s?(?=\S)", re.IGNORECASE)
 _BRACKETED = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]")
 _CLOSING = re.compile(r"\s?(?:in total|altogether|or so|左右|上下)$", re.IGNORECASE)
 _CURRENCY = re.compile("|".join(map(re.escape, CURRENCIES)), re.IGNORECASE)

@@ -56,6 +56,14 @@ _AFTER_A_LABEL = """or and nor but is was are would seems could can may might sh
 too also maybe perhaps possibly instead over vs versus not rather a an it the option answer choice"""
 _NOT_AN_ARTICLE = frozenset(_AFTER_A_LABEL.split())
 
+# "B is wrong" and "not B" name B, but not as the answer.
+_DENIED = re.compile(
+    r"\b(?i:not|isn't|except|excluding|but|neither|than|instead of)(?i: option| choice| answer)?"
+    rf"{_OPEN}[A-Z]{_CLOSE}?(?![\w'])"
+    rf"|(?<![\w'])[A-Z]{_CLOSE}?(?i: is| was|'s| seems| looks)(?i: \w+ly)? (?i:not|incorrect|wrong|false|unlikely)\b"
+    r"|(?<![\w'])[A-Z](?i: isn't| wasn't| can't| cannot)"
+)
+
 _SEPARATORS = re.compile(r"[,;/|\n()=?!]|[-.] |->|--| or | and | then | vs |或者?|以及|和")
 _ARTICLE = re.compile(r"^(?:a|an|the) (?=\S)")
 _COMMON = frozenset({"yes", "no", "none", "both", "all", "true", "false", "neither", "either"})
@@ -202,6 +210,8 @@ def _whole_text(text: str, options: Options) -> int | None:
 
 def _one_named(text: str, options: Options) -> int | None:
     """The one option that a longer text names by labels, unless it holds another option's text too."""
+    if _DENIED.search(text):
+        return None
     match = _LABELLED.fullmatch(text)
     place = options.place_of(match["name"]) if match and _is_label(match) else None
     if match is None or place is None:

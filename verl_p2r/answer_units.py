@@ -170,7 +170,7 @@ CURRENCIES = (
 MULTIPLIERS = {
     **dict.fromkeys(("hundred", "hundreds", "百"), 1e2),
     **dict.fromkeys(("k", "thousand", "thousands", "千"), 1e3),
-    **dict.fromkeys(("M", "mn", "million", "millions", "百万", "百萬", "백만"), 1e6),
+    **dict.fromkeys(("M", "MM", "mn", "million", "millions", "百万", "百萬", "백만"), 1e6),
     **dict.fromkeys(("bn", "billion", "billions", "十亿", "十億", "십억"), 1e9),
     **dict.fromkeys(("tn", "trillion", "trillions", "万亿", "萬億", "兆", "조"), 1e12),
     **dict.fromkeys(("dozen", "dozens"), 12.0),
@@ -180,7 +180,7 @@ MULTIPLIERS = {
     **dict.fromkeys(("亿", "億", "억"), 1e8),
     **dict.fromkeys(("千万", "千萬", "천만"), 1e7),
 }
-"""Words that multiply the number before them; in lower case but for M, because "3 m" is three metres."""
+"""Words that multiply the number before them; in lower case but for M and MM, because "3 m" is three metres."""
 
 
 def read_unit(text: str) -> Unit | None:
@@ -223,7 +223,7 @@ def common_unit(one: Unit, other: Unit) -> Unit | None:
 
 def _named(text: str) -> frozenset[str] | None:
     text = text.replace(" ", "-")
-    return UNITS.get(text) or (UNITS.get(text.lower()) if len(text) > 1 else None)
+    return UNITS.get(text) or (UNITS.get(text.lower()) if len(text) > 1 and text not in MULTIPLIERS else None)
 
 
 _SMALL = (
