@@ -242,7 +242,7 @@ def write_page(
     media = Counter(card.medium for card in sample.cards)
 
     def read(medium: Medium) -> Pictures:
-        pictures = pictures_of(medium.element(media_root), media_root, frames, room)
+        pictures = pictures_of(medium.element(media_root), frames, room, media_root)
         for _ in range(media[medium]):
             on_medium()
         return pictures

@@ -71,7 +71,7 @@ def test_playlists_and_scripts_are_refused_under_any_name(tmp_path, kind, ending
             probe_video(content)
         with pytest.raises(MediaError, match="cannot be read as a video"):
             decode_frames(content, [0])
-    assert "cannot be read as a video" in pictures_of({"video": str(path)}, tmp_path / "media", 2, 1 << 20).error
+    assert "cannot be read as a video" in pictures_of({"video": str(path)}, 2, 1 << 20, tmp_path / "media").error
 
 
 def test_a_bare_ffmpeg_follows_such_a_script(tmp_path):
@@ -189,7 +189,7 @@ def test_links_out_of_the_media_root_are_refused_unless_they_are_allowed(tmp_pat
     (tmp_path / "root" / "near.mp4").symlink_to(tmp_path / "root" / "own.mp4")
     assert fault_of(Medium("video", "near.mp4"), tmp_path / "root") is None
     assert "leads out of the media root" in str(fault_of(Medium("video", "link.mp4"), tmp_path / "root"))
-    shown = pictures_of({"video": str(tmp_path / "root" / "link.mp4")}, tmp_path / "root", 2, 1 << 20)
+    shown = pictures_of({"video": str(tmp_path / "root" / "link.mp4")}, 2, 1 << 20, tmp_path / "root")
     assert "leads out of the media root" in shown.error
     monkeypatch.setenv("VERL_P2R_FOLLOW_LINKS", "1")
     assert fault_of(Medium("video", "link.mp4"), tmp_path / "root") is None

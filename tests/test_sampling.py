@@ -121,7 +121,7 @@ def test_the_teacher_and_the_page_tell_the_same_times(tmp_path):
     sent = body["media_io_kwargs"]["video"]
     assert [i / sent["fps"] for i in sent["frames_indices"]] == pytest.approx([times[i] for i in plan.indices])
     assert all(isinstance(i, int) for i in [*sent["frames_indices"], sent["total_num_frames"]])  # vLLM insists
-    shown = pictures_of({"video": path}, tmp_path, 4, 1 << 20)
+    shown = pictures_of({"video": path}, 4, 1 << 20, tmp_path)
     assert [picture.seconds for picture in shown.pictures] == pytest.approx(
         [times[plan.indices[i]] for i in (0, 5, 10, 15)]
     )
@@ -231,6 +231,12 @@ RULES = [
     {"total_pixels": float("nan")},
     {"min_pixels": 1 << 33, "max_pixels": 1 << 34},
 ]
+
+
+def test_a_rule_that_is_none_is_not_given(clips):
+    info, path = probe_video(str(clips["quick"])), str(clips["quick"])
+    none = dict.fromkeys(("nframes", "fps", "max_frames", "video_end", "resized_height", "min_pixels"))
+    assert plan_video({"video": path, **none}, info, QWEN3) == plan_video({"video": path}, info, QWEN3)
 
 
 @pytest.mark.parametrize("rules", RULES, ids=str)
