@@ -6,8 +6,10 @@ import random
 import sys
 import types
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -384,3 +386,35 @@ def test_sampling_twice_is_refused(qwen):
     for kwargs in ({"do_sample_frames": True}, {"videos_kwargs": {"do_sample_frames": True}}):
         with pytest.raises(ValueError, match=r"mm_processor_kwargs sets do_sample_frames"):
             VisionSpec.from_processor(qwen, kwargs)
+
+
+@pytest.mark.parametrize(
+    "ticks", [[40] * 20 + [1600] * 10, [5000, 100, 3000, 8000, 700, 2500] * 2], ids=["slow", "slides"]
+)
+def test_a_variable_rate_reaches_the_processor_as_the_plan_says(qwen, family, tmp_path, ticks):
+    install_reader()
+    path = str(tmp_path / "clip.mp4")
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+        for i in range(len(ticks)):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 7 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = sum(ticks[:i]), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    spec, info = VisionSpec.from_processor(qwen), probe_video(path)
+    element = TRAINING.fill({"type": "video", "video": path})
+    text = f"Look: {TEXT.format('video')} Why?"
+    plan = plan_video(element, info, spec)
+    *_, out = real(qwen, [element], text, {})
+    assert list(plan.grid) == out["video_grid_thw"][0].tolist()
+    assert prompt_tokens(text, [plan], qwen.tokenizer, spec) == len(out["input_ids"][0])
+    if family == "qwen2_5_vl":  # seconds per grid by the clock: the length of the file over its grids
+        assert float(out["second_per_grid_ts"][0]) == pytest.approx(2 * info.times[-1] / len(plan.indices), rel=1e-3)
+    if family == "qwen3_vl":
+        written = "".join(f"<{seconds:.1f} seconds>" for seconds in plan.timestamps)
+        assert written in qwen.tokenizer.decode(out["input_ids"][0], skip_special_tokens=True)
+        shown = [sum(ticks[:i]) / 1000 for i in plan.indices]
+        assert plan.timestamps == pytest.approx([(a + b) / 2 for a, b in zip(shown[::2], shown[1::2], strict=True)])

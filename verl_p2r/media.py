@@ -15,7 +15,7 @@ from typing import Any
 from verl_p2r import torchvision_ops
 from verl_p2r.media_source import MediaError as MediaError
 from verl_p2r.media_source import RulesError, name_of
-from verl_p2r.sampling import VideoInfo, check_rules, check_taken, grid_times, sample_frames, video_metadata
+from verl_p2r.sampling import VideoInfo, check_taken, checked, grid_times, sample_frames, video_metadata
 
 torchvision_ops.install()  # before anything imports transformers' processors, which import torchvision
 
@@ -64,8 +64,7 @@ class MediaSettings:
         >>> MediaSettings().fill({"type": "image", "image": "a.png", "max_pixels": 50176})
         {'type': 'image', 'image': 'a.png', 'max_pixels': 50176}
         """
-        check_rules(element)
-        own = {key: value for key, value in element.items() if value is not None}
+        own = checked(element)
         sized = "resized_height" in own and "resized_width" in own
         fill: dict[str, Any] = {}
         if "video" in own and "nframes" not in own:
@@ -225,8 +224,7 @@ def frame_size(element: Mapping[str, Any], frames: int, size: tuple[int, int], p
     Raises:
         MediaError: the shape is out of bounds, or the element asks for contradicting ones.
     """
-    check_rules(element)
-    qwen = torchvision_ops.qwen()
+    element, qwen = checked(element), torchvision_ops.qwen()
     factor = patch_size * qwen.SPATIAL_MERGE_SIZE
 
     def rule() -> tuple[int, int]:
@@ -284,8 +282,7 @@ def image_size(element: Mapping[str, Any], size: tuple[int, int], patch_size: in
     Raises:
         MediaError: the shape is out of bounds, or the element asks for contradicting ones.
     """
-    check_rules(element)
-    qwen = torchvision_ops.qwen()
+    element, qwen = checked(element), torchvision_ops.qwen()
     factor = patch_size * qwen.SPATIAL_MERGE_SIZE
 
     def rule() -> tuple[int, int]:

@@ -14,7 +14,7 @@ from verl_p2r.images import probe_image
 from verl_p2r.media_source import TIMEOUT_VARIABLE as TIMEOUT_VARIABLE
 from verl_p2r.media_source import Deadline, MediaError, MediaFile, kind_of, name_of, resolve
 from verl_p2r.opening import open_video
-from verl_p2r.sampling import FRAME_LIST_FPS, VideoInfo, check_rules, shown_times
+from verl_p2r.sampling import FRAME_LIST_FPS, VideoInfo, checked, shown_times
 
 CHECK_EVERY = 4096  # entries of an index between two looks at the clock
 AGREEMENT = 0.05  # by how much the rate of the frames may differ from the declared one where some have no times
@@ -103,8 +103,7 @@ def probe_file(file: MediaFile) -> VideoInfo:
 
 def probe_frame_list(element: Mapping[str, Any], deadline: Deadline) -> VideoInfo:
     """A list of frames: each is looked at as an image, and all must have one size."""
-    check_rules(element)
-    frames = element["video"]
+    rules, frames = checked(element), element["video"]
     if not frames or len(frames) > MAX_FRAMES:
         raise MediaError(f"{deadline.name}: a list of {len(frames)} frames is not a video: give 1 to {MAX_FRAMES}")
     sizes = [probe_image(frame, element, deadline) for frame in frames]
@@ -113,7 +112,7 @@ def probe_frame_list(element: Mapping[str, Any], deadline: Deadline) -> VideoInf
             f"{name_of({'image': frames[different]})}: frame {different} of the list has {sizes[different]} pixels and "
             f"the first {sizes[0]} (height, width): give frames of one size"
         )
-    return VideoInfo(len(frames), float(element.get("sample_fps") or FRAME_LIST_FPS), *sizes[0])
+    return VideoInfo(len(frames), float(rules.get("sample_fps", FRAME_LIST_FPS)), *sizes[0])
 
 
 class _Table(NamedTuple):

@@ -59,8 +59,11 @@ class VideoInfo:
     times: array | None = None
 
 
-def check_rules(element: Mapping[str, Any]) -> None:
-    """Check the sampling and size rules of an element: finite numbers of a size that makes sense.
+def checked(element: Mapping[str, Any]) -> dict[str, Any]:
+    """An element whose sampling and size rules are finite numbers of a size that makes sense.
+
+    Returns:
+        A copy without fields that are None: they count as not given.
 
     Raises:
         RulesError: naming the rule.
@@ -76,6 +79,7 @@ def check_rules(element: Mapping[str, Any]) -> None:
                 f"{name_of(element)}: its sampling rules cannot be met: {rule} is {value!r}: give a positive number, "
                 f"at most {most:g}"
             )
+    return {key: value for key, value in element.items() if value is not None}
 
 
 def check_taken(element: Mapping[str, Any], frames: int, height: int, width: int) -> None:
@@ -107,12 +111,10 @@ def sample_frames(element: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[in
     Raises:
         MediaError: the video cannot satisfy the rules.
     """
-    check_rules(element)
-    qwen = torchvision_ops.qwen()
+    rules, qwen = checked(element), torchvision_ops.qwen()
     if isinstance(element.get("video"), list | tuple):
         indices = [*range(info.frames), *[info.frames - 1] * (info.frames % qwen.FRAME_FACTOR)]
         return tuple(indices), len(indices), info.fps
-    rules = dict(element)
     try:
         if info.times is not None:
             return _sample_by_time(rules, info)
