@@ -124,7 +124,7 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
         text.group([TEXT], text=TEXT)
     print(f"prompt {len(clips.rows[0]['prompts'])} tokens, response {response}, {ROLLOUTS} rollouts")
 
-    of_text = best(built, lambda **more: text.batch(**more), loss, 2 if quick else 5)  # warms up, too
+    of_text = best(built, lambda **more: text.batch(**more), loss, 2 if quick else 3)  # warms up, too
     calls = engines.TowerCalls(built["ours"])
     made = best(built, lambda **more: clips.batch(**{"micro_batch_size_per_gpu": ROLLOUTS, **more}), loss, rounds)
     stock, ours = made["stock"], made["ours"]
