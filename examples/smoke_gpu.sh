@@ -35,7 +35,7 @@ VERL_FILE_LOGGER_PATH="$OUT/sft.jsonl" torchrun --standalone --nproc_per_node=1 
   trainer.test_freq=100 \
   trainer.logger=[console,file] \
   trainer.resume_mode=disable \
-  trainer.default_local_dir="$OUT/sft"
+  trainer.default_local_dir="$(quoted "$OUT/sft")"
 
 rl() { # NAME [overrides]
   local name="$1"
