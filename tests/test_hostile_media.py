@@ -71,7 +71,7 @@ def test_playlists_and_scripts_are_refused_under_any_name(tmp_path, kind, ending
             probe_video(content)
         with pytest.raises(MediaError, match="cannot be read as a video"):
             decode_frames(content, [0])
-    assert "cannot be read as a video" in pictures_of({"video": str(path)}, tmp_path / "media", 2, 1 << 20).error
+    assert "cannot be read as a video" in pictures_of({"video": str(path)}, 2, 1 << 20).error
 
 
 def test_a_bare_ffmpeg_follows_such_a_script(tmp_path):

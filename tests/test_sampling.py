@@ -233,6 +233,12 @@ RULES = [
 ]
 
 
+def test_a_rule_that_is_none_is_not_given(clips):
+    info, path = probe_video(str(clips["quick"])), str(clips["quick"])
+    none = dict.fromkeys(("nframes", "fps", "max_frames", "video_end", "resized_height", "min_pixels"))
+    assert plan_video({"video": path, **none}, info, QWEN3) == plan_video({"video": path}, info, QWEN3)
+
+
 @pytest.mark.parametrize("rules", RULES, ids=str)
 def test_rules_that_ask_for_too_much_or_make_no_sense_are_named(clips, rules):
     element = {"type": "video", "video": str(clips["quick"]), **rules}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of docs/video-and-time.md, computed by the code that trains."""
+"""The figures of docs/concepts/video-and-time.md, computed by the code that trains."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from verl_p2r.media import EVALUATION, TRAINING, VideoInfo, VisionSpec, plan_video
 
-PAGE = Path(__file__).parents[1] / "docs" / "video-and-time.md"
+PAGE = Path(__file__).parents[1] / "docs" / "concepts" / "video-and-time.md"
 SPEC = VisionSpec("qwen2_5_vl", 14, 2, 2, None, None)
 ROWS = [[float(n) for n in re.findall(r"[\d.]+", row)] for row in re.findall(r"^\| \d+ s .*$", PAGE.read_text(), re.M)]
 

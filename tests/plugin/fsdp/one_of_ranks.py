@@ -6,28 +6,17 @@ import os
 import sys
 from pathlib import Path
 
-rank, world, folder, store = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-os.environ.update(
-    VERL_PLATFORM="cpu",
-    HF_HUB_OFFLINE="1",
-    TORCHDYNAMO_DISABLE="1",
-    OMP_NUM_THREADS="1",
-    TOKENIZERS_PARALLELISM="false",
-)
-os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank))
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(path) for path in (HERE, HERE.parent, HERE.parents[2] / "examples" / "quickstart")]
+import prefix_engines as engines
+import torch
+import torch.distributed as dist
 
-import verl_p2r.plugin  # noqa: F401, E402, I001  torch and torchvision made to fit before anything imports them
-
-import prefix_engines as engines  # noqa: E402
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
+import verl_p2r.plugin  # noqa: F401  torch and torchvision made to fit before anything imports them
 
 BUDGET = 120  # packed tokens
 
 
-def main() -> None:
+def main(folder: Path, store: str) -> None:
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world, store=dist.FileStore(store, world))
     engine = engines.build(folder, engines.CPUFSDPEngine, engines.SHARED)
@@ -47,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), sys.argv[2])

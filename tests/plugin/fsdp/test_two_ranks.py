@@ -2,6 +2,7 @@
 """Two gloo ranks under FSDP2 against verl's engine on one: mixed media, ragged groups, ranks with unequal work."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +13,25 @@ import torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("world")]
 
-SCRIPT = Path(__file__).parent / "one_of_ranks.py"
+HERE = Path(__file__).parent
+PATHS = [HERE.parents[2], HERE.parents[2] / "examples" / "quickstart", HERE.parent]  # what the script imports from
+
+
+def start(rank: int, folder: Path, store: Path) -> subprocess.Popen:
+    environment = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "one_of_ranks.py"), str(folder), str(store)],
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def test_loss_and_gradients_are_those_of_one_rank(models, tmp_path):
     folder = models("qwen2_5_vl")
     store = tmp_path / "store"
-    commands = [[sys.executable, str(SCRIPT), str(rank), "2", str(folder), str(store)] for rank in range(2)]
-    ranks = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for command in commands
-    ]
+    ranks = [start(rank, folder, store) for rank in range(2)]
     outputs = [rank.communicate(timeout=600)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], "".join(output[-3000:] for output in outputs)
 
