@@ -96,11 +96,16 @@ def usable(reply: Any, shape: Shape) -> dict[str, Any] | None:
     >>> usable({"value": "maybe"}, {"value": bool}) is None, usable({"output": chr(0xD83D)}, {"output": str}) is None
     (True, True)
     """
-    if not isinstance(reply, Mapping) or any(type(reply.get(name)) is not kind for name, kind in shape.items()):
+    if not isinstance(reply, dict):
         return None
+    for name, kind in shape.items():
+        if type(reply.get(name)) is not kind:
+            return None
     own = {name: reply[name] for name in shape}
     try:
-        "".join(value for value in own.values() if isinstance(value, str)).encode()
+        for value in own.values():
+            if isinstance(value, str):
+                value.encode()
     except UnicodeEncodeError:
         return None
     return own
@@ -131,7 +136,8 @@ class Asked:
         told: Told = lambda kept: None,
     ) -> None:
         self._print = hashlib.sha256(json.dumps([KEYS, fingerprint], sort_keys=True, default=str).encode())
-        self._read, self._shape, self._replies, self._root, self._told = read, shape, replies, root, told
+        self._read, self._shape, self._replies, self._told = read, shape, replies, told
+        self._root = None if root is None else str(root)
         self._failed: dict[bytes, RowError] = {}
         self.silent = 0
 
@@ -193,13 +199,13 @@ class Asked:
             *(record.problem_id, record.problem_type, record.problem, record.options, record.solution),
             *(record.data_type, record.path, dict(record.media), list(record.facts)),
             *(record.observation, record.process, record.output),
-            None if self._root is None else _state(self._root / record.path),
+            None if self._root is None else _state(os.path.join(self._root, record.path)),
         )
         digest.update(json.dumps(own).encode())
         return digest.digest()
 
 
-def _state(path: Path) -> tuple[int, int] | None:
+def _state(path: str) -> tuple[int, int] | None:
     """Size and modification time of a file, which change when its content does; None without a file."""
     try:
         stat = os.stat(path)

@@ -68,7 +68,15 @@ class OfflineGenerator:
             NobodyReplies: Ray or its engines have failed, or reply to nothing; what has come is kept.
             ValueError: Ray Data does not take an option.
         """
-        new = (question for record in records if (question := asked.question(record)) is not None)
+        keys: dict[str, bytes] = {}  # by the record's id; only the record goes round the cluster
+
+        def unknown() -> Iterator[Record]:
+            for record in records:
+                if (question := asked.question(record)) is not None:
+                    keys[record.problem_id] = question.key
+                    yield record
+
+        new = unknown()
         first = next(new, None)
         if first is None:
             return  # to start engines takes minutes
@@ -77,14 +85,15 @@ class OfflineGenerator:
 
         try:
             for row in self._rows(itertools.chain([first], new)):
-                self._take(row, asked)
+                record = pickle.loads(row["record"])
+                self._take(row, Question(record, keys[record.problem_id]), asked)
         except (RayError, ray.data.exceptions.RayDataUserCodeException) as error:
             why = str(error).strip().splitlines()[-1]  # the rest says where
             raise NobodyReplies(
                 f"generate: Ray has failed ({why}). What has come so far is kept: fix it and start again"
             ) from error
 
-    def _rows(self, questions: Iterator[Question]) -> Iterator[Row]:
+    def _rows(self, records: Iterator[Record]) -> Iterator[Row]:
         """What comes back of each record, in any order."""
         import pyarrow
         import ray
@@ -103,14 +112,11 @@ class OfflineGenerator:
             config, preprocess=prepare, postprocess=_outcome, preprocess_map_kwargs={"num_cpus": 1}
         )
         blocks: list[Any] = []  # Ray holds them, and spills them to disk; a block is the work of one call of an engine
-        while block := [
-            {"question": pickle.dumps(question)} for question in itertools.islice(questions, config.batch_size)
-        ]:
+        while block := [{"record": pickle.dumps(record)} for record in itertools.islice(records, config.batch_size)]:
             blocks.append(ray.put(pyarrow.Table.from_pylist(block)))
         yield from processor(ray.data.from_arrow_refs(blocks)).iter_rows()
 
-    def _take(self, row: Row, asked: Asked) -> None:
-        question: Question = pickle.loads(row["question"])
+    def _take(self, row: Row, question: Question, asked: Asked) -> None:
         if row.get("unusable"):
             asked.unusable(question, pickle.loads(row["unusable"]))
         elif row.get(_ERROR):
@@ -159,7 +165,7 @@ def _preparation(offline: OfflineGenerator) -> Callable[[Row], Row]:
     def prepare(row: Row) -> Row:
         from vllm.multimodal.media import MediaConnector
 
-        record = pickle.loads(row["question"]).record
+        record: Record = pickle.loads(row["record"])
         try:
             media = media_parts(
                 record, root, settings.media, video_as=settings.video_as, patch_size=settings.patch_size
@@ -192,4 +198,4 @@ def _processor(source: str) -> Any:
 
 
 def _outcome(row: Row) -> Row:
-    return {name: row[name] for name in ("question", "generated_text", "num_generated_tokens")}
+    return {name: row[name] for name in ("record", "generated_text", "num_generated_tokens")}
