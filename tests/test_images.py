@@ -181,13 +181,13 @@ NAMES = ["a\0b.png", "n" * 5000, "\ud800.png", "", "/dev/zero", "/dev/stdin", "/
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_what_is_not_a_regular_file_is_refused_unopened(kind, name):
-    with pytest.raises(MediaError, match="no such file"):
+    with pytest.raises(MediaError, match=r"[Nn]o such file"):
         probe_element({"type": kind, kind: name})
 
 
 def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(MediaError, match="no such file"):
+    with pytest.raises(MediaError, match=r"[Nn]o such file"):
         Source("image", json.dumps({"image": str(tmp_path / "pipe.png")}), 14).decode()
 
 
