@@ -84,7 +84,7 @@ def test_a_telephones_portrait_is_the_same_picture_everywhere(tmp_path):
     assert shown.height > shown.width
 
 
-@pytest.mark.parametrize("size", [(60, 90), (300, 60)])
+@pytest.mark.parametrize("size", [(60, 90), (200, 120)])
 def test_an_upright_image_becomes_what_qwen_vl_utils_makes_of_it(tmp_path, size):
     path = tmp_path / "a.png"
     picture().resize(size).save(path)
@@ -181,13 +181,13 @@ NAMES = ["a\0b.png", "n" * 5000, "\ud800.png", "", "/dev/zero", "/dev/stdin", "/
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_what_is_not_a_regular_file_is_refused_unopened(kind, name):
-    with pytest.raises(MediaError, match="no such file"):
+    with pytest.raises(MediaError, match=r"[Nn]o such file"):
         probe_element({"type": kind, kind: name})
 
 
 def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(MediaError, match="no such file"):
+    with pytest.raises(MediaError, match=r"[Nn]o such file"):
         Source("image", json.dumps({"image": str(tmp_path / "pipe.png")}), 14).decode()
 
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from verl_p2r import torchvision_ops
 from verl_p2r.image_ends import is_whole
+from verl_p2r.local_files import is_local_file
 from verl_p2r.media import image_size
 from verl_p2r.media_source import Deadline, MediaError, name_of, resolve
 
@@ -90,6 +91,8 @@ def _opened(content: Any, element: Mapping[str, Any] | None, deadline: Deadline 
     if isinstance(file, Image.Image):
         yield file.copy()
         return
+    if isinstance(file.content, str) and not is_local_file(file.content):
+        raise MediaError(f"{file.name}: cannot be opened as an image (No such file: only regular files are read)")
     try:
         with file.open() as stream, Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:

@@ -3,6 +3,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from operator import add
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from verl_p2r.opening import open_video
 from verl_p2r.sampling import FRAME_LIST_FPS, VideoInfo, checked, shown_times
 
 CHECK_EVERY = 4096  # entries of an index between two looks at the clock
+ENDLESS = ("mpegts", "mpeg", "asf", "ogg", "flv", "rm")  # containers that do not tell where they end
+TAIL = 1 << 26  # bytes of packets that are kept to be decoded at the end of such a file
 AGREEMENT = 0.05  # by how much the rate of the frames may differ from the declared one where some have no times
 
 
@@ -93,6 +96,8 @@ def probe_file(file: MediaFile) -> VideoInfo:
             if "avi" in container.format.name and table.entries < packets.total and round(last) + 1 < stream.frames:
                 raise MediaError(f"{file.name}: the file is truncated: {packets.total} of {stream.frames} frames")
             _read_table(container, stream, file)  # of fragments, which tell their frames as they come
+            if container.format.name in ENDLESS:
+                packets = _without_cut_end(packets, stream, file)
             total = packets.total
             fps, times = _measured(packets, float(stream.time_base), fps, file)
     if frame is None or fps <= 0 or not total:
@@ -184,11 +189,13 @@ class _Packets(NamedTuple):
         total: how many are shown.
         times: of these, where they have one, as stored; in units of the stream.
         in_order: key frames come in the order of their times.
+        tail: those from the last key frame on; none where they are too many.
     """
 
     total: int
     times: array
     in_order: bool
+    tail: Sequence[Any]
 
 
 def _first_frame(container: Any, stream: Any, file: MediaFile, count: bool) -> tuple[av.VideoFrame | None, _Packets]:
@@ -196,9 +203,15 @@ def _first_frame(container: Any, stream: Any, file: MediaFile, count: bool) -> t
     stream.codec_context.skip_frame = "DEFAULT"
     stream.codec_context.thread_count = 1
     frame, times, decodable, total, in_order, key_time = None, array("q"), False, 0, True, None
+    tail: list[Any] = []
+    size = 0  # of the tail
     for packet in container.demux(stream):
         file.deadline.check()
         decodable |= packet.is_keyframe
+        tail, size = ([], 0) if packet.is_keyframe else (tail, size)
+        size += packet.size
+        if count and size <= TAIL:
+            tail.append(packet)
         if packet.size and not packet.is_discard and decodable:
             total += 1
             if packet.pts is not None:
@@ -214,7 +227,23 @@ def _first_frame(container: Any, stream: Any, file: MediaFile, count: bool) -> t
             stream.codec_context.flush_buffers()
         if frame and not count:
             break
-    return frame, _Packets(total, times, in_order)
+    return frame, _Packets(total, times, in_order, tail if size <= TAIL else [])
+
+
+def _without_cut_end(packets: _Packets, stream: Any, file: MediaFile) -> _Packets:
+    """Leave out frames behind the last key frame that do not decode, as the last one of a file that was cut off."""
+    shown = [packet.pts for packet in packets.tail if packet.size and not packet.is_discard]
+    if not shown or None in shown or len(packets.times) < packets.total:
+        return packets
+    stream.codec_context.flush_buffers()
+    decoded = set()
+    with suppress(av.error.InvalidDataError):  # where decoding in order ends, too
+        for packet in packets.tail:
+            file.deadline.check()
+            decoded |= {frame.pts for frame in packet.decode()}
+    lost = {pts for pts in shown if pts >= shown[0]} - decoded  # frames shown before the key frame need others
+    times = array("q", [pts for pts in packets.times if pts not in lost])
+    return packets._replace(total=len(times), times=times)
 
 
 def _measured(packets: _Packets, time_base: float, declared: float, file: MediaFile) -> tuple[float, array | None]:

@@ -147,13 +147,13 @@ class CacheSettings:
         return FrameCache(self.directory, int(self.disk_gib * GIB)) if self.directory else None
 
 
-def cache_settings(data_config: Mapping[str, Any]) -> CacheSettings:
-    """Read them from the `data` node of the config.
+def cache_settings(data_config: Mapping[str, Any] | None) -> CacheSettings:
+    """Read them from the `data` node of the config; without one they have their defaults.
 
     Raises:
         ValueError: an unknown key or a value of the wrong type, by its dotted path.
     """
-    node = (data_config.get("p2r") or {}).get("media_cache") or {}
+    node = ((data_config or {}).get("p2r") or {}).get("media_cache") or {}
     return merge(CacheSettings(), node, "data.p2r.media_cache")
 
 
@@ -162,7 +162,7 @@ def _shared_cache(settings: CacheSettings) -> MediaCache:
     return MediaCache(int(settings.memory_gib * GIB), settings.open_disk())
 
 
-def cache_of(data_config: Mapping[str, Any]) -> MediaCache:
+def cache_of(data_config: Mapping[str, Any] | None) -> MediaCache:
     """This process's cache, as the `data` node of the config wants it."""
     return _shared_cache(cache_settings(data_config))
 
