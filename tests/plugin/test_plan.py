@@ -261,7 +261,11 @@ def test_a_command_that_does_not_start_verl_is_refused():
 
 @pytest.mark.parametrize("config", ["p2r_ppo", "p2r_ppo_cpu"])
 def test_a_frozen_vision_tower_is_read(config):
-    model = ["actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct"]
+    model = [
+        "actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+    ]
     whole = plan_of(launch_of(config, model, {}), Options(rows=0)).job
     frozen = plan_of(
         launch_of(config, [*model, "actor_rollout_ref.actor.freeze_vision_tower=True"], {}), Options(rows=0)

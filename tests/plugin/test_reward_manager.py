@@ -255,7 +255,7 @@ def test_a_dead_judge_marks_rows_and_loses_none(tokenizer, judge_server):
     own = manager(tokenizer, judge=openai_judge(judge_server, deadline_s=0.5, timeout_s=0.5, connect_timeout_s=0.5))
     _, info = score(own, data(tokenizer, GOOD))
     assert (info["perception_valid"], info["perception_accuracy"], info["reasoning_accuracy"]) == (0, None, 1.0)
-    assert "no reply of use within 0.5 s" in info["judge_error"]
+    assert "no server may be asked for 0.5 s" in info["judge_error"]
     assert "ClientConnectorError" in info["judge_error"]
 
 
