@@ -155,7 +155,7 @@ class _Video:
         frames = _Frames(self.deadline.name, indices, resized)
         for place, index in enumerate(indices):
             image = read_image({**self.element, "image": self.frames[index]}, self.deadline)
-            frames.put([place], np.asarray(image))
+            frames.put([place], np.array(image))  # a copy: PyTorch warns of arrays that it cannot write
         return frames.array
 
 

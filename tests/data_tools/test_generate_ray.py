@@ -29,12 +29,7 @@ def settings(tiny_model) -> GenerateSettings:
 
 
 def said(row: dict, text: str = "fine", tokens: int = 9) -> dict:
-    return {
-        "question": row["question"],
-        "generated_text": text,
-        "num_generated_tokens": tokens,
-        "__inference_error__": "",
-    }
+    return {"record": row["record"], "generated_text": text, "num_generated_tokens": tokens, "__inference_error__": ""}
 
 
 @pytest.fixture
@@ -46,8 +41,8 @@ def cluster(monkeypatch):
 
         def rows(self, records):
             prepare = generate_ray._preparation(self)
-            for question in records:
-                row = {"question": pickle.dumps(question)}
+            for record in records:
+                row = {"record": pickle.dumps(record)}
                 row |= prepare(row)
                 seen.append(row)
                 yield row if row["__inference_error__"] else answer(row)
@@ -97,7 +92,7 @@ def test_bad_records_are_rejected_alone_and_the_rest_is_kept_and_told(tmp_path, 
     records = make_records(tmp_path, 6)
     records[1]["path"] = "img/gone.png"
     odd = {"2": said_error("VLLMValidationError: too long"), "4": lambda row: said(row, " ", 64)}
-    seen = cluster(lambda row: odd.get(pickle.loads(row["question"]).record.problem_id, said)(row))
+    seen = cluster(lambda row: odd.get(pickle.loads(row["record"]).problem_id, said)(row))
     told: list[bool] = []
     report = run(tmp_path, settings, records, offline=True, told=told.append)
     assert (report.written, report.rejected) == (3, {"no reply": 2, "missing file": 1})
@@ -106,11 +101,11 @@ def test_bad_records_are_rejected_alone_and_the_rest_is_kept_and_told(tmp_path, 
     assert "VLLMValidationError: too long: start the step again" in messages["2"]
     assert "cut off by max_tokens" in messages["4"]
     run(tmp_path, settings, records, offline=True)
-    assert [pickle.loads(row["question"]).record.problem_id for row in seen[6:]] == ["1", "2", "4"]
+    assert [pickle.loads(row["record"]).problem_id for row in seen[6:]] == ["1", "2", "4"]
 
 
 def said_error(error: str):
-    return lambda row: {"question": row["question"], "__inference_error__": error}
+    return lambda row: {"record": row["record"], "__inference_error__": error}
 
 
 def test_a_server_finishes_what_a_cluster_has_begun_and_the_other_way_round(tmp_path, settings, cluster, judge_server):
