@@ -138,6 +138,8 @@ def to_parquet(
             for record in check(source) if check else source:
                 split = split_of(record.path, settings.val_share)
                 try:
+                    if root:
+                        record.medium.element(root)  # a RowError where the path leads out of the root
                     if settings.check_files and root and not is_local_file(root / record.path):
                         raise medium_error(root / record.path, FileNotFoundError("no such file"))
                     row = row_of(record, kind, sum(splits.rows.values()), split, template, root)

@@ -76,3 +76,9 @@ def test_an_element_is_filled_and_the_rows_own_stays_as_it_is():
     element = DataSettings().element(part, TRAINING)
     assert part == {"type": "video", "video": "a.mp4", "fps": 1.0}
     assert (element["fps"], element["max_frames"], element["max_pixels"]) == (1.0, 16, 128 * 28 * 28)
+
+
+def test_a_rule_out_of_its_range_is_the_mediums_fault():
+    with pytest.raises(RowError, match=r"field videos: .*fps is 5000") as error:
+        DataSettings().element({"video": "a.mp4", "fps": 5000}, TRAINING)
+    assert (error.value.field, error.value.reason) == ("videos", "sampling rules")

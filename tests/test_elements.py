@@ -200,3 +200,9 @@ def test_content_parts_say_what_they_hold():
     assert not names_medium({"type": "image"}, "image")
     assert not names_medium({"type": "image", "image": None}, "image")
     assert names_medium({"type": "image", "url": "a.png"}, "image")
+
+
+def test_rules_inside_a_nested_mapping_are_refused_instead_of_lost():
+    with pytest.raises(RowError, match="holds fps, video_end inside 'video': write them beside it") as error:
+        read_element({"video": {"path": "a.mp4", "fps": 1, "video_end": 5}}, "video", "videos")
+    assert error.value.reason == "bad media"

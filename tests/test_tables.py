@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from verl_p2r.errors import RowError
-from verl_p2r.tables import read_table, rows_of, rows_table
+from verl_p2r.tables import joined, read_table, rows_of, rows_table
 
 GOOD = {"prompt": [{"role": "user", "content": "Why?"}], "extra_info": {"index": 1}, "problem_type": "OCR"}
 LOOSE = ("prompt", "images")
@@ -107,3 +107,15 @@ def test_a_row_that_arrow_cannot_convert_is_one_error():
     read = list(rows_of(dataset))
     assert [row["text"] for row in read if not isinstance(row, RowError)] == ["one", "three"] * 20
     assert {row.reason for row in read if isinstance(row, RowError)} == {"invalid UTF-8"}
+
+
+def test_files_whose_media_have_different_shapes_fit_together():
+    tables = [
+        pa.table({"images": [["a.png"]], "n": [1]}),
+        pa.table({"images": [[{"image": "\U0001f600.png"}]], "n": [2]}),
+    ]
+    table = joined(tables, ["a.jsonl", "b.jsonl"], loose=("images",))
+    assert [json.loads(text) for text in table["images"].to_pylist()] == [["a.png"], [{"image": "\U0001f600.png"}]]
+    assert table["n"].to_pylist() == [1, 2]
+    with pytest.raises(ValueError, match=r"a\.jsonl, b\.jsonl: their columns do not fit together"):
+        joined(tables, ["a.jsonl", "b.jsonl"])

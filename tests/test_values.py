@@ -124,3 +124,17 @@ def test_text_that_is_not_unicode_is_named(row):
 
 def test_ordinary_rows_pass():
     check_values({"a": "été", "b": [1, "日本"], "c": None, "d": 2.5, "e": {"f": []}})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('["A. \\ud83d\\ude00"]', ["A. \U0001f600"]),  # as `json.dumps` writes it
+        ("['A. \\U0001f600']", ["A. \U0001f600"]),
+        ('["A. \\ud83d"]', '["A. \\ud83d"]'),  # half a pair is no character: the text stays one
+        ("['A. \\ud83d']", "['A. \\ud83d']"),
+        ('{"a": ["\\udc00"]}', '{"a": ["\\udc00"]}'),
+    ],
+)
+def test_escapes_in_texts_become_characters_or_nothing(text, value):
+    assert read_text(text) == value

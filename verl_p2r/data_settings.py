@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from verl_p2r.elements import KINDS, MediaSources, read_element
+from verl_p2r.errors import RowError
 from verl_p2r.media import EVALUATION, TRAINING, MediaSettings
+from verl_p2r.media_source import RulesError
 from verl_p2r.settings import merge
 
 OF_OTHERS = ("media_cache", "process_aware")  # keys of the node that the caches and the SFT dataset read
@@ -103,5 +105,9 @@ class DataSettings:
         """
         if kind is None:
             kind = next((kind for kind in KINDS if isinstance(medium, Mapping) and kind in medium), "video")
-        element = read_element(medium, kind, field or f"{kind}s", self.sources)
-        return media.fill(element) if media is not None else element
+        field = field or f"{kind}s"
+        element = read_element(medium, kind, field, self.sources)
+        try:
+            return media.fill(element) if media is not None else element
+        except RulesError as error:
+            raise RowError(field, "sampling rules", f"field {field}: {error}") from error

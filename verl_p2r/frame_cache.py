@@ -35,7 +35,7 @@ from verl_p2r import torchvision_ops
 from verl_p2r.media_source import local_path
 
 FORMAT = 2  # raise it with any change of an entry's bytes or of what frames an element gives
-LIBRARIES = ("av", "qwen-vl-utils", "torchvision")  # their versions decide what frames an element gives
+LIBRARIES = ("av", "pillow", "qwen-vl-utils", "torchvision")  # their versions decide what frames an element gives
 SUFFIX, PARTIAL = ".frames", ".partial"
 HIGH_WATER = 3 / 4  # of max_bytes: entries beyond it are evicted when a put looks
 LOOK_EVERY = 1 / 32  # of max_bytes: written between two looks, on average over all processes

@@ -108,7 +108,8 @@ def probe_file(file: MediaFile) -> VideoInfo:
 
 def probe_frame_list(element: Mapping[str, Any], deadline: Deadline) -> VideoInfo:
     """A list of frames: each is looked at as an image, and all must have one size."""
-    rules, frames = checked(element), element["video"]
+    frames = element["video"]
+    rules = checked({"video": frames, "sample_fps": element.get("sample_fps")})  # all that the outcome depends on
     if not frames or len(frames) > MAX_FRAMES:
         raise MediaError(f"{deadline.name}: a list of {len(frames)} frames is not a video: give 1 to {MAX_FRAMES}")
     sizes = [probe_image(frame, element, deadline) for frame in frames]

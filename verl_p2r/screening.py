@@ -6,7 +6,7 @@ probed once; its frames, sizes and tokens follow by arithmetic, and no video is 
 """
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +98,28 @@ def media_in(messages: Iterable[Mapping[str, Any]], fields: Mapping[str, str]) -
 
 
 _FETCHED = MediaSources(allow_urls=True)
+
+
+def check_modalities(
+    messages: Iterable[Mapping[str, Any]], field: str, known: Sequence[str] = ("text", "image", "video")
+) -> None:
+    """Refuse messages with parts that the model or the reader would leave out, such as audio.
+
+    Args:
+        messages: with lists of parts, or texts, as content.
+        field: the row's field that holds them, for the error.
+        known: types of parts that are read.
+
+    Raises:
+        RowError: naming the other types.
+    """
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    if others := {str(part["type"]) for part in parts}.difference(known):
+        raise RowError(
+            field,
+            "wrong columns",
+            f"field {field} holds {', '.join(sorted(others))} where only {', '.join(known)} can be read: drop the row",
+        )
 
 
 @contextmanager

@@ -5,7 +5,8 @@ Hugging Face features are read as what they store (`bytes` and `path`): nothing 
 """
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -91,8 +92,13 @@ def rows_table(values: Sequence[Any], loose: Collection[str]) -> tuple[pa.Table,
     return pa.table(columns), errors
 
 
-def joined(tables: Sequence[pa.Table], files: Sequence[Any]) -> pa.Table:
+def joined(tables: Sequence[pa.Table], files: Sequence[Any], loose: Collection[str] = ()) -> pa.Table:
     """Put the tables of several files together; a column may be missing in some.
+
+    Args:
+        tables: as `read_table` gives them.
+        files: their names, for errors.
+        loose: columns that become JSON text where the files' types of them do not fit together.
 
     Raises:
         ValueError: naming the files, in which a column has types that do not fit together.
@@ -100,10 +106,20 @@ def joined(tables: Sequence[pa.Table], files: Sequence[Any]) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
+        with suppress(pa.ArrowException, TypeError, ValueError):  # TypeError: JSON has no bytes
+            return pa.concat_tables([_loosened(table, loose) for table in tables], promote_options="permissive")
         raise ValueError(
             f"{', '.join(map(str, files))}: their columns do not fit together ({error}): give a column one type in all "
             "files"
         ) from error
+
+
+def _loosened(table: pa.Table, loose: Collection[str]) -> pa.Table:
+    for name in table.schema.names:
+        if name in loose:
+            number = table.schema.get_field_index(name)
+            table = table.set_column(number, name, _texts(table[name].to_pylist()))
+    return table
 
 
 def rows_of(dataset: Any) -> Iterator[dict[str, Any] | RowError]:
@@ -147,9 +163,14 @@ def _column(name: str, values: list[Any], loose: bool, errors: Errors) -> pa.Arr
         return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         if loose:
-            texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
-            return pa.array(texts, pa.string())
+            return _texts(values)
     return _typed_as_most(name, values, errors)
+
+
+def _texts(values: Iterable[Any]) -> pa.Array:
+    """A column of any values as texts: JSON where they are not texts already."""
+    texts = [v if v is None or isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+    return pa.array(texts, pa.string())
 
 
 def _typed_as_most(name: str, values: list[Any], errors: Errors) -> pa.Array:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
+from itertools import chain
 from typing import Any
 
 from verl_p2r.errors import RowError
@@ -103,14 +104,22 @@ def read_text(value: Any) -> Any:
     text = value.strip()
     if is_unset(text):
         return None
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # TypeError: a list in a set, or as a key
-        pass
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return value
+    for read in (json.loads, ast.literal_eval):  # JSON first: it writes a character beyond 16 bits as two escapes
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # TypeError: a list as a key
+            continue
+        return value if "\\" in text and _has_surrogates(found) else found
+    return value
+
+
+def _has_surrogates(value: Any) -> bool:
+    """Whether a text in a value holds half of a surrogate pair, which no file can hold."""
+    if isinstance(value, str):
+        return any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, Mapping):
+        return any(map(_has_surrogates, chain.from_iterable(value.items())))
+    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_surrogates, value))
 
 
 def shown(value: Any, most: int = SHOWN) -> str:

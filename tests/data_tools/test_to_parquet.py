@@ -287,6 +287,17 @@ def test_the_manifest_accounts_for_every_record(tmp_path):
     assert lines == [(2, "options", "unreadable options"), (3, "output", "no response")]
 
 
+def test_a_link_out_of_the_media_root_is_not_exported(tmp_path, monkeypatch):
+    (tmp_path / "private.mp4").write_bytes(b"")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link.mp4").symlink_to(tmp_path / "private.mp4")
+    path = write_lines(tmp_path / "a.jsonl", [release_record(path="link.mp4")])
+    settings = ExportSettings(media_root=str(tmp_path / "root"), check_files=True, val_share=0)
+    assert to_parquet([path], tmp_path / "out", "rl", settings).reasons == {"outside the media root": 1}
+    monkeypatch.setenv("VERL_P2R_ALLOW_OUTSIDE_MEDIA_ROOT", "1")
+    assert to_parquet([path], tmp_path / "out", "rl", settings).written == 1
+
+
 @pytest.mark.parametrize(("share", "failed"), [(0.0, True), (0.24, True), (0.25, False), (1.0, False)])
 def test_too_many_rejects_fail(tmp_path, share, failed):
     path = write_lines(tmp_path / "a.jsonl", [release_record(i, options="x" if i == 2 else []) for i in range(4)])

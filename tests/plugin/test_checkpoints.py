@@ -105,6 +105,15 @@ def test_without_a_whole_one_the_error_says_what_each_lacks(tmp_path):
         correct_tracker(tmp_path)
 
 
+def test_where_each_node_has_the_files_of_its_own_ranks_verl_decides(tmp_path):
+    for step in (9, 10):
+        for path in (write_step(tmp_path, step) / "actor").glob("*_rank_1.pt"):
+            path.unlink()
+    (tmp_path / TRACKER).write_text("10")
+    correct_tracker(tmp_path)
+    assert (tmp_path / TRACKER).read_text() == "10"
+
+
 def test_a_first_checkpoint_that_was_not_finished_is_nothing(tmp_path):
     cut(write_step(tmp_path, 10) / "actor" / "model_world_size_2_rank_0.pt")
     correct_tracker(tmp_path)

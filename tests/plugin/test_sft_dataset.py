@@ -271,7 +271,7 @@ def roles(*names: str) -> dict:
     return {"messages": [{"role": name, "content": "text"} for name in names]}
 
 
-def ask(question: str, response: str = "a", **media) -> dict:
+def ask(question: str, response: str | list = "a", **media) -> dict:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": response}], **media}
 
 
@@ -288,6 +288,16 @@ BAD = {
     "missing-file": (ask("<video>?", videos=NOWHERE), "missing file", "/nowhere/a.mp4: no such file"),
     "missing-image": (ask("<image>?", images=[{"image": "/nowhere/a.png"}]), "missing file", "/nowhere/a.png"),
     "image-as-video": (ask("<video>?", videos=[{"video": __file__}]), "unreadable file", f"{__file__}: cannot be"),
+    "audio": (
+        {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}, *ask("?")["messages"][1:]]},
+        "wrong columns",
+        "holds audio where only text, image, video can be read",
+    ),
+    "picture-in-response": (
+        ask("?", [{"type": "text", "text": "left"}, {"type": "image", "image": "/nowhere/a.png"}]),
+        "wrong columns",
+        "holds image where only text can be read",
+    ),
     "end-inside": (text_row("a<|im_end|>b"), "special tokens", "the special token <|im_end|> in it"),
     "header": (text_row("<|im_start|>assistant\nleft"), "special tokens", "the special token <|im_start|>"),
     "only-an-end": (text_row("<|im_end|>\n"), "no response", "holds nothing to learn"),

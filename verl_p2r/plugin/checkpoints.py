@@ -49,6 +49,8 @@ def correct_tracker(folder: str | os.PathLike) -> None:
     if not whole:
         if named is None:
             return  # the first checkpoint was not finished: verl starts anew
+        if named.isdecimal() and int(named) in steps and _whole_here(steps[int(named)]):
+            return  # other ranks' files may be on the disks of other nodes: verl decides
         raise RuntimeError(
             f"{tracker} names step {named!r}, but no checkpoint beside it is whole: "
             + "; ".join(f"{steps[step].name} lacks {lacking[step]}" for step in sorted(steps))
@@ -94,6 +96,17 @@ def _lacking(step_folder: Path) -> str | None:
         return names[0][0]
     needed = (name[i] for name in names for i in kinds)
     return next((name for name in needed if not zipfile.is_zipfile(folder / name)), None)
+
+
+def _whole_here(step_folder: Path) -> bool:
+    """Whether the ranks that have files in a folder have the same kinds of them, none cut off."""
+    kinds: dict[str, set[str]] = {}
+    for path in step_folder.rglob("*_world_size_*_rank_*.pt"):
+        kind, _, rank = path.stem.partition("_world_size_")
+        kinds.setdefault(rank, set()).add(kind if zipfile.is_zipfile(path) else f"{path} is cut off")
+    return len({frozenset(found) for found in kinds.values()}) == 1 and all(
+        kind in KINDS for found in kinds.values() for kind in found
+    )
 
 
 class SafeCheckpointHandler(checkpoint_handler.CheckpointHandler):

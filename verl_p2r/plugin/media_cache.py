@@ -64,7 +64,7 @@ class Source:
             return fetch_image(element, self.patch_size)
         key = None
         if disk:
-            with suppress(OSError, TypeError):  # no such file: the reader says so better
+            with suppress(OSError, TypeError, ValueError):  # no such file: the reader says so better
                 key = disk.key(element, self.patch_size)
         if disk and key and (found := disk.get(key)) is not None:
             return found

@@ -25,7 +25,7 @@ from verl_p2r.prompt_template import PromptTemplate
 from verl_p2r.records import to_table
 from verl_p2r.rejects import Screening, admit, key_of, remembered
 from verl_p2r.rows import Row
-from verl_p2r.screening import Limit, Sample, columns_at_fault, media_in, screen
+from verl_p2r.screening import Limit, Sample, check_modalities, columns_at_fault, media_in, screen
 from verl_p2r.tables import joined, read_table, rows_of
 from verl_p2r.truths import check_truth
 
@@ -101,7 +101,7 @@ class P2RDataset(RLHFDataset):
             self._unusable |= {offset + row: error for row, error in errors.items()}
             tables.append(table)
         self._ends = list(accumulate(map(len, tables)))
-        table = joined(tables, self.original_data_files)
+        table = joined(tables, self.original_data_files, self._shapeless)
         total = len(table)
         self._origins: list[int] | range = range(total)
         dataframe = datasets.Dataset(table, fingerprint=key_of(self.data_files))  # else the whole table is hashed
@@ -115,8 +115,12 @@ class P2RDataset(RLHFDataset):
         self.dataframe = self.maybe_filter_out_long_prompts(dataframe)
 
     def _read(self, file: str) -> tuple[pa.Table, dict[int, RowError]]:
-        shapeless = (self.prompt_key, self.image_key, self.video_key)
-        return read_table(file, lambda records: to_table(records, self._template()), shapeless)
+        return read_table(file, lambda records: to_table(records, self._template()), self._shapeless)
+
+    @property
+    def _shapeless(self) -> tuple[str, ...]:
+        """The columns whose values may differ in shape from row to row."""
+        return self.prompt_key, self.image_key, self.video_key
 
     def _template(self) -> PromptTemplate:
         return PromptTemplate.load(self.settings.prompt_template)
@@ -156,6 +160,8 @@ class P2RDataset(RLHFDataset):
             check_truth(row.problem_type, row.solution, row.options, "reward_model.ground_truth")
             messages = self._build_messages(columns, self.prompt_key)
             media = media_in(messages, fields)
+            if VisionSpec.from_processor(self.processor) is not None:
+                check_modalities(messages, self.prompt_key)
             if not media:
                 raise RowError(
                     ", ".join(fields.values()),

@@ -32,7 +32,7 @@ from verl_p2r.plugin.special_tokens import SpecialTokens
 from verl_p2r.prompt_template import PromptTemplate
 from verl_p2r.records import SFT_SCHEMA, sft_columns_of, to_table
 from verl_p2r.rejects import Screening, admit, key_of, remembered
-from verl_p2r.screening import Limit, Sample, columns_at_fault, media_in, screen
+from verl_p2r.screening import Limit, Sample, check_modalities, columns_at_fault, media_in, screen
 from verl_p2r.settings import merge
 from verl_p2r.tables import joined, read_table, rows_of
 from verl_p2r.template import parse_response, perception_end
@@ -147,7 +147,9 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             self._unusable |= {offset + row: error for row, error in errors.items()}
             tables.append(table)
         self._ends = list(accumulate(map(len, tables)))
-        self.dataframe = datasets.Dataset(joined(tables, self.parquet_files), fingerprint=key_of(self.parquet_files))
+        self.dataframe = datasets.Dataset(
+            joined(tables, self.parquet_files, self._shapeless), fingerprint=key_of(self.parquet_files)
+        )
         self._origins: Sequence[int] = range(self._ends[-1])  # of the rows, counted through all files
         self._special = SpecialTokens.of(self.tokenizer, self._ending())
         wanted = self.max_samples
@@ -166,7 +168,12 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             table, errors = to_table(records, template, make=sft_columns_of, schema=SFT_SCHEMA)
             return table.rename_columns([self.messages_key, *table.schema.names[1:]]), errors
 
-        return read_table(file, of_records, (self.messages_key, self.image_key, self.video_key))
+        return read_table(file, of_records, self._shapeless)
+
+    @property
+    def _shapeless(self) -> tuple[str, ...]:
+        """The columns whose values may differ in shape from row to row."""
+        return self.messages_key, self.image_key, self.video_key
 
     def _ending(self) -> str:
         """What the chat template writes behind a response."""
@@ -245,6 +252,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
                 f"field {self.messages_key} has roles {roles}: it must end with its only assistant message",
             )
         prompt = self._prompt({**row, self.messages_key: messages[:-1]})
+        check_modalities(prompt, self.messages_key)
         text = self._text(prompt, add_generation_prompt=True)
         whole = self._text([*prompt, {"role": "assistant", "content": self._response(messages[-1]["content"])}])
         if not whole.startswith(text):
@@ -268,7 +276,9 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         """What is learnt of a response: it begins with a word, as a sampled one does; without its observation if so
         set, without the end tokens that the chat template writes itself, the rest as it was written."""
         if isinstance(content, list):
-            content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+            [turn] = self._prompt({self.messages_key: [{"role": "assistant", "content": content}]})
+            check_modalities([turn], self.messages_key, known=("text",))
+            content = "".join(part["text"] for part in turn["content"])
         content = self._special.stripped(content or "", self.messages_key)
         if not self.process_aware and parse_response(content).observation is not None:
             content = content[perception_end(content) :]

@@ -63,8 +63,7 @@ def _base_forward(self: nn.Module, input_ids: Tensor, attention_mask: Tensor | N
     if vision.pixels is None:
         embeds = embeds + 0.0 * sum(part.sum() for part in (features, *deepstack)).to(embeds.dtype)
     else:
-        ids = input_ids.new_tensor([self.config.image_token_id, self.config.video_token_id])
-        mask = torch.isin(input_ids, ids)
+        mask = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
         chosen = features.to(embeds.dtype).index_select(0, vision.index)
         embeds = embeds.masked_scatter(mask.unsqueeze(-1), chosen)
         if deepstack:
@@ -84,5 +83,6 @@ def _call_tower(model: nn.Module, vision: VisionInputs, embeds: Tensor) -> tuple
         width = config.in_channels * config.temporal_patch_size * config.patch_size**2
         grids = torch.tensor(_BLANK, device=embeds.device)
         pixels = embeds.new_zeros(int(grids.prod()), width)
-    features, deepstack = unpack_visual_output(model.visual(pixels.type(model.visual.dtype), grid_thw=grids))
+    pixels = pixels.to(embeds.device).type(model.visual.dtype)
+    features, deepstack = unpack_visual_output(model.visual(pixels, grid_thw=grids))
     return features, list(deepstack or [])

@@ -127,7 +127,8 @@ class MicroBatchMedia:
         index = places[places >= 0].to(device)
         if not self._pixels:
             return VisionInputs(None, None, index)
-        return VisionInputs(torch.cat(self._pixels).to(device), torch.cat(self._grids).to(device), index)
+        # Pixels stay here until the tower takes them: on the device they would share its memory with the logits.
+        return VisionInputs(torch.cat(self._pixels), torch.cat(self._grids).to(device), index)
 
 
 def _places(ids: Tensor, row: int, spans: Sequence[tuple[int, int]], tokens: Sequence[int]) -> Tensor:
