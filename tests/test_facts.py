@@ -148,3 +148,9 @@ def test_what_a_fact_excludes_is_found_in_a_run_too():
     assert fact.excludes == ("粉红色", "蓝色")
     with pytest.raises(ValueError, match="nothing passes"):
         Fact.parse({"state": "粉红色", "not": ["红色"]})
+
+
+@pytest.mark.parametrize(("text", "phrase"), [("3² m", "32"), ("10³", "103"), ("1½ m", "11"), ("3①", "31")])
+def test_powers_and_fractions_are_not_further_digits(text, phrase):
+    assert not states(text, phrase)
+    assert states(text, text)

@@ -44,6 +44,7 @@ _FOREIGN_DIGIT = re.compile(r"[^\W0-9_a-zA-Z]")
 _TEXT_COMMANDS = (
     "boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|operatorname|emph|underline|bm|boldsymbol"
 )
+_NEXT_BOX = re.compile(r"\s*\\boxed")
 _GROUP = re.compile(
     r"\\[dtc]?frac\s?(?:\{(?P<over>[^{}]*)\}|(?P<one>\d))\s?(?:\{(?P<under>[^{}]*)\}|(?P<two>\d))"
     rf"|\\(?:{_TEXT_COMMANDS})\s?\{{(?P<text>[^{{}}]*)\}}"
@@ -206,7 +207,9 @@ def _without_tex(text: str) -> str:
 
 def _group(match: re.Match[str]) -> str:
     if match["text"] is not None:
-        return match["text"]
+        # Two boxes are two answers: \\boxed{5}\\boxed{6} is not 56.
+        two = match[0].startswith("\\boxed") and _NEXT_BOX.match(match.string, match.end()) is not None
+        return f"{match['text']} ; " if two else match["text"]
     over, under = match["over"] or match["one"] or "", match["under"] or match["two"] or ""
     return f" {over.strip()}/{under.strip()}"
 

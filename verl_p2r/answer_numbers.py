@@ -20,9 +20,9 @@ _ASSIGNED = re.compile(r"(?:(?!not\b)[^\W\d_]\w{0,20}(?: (?!not\b)\w{1,20}){0,3}
 _BRACKETED = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]")
 _CLOSING = re.compile(r"\s?(?:in total|altogether|or so|左右|上下)$", re.IGNORECASE)
 _CURRENCY = re.compile("|".join(map(re.escape, CURRENCIES)), re.IGNORECASE)
-_SIGN = re.compile(r"[+-]\s?")
+_SIGN = re.compile(r"[+-]\s?|(?:minus|negative)\s|零下|负|負", re.IGNORECASE)
 
-_THOUSANDS = r"\d{1,3}(?:(?:,\d{2,3})*,\d{3}|(?: \d{3})+)(?!\d)"
+_THOUSANDS = r"[1-9]\d{0,2}(?:(?:,\d{2,3})*,\d{3}|(?: \d{3})+)(?!\d)"
 _DECIMAL = rf"(?:(?:{_THOUSANDS}|\d+)(?:\.\d*)?|\.\d+)"
 _NUMBER = re.compile(
     r"(?P<whole>\d{1,9}) (?P<part>\d{1,9})/(?P<of>\d{1,9})(?![\d/.,])"
@@ -107,7 +107,7 @@ def _sign_and_currency(text: str) -> tuple[bool, Unit | None, str]:
             signs = match[0]
         else:
             currency = read_unit(match[0].rstrip("."))
-    return signs.startswith("-"), currency, text
+    return signs not in ("", "+", "+ "), currency, text
 
 
 def _value(text: str) -> tuple[float, str] | None:

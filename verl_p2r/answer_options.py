@@ -44,7 +44,7 @@ _NAMING = [
 # After "or", "and", a comma or a slash, and before the end of the clause, a label is one more option.
 _JOINED = re.compile(
     rf"(?:\b(?:or|and|nor|not|is|be|maybe|perhaps|possibly)\b|[,;:/|&+?!\n或和及与與]|[-.] ){_OPEN}{_NAME}"
-    r"(?= ?(?:[.,;:)\]/|&?!\n\x22']|$|or\b|and\b|或|和))",
+    r"(?!\.\w)(?= ?(?:[.,;:)\]/|&?!\n\x22']|$|or\b|and\b|或|和))",
     re.IGNORECASE,
 )
 # A capital that stands alone is a label too, save initials, and an article at the beginning of a sentence.
@@ -56,12 +56,28 @@ _AFTER_A_LABEL = """or and nor but is was are would seems could can may might sh
 too also maybe perhaps possibly instead over vs versus not rather a an it the option answer choice"""
 _NOT_AN_ARTICLE = frozenset(_AFTER_A_LABEL.split())
 
+_ANY_LABEL = r"(?:[A-Za-z]|\d{1,2})"
+_NOT_CJK = "不是|不选|不選|不應選|并非|並非|而非|排除|除了"
+_WRONG_CJK = "不对|不對|不正确|不正確|不是|错|錯|不符"
+
 # "B is wrong" and "not B" name B, but not as the answer.
 _DENIED = re.compile(
     r"\b(?i:not|isn't|except|excluding|but|neither|than|instead of)(?i: option| choice| answer)?"
     rf"{_OPEN}[A-Z]{_CLOSE}?(?![\w'])"
     rf"|(?<![\w'])[A-Z]{_CLOSE}?(?i: is| was|'s| seems| looks)(?i: \w+ly)? (?i:not|incorrect|wrong|false|unlikely)\b"
-    r"|(?<![\w'])[A-Z](?i: isn't| wasn't| can't| cannot)"
+    r"|(?<![\w'])[A-Z](?i: isn't| wasn't| can't| cannot| is ruled out| is the (?:wrong|incorrect))"
+    rf"|\b(?i:not|don't|doesn't) (?i:think|believe|say)(?i: that)?(?i: it is| it's| the answer is){_OPEN}[A-Z](?![\w'])"
+    rf"|\b(?i:wrong|incorrect)(?i: option| choice| answer| one)(?i: is|:)?{_OPEN}[A-Z](?![\w'])"
+    r"|\b(?i:not) [(\[][a-z][)\]]"
+    + "|".join(
+        (
+            "",
+            rf"(?:{_NOT_CJK})(?:选项|選項|答案)?\s?[(\[]?{_ANY_LABEL}(?![A-Za-z0-9])",
+            rf"(?<![A-Za-z0-9]){_ANY_LABEL}[)\]]?(?:选项|選項|项|項)?(?:明显|显然)?(?:是|为)?(?:{_WRONG_CJK})",
+            rf"(?<![A-Za-z0-9]){_ANY_LABEL}(?:では|じゃ)な",
+            rf"(?<![A-Za-z0-9]){_ANY_LABEL}(?:가|이|는|은)? ?(?:아니|아닙|틀)",
+        )
+    )
 )
 
 _SEPARATORS = re.compile(r"[,;/|\n()=?!]|[-.] |->|--| or | and | then | vs |或者?|以及|和")
@@ -225,14 +241,15 @@ def _one_named(text: str, options: Options) -> int | None:
         rest = rest[len(own) :] if explained else rest
     if len(named) != 1:
         return None
-    found = _places(rest, [*_NAMING, _JOINED, _ALONE], options)
+    # The label's mark joins what follows it: "b, c", "1、2".
+    found = _places(f"\n{rest}", [*_NAMING, _JOINED, _ALONE], options)
     (only,) = named
     return only if found <= named and not _holds_another(rest, only, options, segments_only=explained) else None
 
 
 def _is_label(match: re.Match[str]) -> bool:
     if match["mark"] is None:
-        return match["open"] is not None and match["close"] is not None
+        return match["close"] is not None
     # "e.g." and "A.M." are no labels; "B.blue" is one.
     return bool(match["gap"]) or not match["mark"].endswith(".") or re.match(r"[^\W\d]{2}", match["rest"]) is not None
 

@@ -239,6 +239,7 @@ _CJK_DIGITS = {**{digit: value for value, digit in enumerate("零一二三四五
 _CJK_TENS = {"十": 10, "百": 100, "千": 1000}
 _CJK_SCALES = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
 _CJK_NUMBER = re.compile(f"[{''.join([*_CJK_DIGITS, *_CJK_TENS, *_CJK_SCALES])}]{{1,32}}")
+_SHORTENED = re.compile("[百千万萬亿億][一二三四五六七八九两兩]$")
 
 
 def leading_word_number(text: str) -> tuple[int, str] | None:
@@ -290,6 +291,8 @@ def _next_is_small(text: str, index: int) -> bool:
 def _cjk_value(numeral: str) -> int | None:
     if all(character in _CJK_DIGITS for character in numeral) and ("〇" in numeral or "零" in numeral):
         return int("".join(str(_CJK_DIGITS[character]) for character in numeral))  # a year, digit by digit
+    if _SHORTENED.search(numeral):
+        return None  # 三百五 is 350, 一万二 is 12,000
     total = group = digit = 0
     for character, following in zip(numeral, [*numeral[1:], ""], strict=True):
         if character in _CJK_DIGITS:

@@ -13,8 +13,8 @@ from urllib.request import getproxies, proxy_bypass
 EXAMPLE = "http://localhost:8000/v1"
 
 _CHAT = "/chat/completions"
-_BETWEEN = re.compile(r"[\s,;\"']+(?=https?:)", re.IGNORECASE)
-_AROUND = " \t\r\n\f\v\xa0\u200b\u2060\ufeff,;\"'`"
+_BETWEEN = re.compile(r"[\s,;，；、\"']+(?=https?:)", re.IGNORECASE)
+_AROUND = " \t\r\n\f\v\xa0\u200b\u2060\ufeff,;，；、\"'`"
 _OTHER_ENDPOINTS = re.compile(r"/(?:completions|responses|messages|embeddings|generate|v\d+/models)$", re.IGNORECASE)
 _SECRET = re.compile(
     r"(?:.*[-_.])?(?:key|apikey|token|code|secret|sig|signature|password|passwd|auth|authorization)", re.IGNORECASE
@@ -119,12 +119,13 @@ def _address(text: str, who: str) -> Address:
     try:
         parts = urlsplit(text)
         port = parts.port
+        (parts.hostname or "").encode("idna")  # as the HTTP client does
     except ValueError as error:
         raise ValueError(f"one of {who}'s base_urls cannot be read: {error}: write it like {EXAMPLE}") from None
     secret = next((name for name, _ in parse_qsl(parts.query, True) if _SECRET.fullmatch(name)), None)
     if secret:
         raise ValueError(f"one of {who}'s base_urls holds a key in its query ({secret}): keys belong in api_key_env")
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.path.startswith("//"):
         raise ValueError(f"{who}'s base_url {text!r} is not a URL: write it like {EXAMPLE}")
     if _IMPOSSIBLE.search(text) or any(unicodedata.category(sign) in ("Cc", "Cf", "Cs") for sign in text):
         raise ValueError(f"{who}'s base_url {text!r} holds a character that no URL has: write it like {EXAMPLE}")

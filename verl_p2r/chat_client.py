@@ -24,7 +24,7 @@ from yarl import URL
 from verl_p2r import __version__
 from verl_p2r.chat_addresses import Route, read_addresses, route_to
 from verl_p2r.chat_errors import SHOWN, Failure, Unanswered, UselessReply, by_filter, lost, refusal
-from verl_p2r.chat_reply import Body, FilteredReply, Reply, UnreadableReply, read_reply
+from verl_p2r.chat_reply import Body, FilteredReply, Reply, UnreadableReply, filtered, read_reply
 from verl_p2r.redaction import redactor
 
 logger = logging.getLogger(__name__)
@@ -355,6 +355,8 @@ class ChatClient:
             404: f"it has no model {self.model!r}, or the URL lacks its path, most often /v1{bare}",
         }
         location, pause = headers.get("Location", ""), headers.get("Retry-After", "")
+        if filtered(status, text):  # the whole text: its code may stand behind what is shown
+            return by_filter(endpoint.route, status, self.shown(text))
         failure = refusal(endpoint.route, status, location, pause, self.shown(text), remedies)
         if failure.again:
             endpoint.why_it_rests = str(failure)

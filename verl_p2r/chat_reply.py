@@ -170,7 +170,7 @@ def _text_of(content: Any) -> tuple[str, bool]:
     texts, thought = [], False
     for part in [content] if isinstance(content, Mapping) else content:
         kind = "text" if isinstance(part, str) else part.get("type", "text")
-        if kind in _THOUGHT_PARTS:
+        if kind in _THOUGHT_PARTS or (isinstance(part, Mapping) and part.get("thought") is True):
             thought = True
         elif kind in ("text", "output_text"):
             texts.append(part if isinstance(part, str) else part["text"])

@@ -32,6 +32,9 @@ _OPTIONAL = re.compile(
     "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8]"
 )
 
+# Powers, indices, fractions and circled digits, which fold into plain digits: 3² does not state 32, nor 1½ 11.
+_AFTER_A_DIGIT = re.compile(r"(?<=\d)(?=[²³¹⁰⁴-⁹₀-₉¼-¾⅐-⅞①-⑳])")
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -118,7 +121,10 @@ def words(text: str) -> str:
     >>> words("A RED, round ball: −1,234.5 kg!"), words("零下−3.5度")
     ('a red round ball -1234.5 kg', '零 下 -3.5 度')
     """
-    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold().replace("\u2212", "-")
+    if text.isascii():
+        folded = text.lower()
+    else:
+        folded = unicodedata.normalize("NFKC", _AFTER_A_DIGIT.sub(" ", text)).casefold().replace("\u2212", "-")
     if not folded.isascii():
         folded = _UNSPACED.sub(r" \g<0> ", _OPTIONAL.sub("", folded))
     return " ".join(word.replace(",", "") for word in _WORD.findall(folded.replace("_", " ")))

@@ -7,7 +7,7 @@ from verl_p2r.thinking import spoken
 
 # At most one optional `/`, so that the two runs of white space never compete for the same characters: linear time.
 _TAG = re.compile(r"<\s*(/\s*)?judge?ment\s*>", re.IGNORECASE)
-_WRAPPING = " \t\r\n\f\v*_`~#\"'“”‘’«».,:;!()[]{}。．，！"
+_WRAPPING = " \t\r\n\f\v\xa0\u3000*_`~#\"'“”„‘’‚«»‹›「」『』.,:;!…$–—-()[]{}。．，！"
 """Markdown, quotes and punctuation that models put around the word."""
 
 

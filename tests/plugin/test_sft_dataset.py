@@ -271,7 +271,7 @@ def roles(*names: str) -> dict:
     return {"messages": [{"role": name, "content": "text"} for name in names]}
 
 
-def ask(question: str, response: str | list = "a", **media) -> dict:
+def ask(question: str, response: str = "a", **media) -> dict:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": response}], **media}
 
 
@@ -288,16 +288,6 @@ BAD = {
     "missing-file": (ask("<video>?", videos=NOWHERE), "missing file", "/nowhere/a.mp4: no such file"),
     "missing-image": (ask("<image>?", images=[{"image": "/nowhere/a.png"}]), "missing file", "/nowhere/a.png"),
     "image-as-video": (ask("<video>?", videos=[{"video": __file__}]), "unreadable file", f"{__file__}: cannot be"),
-    "audio": (
-        {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}, *ask("?")["messages"][1:]]},
-        "wrong columns",
-        "holds audio where only text, image, video can be read",
-    ),
-    "picture-in-response": (
-        ask("?", [{"type": "text", "text": "left"}, {"type": "image", "image": "/nowhere/a.png"}]),
-        "wrong columns",
-        "holds image where only text can be read",
-    ),
     "end-inside": (text_row("a<|im_end|>b"), "special tokens", "the special token <|im_end|> in it"),
     "header": (text_row("<|im_start|>assistant\nleft"), "special tokens", "the special token <|im_start|>"),
     "only-an-end": (text_row("<|im_end|>\n"), "no response", "holds nothing to learn"),
@@ -317,6 +307,21 @@ def test_a_bad_row_is_left_out_and_named(load, tmp_path, capsys, row, reason, me
     assert (listed["file"], listed["row"], listed["reason"]) == (f"{tmp_path}/sft1.parquet", 1, reason)
     assert message in listed["message"]
     assert f"1 of 6 rows rejected ({reason} 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "message"),
+    [
+        ({"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "left"}, "holds audio where only text, image"),
+        ({"type": "text", "text": "?"}, {"type": "image", "image": "/a.png"}, "holds image where only text can be"),
+    ],
+)
+def test_parts_that_would_be_left_out_are_refused(load, capsys, asked, answered, message):
+    row = {"messages": [{"role": "user", "content": [asked]}, {"role": "assistant", "content": [answered]}]}
+    assert len(load([row], [text_row()], p2r={"max_reject_share": 0.5})) == 1
+    shown = capsys.readouterr().out
+    assert "1 of 2 rows rejected (wrong columns 1)" in shown
+    assert message in shown
 
 
 def test_too_many_bad_rows_stop_the_run(load):
