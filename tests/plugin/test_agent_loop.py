@@ -45,16 +45,16 @@ class Counting:
     """A mixin that counts what a worker does."""
 
     def count(self) -> None:
-        from qwen_vl_utils import vision_process
+        from verl_p2r import decode
 
         install_reader()  # for the stock worker: both decode alike
         self.counts = {"decodes": 0, "processed": 0, "on the event loop": 0}
-        read, video_processor = vision_process.VIDEO_READER_BACKENDS["pyav"], self.processor.video_processor
+        read, video_processor = decode._decode, self.processor.video_processor
         call = type(video_processor).__call__
 
-        def counted_read(element):
+        def counted_read(*args):
             self.counts["decodes"] += 1
-            return read(element)
+            return read(*args)
 
         def counted_call(*args, **kwargs):
             self.counts["processed"] += 1
@@ -63,7 +63,7 @@ class Counting:
                 self.counts["on the event loop"] += 1
             return call(*args, **kwargs)
 
-        vision_process.VIDEO_READER_BACKENDS["pyav"] = counted_read
+        decode._decode = counted_read
         type(video_processor).__call__ = counted_call
 
     def counted(self) -> dict[str, int]:
