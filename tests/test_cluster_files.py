@@ -174,7 +174,7 @@ def test_a_judge_has_a_node_of_its_own(stage, tmp_path):
     assert asked["argv"][-1] == "http://10.0.0.3:8000/health"
     [driver] = calls(tmp_path, "python", "-m")
     assert "algorithm.p2r.judge.kwargs.base_urls=[http://10.0.0.3:8000/v1]" in driver["argv"]
-    assert "algorithm.p2r.judge.kwargs.model=judge" in driver["argv"]
+    assert "algorithm.p2r.judge.kwargs.model='judge'" in driver["argv"]
     assert len(calls(tmp_path, "ray", "start")) == 2
 
 
