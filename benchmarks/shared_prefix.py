@@ -24,7 +24,6 @@ last line is a JSON object:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -41,6 +40,7 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("tests/plugin/fsdp", "tests/pl
 import verl_p2r.plugin  # noqa: F401, E402, I001  torch and torchvision made to fit before anything imports them
 
 import prefix_engines as engines  # noqa: E402
+import recording  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
@@ -148,13 +148,14 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round on one prompt")
-    quick = parser.parse_args().quick
+    recording.add_option(parser)
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     with tempfile.TemporaryDirectory(prefix="p2r") as name:
-        results = measure(write_model(Path(name) / "model"), quick)
+        results = measure(write_model(Path(name) / "model"), arguments.quick)
     dist.destroy_process_group()
-    print(json.dumps(results))
+    recording.finish("shared_prefix", results, arguments)
 
 
 if __name__ == "__main__":
