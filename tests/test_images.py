@@ -80,7 +80,7 @@ def test_a_telephones_portrait_is_the_same_picture_everywhere(tmp_path):
     (part,), _ = media_parts(record, tmp_path, MediaSettings(image_max_pixels=56 * 112))  # the teacher
     sent = Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2])))
     assert sent.size == expected.size
-    (shown,) = pictures_of({"image": str(path)}, 1, 1 << 20, tmp_path).pictures  # the page of `view`
+    (shown,) = pictures_of({"image": str(path)}, 1, 1 << 20).pictures  # the page of `view`
     assert shown.height > shown.width
 
 

@@ -45,7 +45,7 @@ def test_truths_that_an_answer_can_match_pass(problem_type, solution, options):
         ("multiple choice", "A. blue", LETTERED, "names none of the 3 options"),
         ("numerical", "<answer> </answer>", [], "scores 0 against itself as numerical"),
         ("numerical", "inf", [], "scores 0 against itself as numerical"),
-        ("numerical", "5 or 6", [], "scores 0 against itself as numerical"),
+        ("numerical", "several", [], "scores 0 against itself as numerical"),
         ("regression", "unknown", [], "scores 0 against itself as regression"),
         ("free-form", "…", [], "scores 0 against itself as free-form"),
     ],

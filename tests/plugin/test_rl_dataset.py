@@ -416,9 +416,14 @@ def test_images_inside_the_parquet_are_measured_and_shown_as_verl_shows_them(loa
 
 
 def test_files_whose_columns_do_not_fit_together_are_named(load, clips, tmp_path):
-    rows = [[rl_row(clips["quick"], 0)], [rl_row("", 1, videos=[str(clips["quick"])])]]
+    rows = [[rl_row(clips["quick"], 0, note="a")], [rl_row(clips["quick"], 1, note=[1])]]
     with pytest.raises(ValueError, match=r"rl0\.parquet, .*rl1\.parquet: their columns do not fit together"):
         load(*rows)
+
+
+def test_files_whose_media_have_different_shapes_are_read_as_one_is(load, clips):
+    rows = [[rl_row(clips["quick"], 0)], [rl_row("", 1, videos=[str(clips["quick"])])]]
+    assert len(load(*rows)) == 2
 
 
 def test_training_and_validation_have_media_settings_of_their_own_and_a_rows_fields_win(load, clips, tmp_path):

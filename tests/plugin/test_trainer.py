@@ -493,7 +493,7 @@ def test_the_summed_reward_would_drop_a_group_that_still_teaches(queue):
         (["algorithm.p2r.judge.name=no.such:Judge"], "cannot be imported"),
         (["+algorithm.p2r.judge.kwargs.url=x"], "kwargs does not fit judge 'facts'.*it takes"),
         (["p2r/judge=openai"], "algorithm.p2r.judge.kwargs.model is not set"),
-        (["p2r/judge=openai", "algorithm.p2r.judge.kwargs={model:m,base_urls:[here]}"], "'here' is no URL"),
+        (["p2r/judge=openai", "algorithm.p2r.judge.kwargs={model:m,base_urls:[here]}"], "'here' is not a URL"),
         (["algorithm.p2r.judge.name=verl"], "judge.name is verl, which needs reward.reward_model.enable=True"),
         (["+algorithm.p2r.seperate=False"], "algorithm.p2r.seperate does not exist: did you mean separate"),
         (["+algorithm.p2r.reasoning.length.min=1"], "algorithm.p2r.reasoning.length.min does not exist"),
