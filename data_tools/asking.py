@@ -3,7 +3,7 @@
 
 The first pass asks about the records that have no reply yet; the second goes through all of them in order and writes
 the output. So the order of replies does not matter, and a run that was killed goes on where it was and ends as if it
-had not been. A reply that is not what the step expects, whether it has just come or was kept earlier, is no reply.
+had not been. A reply that is not what the step expects, whether it has just come or was kept earlier, does not count.
 """
 
 import asyncio

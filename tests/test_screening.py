@@ -148,7 +148,7 @@ HOSTILE = {
     "an empty path": ({"video": ""}, "no media"),
     "no frames": ({"video": []}, "no media"),
     "bad data": ({"video": "data:video/mp4;base64,!!!"}, "bad media"),
-    "data that is no video": ({"video": "data:video/mp4;base64,AAAA"}, "unreadable file"),
+    "data that is not a video": ({"video": "data:video/mp4;base64,AAAA"}, "unreadable file"),
     "a word for a number": ({"video": "CLIP", "fps": "fast"}, "bad media"),
     "no rate": ({"video": "CLIP", "fps": 0.0}, "bad media"),
     "a rate without end": ({"video": "CLIP", "fps": float("inf")}, "bad media"),

@@ -12,9 +12,9 @@ from verl_p2r.answer_normal import folded, normal, unwrapped
 MAX_WORDS = 1024
 """OCR and free-form answers are compared on their first so many words."""
 MAX_WORD_LENGTH = 100
-"""Free-form words are compared on their first so many characters: older releases of the stemmer recurse over them."""
+"""Free-form words are cut to this many characters: older releases of the stemmer recurse over them."""
 MAX_TEXT_LENGTH = 50_000
-"""Only so many characters are normalised."""
+"""Only this many characters are normalised."""
 
 # Scripts without blanks between words, and Hangul, whose particles are written to the word: each character counts.
 _UNSPACED = (

@@ -62,7 +62,7 @@ def probe_file(file: MediaFile) -> VideoInfo:
     """Ask a container for its video.
 
     Its first frame is decoded only where nothing else tells whether the picture is turned: not for an upright mp4. An
-    mp4 whose first or last packet holds nothing but zeros, as an unfinished download leaves it, is no video.
+    mp4 whose first or last packet holds nothing but zeros, as an unfinished download leaves it, is refused.
 
     Returns:
         The number of frames is the container's own where it has one, else all packets are counted, and the frame rate

@@ -200,7 +200,7 @@ def small(tmp_path):
 
 
 def fill(folder: Path, free: int) -> None:
-    """Leave so many bytes."""
+    """Leave this many bytes free."""
     state = os.statvfs(folder)
     (folder / "fill").write_bytes(bytes(state.f_bavail * state.f_frsize - free))
 
