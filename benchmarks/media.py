@@ -286,6 +286,7 @@ def peak_memory(side: str, folder: Path, paths: list[str]) -> float:
     def highest() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+    torch.set_num_threads(torch.get_num_threads())  # in a forked process, threads that ask first at once can crash
     imported = highest()
     with contextlib.redirect_stdout(io.StringIO()):
         if side == OURS:
