@@ -64,11 +64,11 @@ from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.workers.rollout.replica import TokenOutput
 
-from verl_p2r import decode
-from verl_p2r.decode import install_reader
-from verl_p2r.plugin.agent_loop import P2RAgentLoopWorker
-from verl_p2r.plugin.rl_dataset import P2RDataset
-from verl_p2r.plugin.sft_dataset import P2RSFTDataset
+from verl_p2r.media import decode
+from verl_p2r.media.decode import install_reader
+from verl_p2r.plugin.media.agent_loop import P2RAgentLoopWorker
+from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
+from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
 
 STOCK, OURS = "stock", "ours"
 MIB, ROLLOUTS, PROMPTS, VIDEOS = 2**20, 8, 32, 2000

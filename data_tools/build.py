@@ -16,13 +16,13 @@ from pathlib import Path
 
 import yaml
 
-from data_tools.generate import GenerateSettings, generate
-from data_tools.judge import JudgeSettings, Sufficiency, judge
-from data_tools.locks import locked
-from data_tools.records import files_of
-from data_tools.steps import StepReport, Told, count_records
-from data_tools.to_parquet import ExportSettings, Kind, Report, to_parquet
-from data_tools.verify import VerifySettings, verify
+from data_tools.records.files import files_of
+from data_tools.records.locks import locked
+from data_tools.steps.generate import GenerateSettings, generate
+from data_tools.steps.judge import JudgeSettings, Sufficiency, judge
+from data_tools.steps.run import StepReport, Told, count_records
+from data_tools.steps.to_parquet import ExportSettings, Kind, Report, to_parquet
+from data_tools.steps.verify import VerifySettings, verify
 from verl_p2r.settings import merge
 
 Bar = Callable[[str, int], AbstractContextManager[Told]]

@@ -45,8 +45,8 @@ from data_tools.terminal import (
 
 if TYPE_CHECKING:
     from data_tools.build import BuildSettings
-    from data_tools.steps import StepReport
-    from data_tools.to_parquet import ExportSettings, Report
+    from data_tools.steps.run import StepReport
+    from data_tools.steps.to_parquet import ExportSettings, Report
 
 T = TypeVar("T")
 
@@ -72,9 +72,9 @@ def generate_command(
     Example: verl-p2r-data generate mine.jsonl --out mine/1-generate --media-root /data --model Qwen2.5-VL-72B-Instruct
     --base-url http://localhost:8000/v1
     """
-    from data_tools.generate import generate
-    from data_tools.records import files_of
-    from data_tools.steps import count_records
+    from data_tools.records.files import files_of
+    from data_tools.steps.generate import generate
+    from data_tools.steps.run import count_records
 
     with errors():
         build = _of_build(config)
@@ -111,9 +111,9 @@ def verify_command(
 
     Example: verl-p2r-data verify mine/1-generate --out mine/2-verify
     """
-    from data_tools.records import files_of
-    from data_tools.steps import count_records
-    from data_tools.verify import verify
+    from data_tools.records.files import files_of
+    from data_tools.steps.run import count_records
+    from data_tools.steps.verify import verify
 
     with errors():
         build = _of_build(config)
@@ -148,9 +148,9 @@ def judge_command(
     Example: verl-p2r-data judge mine/2-verify --out mine/3-judge --model Qwen2.5-32B-Instruct --base-url
     http://localhost:8000/v1
     """
-    from data_tools.judge import judge as run
-    from data_tools.records import files_of
-    from data_tools.steps import count_records
+    from data_tools.records.files import files_of
+    from data_tools.steps.judge import judge as run
+    from data_tools.steps.run import count_records
 
     with errors():
         build = _of_build(config)
@@ -180,7 +180,7 @@ def build_command(
     Example: verl-p2r-data build examples/data/build.yaml
     """
     from data_tools.build import BuildSettings, build
-    from data_tools.steps import StepReport
+    from data_tools.steps.run import StepReport
 
     reports: list[StepReport | Report] = []
     with errors():
@@ -209,8 +209,8 @@ def import_release_command(
 
     Example: verl-p2r-data import-release videop2r --out data/videop2r --media-root /data/Video-R1-data
     """
-    from data_tools.import_release import differences, find_parts, import_release
-    from data_tools.stats import types_table
+    from data_tools.look.stats import types_table
+    from data_tools.steps.import_release import differences, find_parts, import_release
 
     with errors():
         settings = _settings(val_share, media_root, check_media, workers, prompt_template, max_reject_share)
@@ -243,9 +243,9 @@ def to_parquet_command(
 
     Example: verl-p2r-data to-parquet mine.jsonl --kind rl --out data/mine --media-root /data/mine --check-media
     """
-    from data_tools.records import files_of
-    from data_tools.stats import types_table
-    from data_tools.to_parquet import to_parquet
+    from data_tools.look.stats import types_table
+    from data_tools.records.files import files_of
+    from data_tools.steps.to_parquet import to_parquet
 
     with errors():
         settings = _settings(val_share, media_root, check_media, workers, prompt_template, max_reject_share)
@@ -271,8 +271,8 @@ def decontaminate_command(
 
     Example: verl-p2r-data decontaminate data/VideoP2R-263k_rl.part*.json.gz --benchmark mvbench.jsonl --out clean
     """
-    from data_tools.decontaminate import MEDIUM_FIELDS, QUESTION_FIELDS, Benchmark, decontaminate
-    from data_tools.records import files_of
+    from data_tools.records.files import files_of
+    from data_tools.steps.decontaminate import MEDIUM_FIELDS, QUESTION_FIELDS, Benchmark, decontaminate
 
     with errors():
         files = files_of(inputs)
@@ -302,10 +302,10 @@ def stats_command(
 
     Example: verl-p2r-data stats videop2r/data/VideoP2R-162k_sft.part*.json.gz --tokenizer Qwen/Qwen2.5-VL-7B-Instruct
     """
-    from data_tools.import_release import differences
-    from data_tools.records import Records, files_of
-    from data_tools.rejects import RejectLog
-    from data_tools.stats import Stats
+    from data_tools.look.stats import Stats
+    from data_tools.records.files import Records, files_of
+    from data_tools.records.rejects import RejectLog
+    from data_tools.steps.import_release import differences
 
     with errors(), RejectLog(Path(os.devnull)) as rejects:
         files = files_of(inputs)
@@ -319,7 +319,7 @@ def stats_command(
         show_differences(differences("sft", stats.types, records.unusable))
     show_rejects(rejects.reasons, rejects.first, None)
     if png is not None:
-        from data_tools.stats_plots import write_plots
+        from data_tools.look.stats_plots import write_plots
 
         with errors():
             for file in write_plots(stats, png):
@@ -341,8 +341,8 @@ def view_command(
 
     Example: verl-p2r-data view mine/verify mine/judge --out mine.html --media-root /data/mine
     """
-    from data_tools.rejects import RejectLog
-    from data_tools.view import Sample, sources_of, write_page
+    from data_tools.look.view import Sample, sources_of, write_page
+    from data_tools.records.rejects import RejectLog
 
     with errors(), RejectLog(Path(os.devnull)) as rejects:
         sources = sources_of(inputs)
@@ -375,7 +375,7 @@ def _of_build(config: Path | None) -> BuildSettings:
 def _settings(
     val_share: float, media_root: str | None, check: bool, workers: int, template: str, share: float
 ) -> ExportSettings:
-    from data_tools.to_parquet import ExportSettings
+    from data_tools.steps.to_parquet import ExportSettings
 
     return ExportSettings(val_share, media_root, check, workers, template, share)
 

@@ -27,9 +27,9 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from data_tools.rejects import Reject
-    from data_tools.steps import StepReport
-    from data_tools.to_parquet import Report
+    from data_tools.records.rejects import Reject
+    from data_tools.steps.run import StepReport
+    from data_tools.steps.to_parquet import Report
 
 console = Console()
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from paths import QUICKSTART
+
 # Ray keeps sockets here, whose paths may have 107 bytes, and the address that `ray.init()` looks up. A folder of this
 # session's own: no test needs what an earlier Ray left on the machine, or joins a cluster that runs on it.
 TEMPORARY = tempfile.gettempdir()
@@ -31,7 +33,6 @@ os.environ.update(
     OMP_NUM_THREADS="2",
 )
 os.environ.pop("FORCE_QWENVL_VIDEO_READER", None)  # the tests say themselves when a reader is forced
-QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 sys.path.insert(0, str(QUICKSTART))
 
 import av  # noqa: E402

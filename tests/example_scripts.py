@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
+from paths import EXAMPLES
 
-from verl_p2r.media import MediaSettings, VisionSpec
-from verl_p2r.model_shape import find_shape
+from verl_p2r.media.plan import MediaSettings, VisionSpec
 from verl_p2r.planner import SHAPES, worst_media
-from verl_p2r.plugin.launches import Launch, catch, composed, read
+from verl_p2r.planner.model_shape import find_shape
+from verl_p2r.plugin.plan.launches import Launch, catch, composed, read
 
 Run = Launch  # under the name that test_examples.py knows
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "read",
 ]
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 TEXT = 768  # tokens for chat template, instruction (about 300), question and options
 
 

@@ -3,14 +3,14 @@
 
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import TABLES
 
 from verl_p2r.accuracy import MAX_WORDS, PROBLEM_TYPES, answer_accuracy, answer_text, read_number, read_option
 
-CASES = json.loads((Path(__file__).parent / "cases" / "accuracy.json").read_text(encoding="utf-8"))
+CASES = json.loads((TABLES / "accuracy.json").read_text(encoding="utf-8"))
 MEGABYTE = 1_000_000
 
 

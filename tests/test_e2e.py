@@ -25,15 +25,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from judge_server import sha
+from paths import QUICKSTART
 from safetensors.torch import load_file
 
 from verl_p2r.judge import KNOWN_REQUESTS, build_judge_prompt
-from verl_p2r.judge_guards import as_data
+from verl_p2r.judge.guards import as_data
 from verl_p2r.template import parse_response
 
 pytestmark = pytest.mark.e2e
 
-QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart"
 SFT_STEPS, RL_STEPS = 12, 2
 LIMIT = 600  # seconds
 
@@ -203,7 +203,7 @@ def test_with_the_shared_prefix_trainer_and_rollout_agree_as_well(work, sft, rat
 
 
 def test_rl_logs_both_processes_and_finite_gradients(pa_grpo):
-    from verl_p2r.plugin.metrics import PARTS, PROCESSES
+    from verl_p2r.plugin.rl.metrics import PARTS, PROCESSES
 
     steps = metrics(pa_grpo / "metrics.jsonl")
     wanted = [f"p2r/{process}/{part}" for process in PROCESSES for part in PARTS]

@@ -29,20 +29,20 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
+from paths import ROOT
 from torch.nn.utils.rnn import pad_sequence
 
-from data_tools.generate import prompt_of
-from data_tools.media_parts import media_parts
-from data_tools.records import Record
-from verl_p2r.media import TRAINING, VisionSpec, plan_video, prompt_tokens
+from data_tools.media.parts import media_parts
+from data_tools.records.files import Record
+from data_tools.steps.generate import prompt_of
+from verl_p2r.data.columns import PromptTemplate
+from verl_p2r.media.plan import TRAINING, VisionSpec, plan_video, prompt_tokens
+from verl_p2r.media.positions import mrope_positions
+from verl_p2r.media.probe import probe_video
 from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
-from verl_p2r.positions import mrope_positions
-from verl_p2r.probe import probe_video
-from verl_p2r.records import PromptTemplate
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[1]
 LIMIT = 180  # seconds, for a server to come up or a command to end
 RATES = (4, 1, 3)  # frames a second of the clips in turn: a temporal grid is 1, 2 and 4/3 seconds
 ENV = {**os.environ, **ROLLOUT_ENV, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local", "RAY_DEDUP_LOGS": "0"}
@@ -138,7 +138,7 @@ def world(tmp_path_factory, tiny_model) -> World:
     """Twelve records and a model that knows by heart what to say to each."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from verl_p2r.plugin.sft_dataset import P2RSFTDataset
+    from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
 
     start = time.monotonic()
     folder = tmp_path_factory.mktemp("data")
@@ -278,8 +278,8 @@ def test_each_record_goes_the_way_it_must(world, built):
 
 
 def test_the_datasets_of_training_take_the_parquet(world, built):
-    from verl_p2r.plugin.rl_dataset import P2RDataset
-    from verl_p2r.plugin.sft_dataset import P2RSFTDataset
+    from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
+    from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
 
     responses, asked = [], []
     for split in ("train", "val"):
@@ -333,7 +333,7 @@ def logprobs_of(model, processor, row: dict, tokens: list[int], seconds: float |
 def test_the_server_shows_its_model_each_video_as_training_does(world, server):
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from verl_p2r.plugin.sft_dataset import P2RSFTDataset
+    from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
 
     lesson, processor = loaded(P2RSFTDataset, world.folder / "lesson.parquet", world.model)
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(world.model, dtype=torch.float32)
@@ -360,7 +360,7 @@ OFFLINE = """
 import sys
 from pathlib import Path
 from data_tools.build import BuildSettings
-from data_tools.generate import generate
+from data_tools.steps.generate import generate
 config, file, out, root = map(Path, sys.argv[1:])
 settings = BuildSettings.load(config).generate
 generate([file], out, settings, root, offline=True, told=lambda kept: print("told", flush=True))

@@ -5,13 +5,13 @@ import json
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import TABLES
 
 from verl_p2r.template import block_spans, parse_response, perception_end
 
-CASES = json.loads((Path(__file__).parent / "cases" / "template.json").read_text(encoding="utf-8"))
+CASES = json.loads((TABLES / "template.json").read_text(encoding="utf-8"))
 PIECES = [
     "<observation>",
     "</observation>",

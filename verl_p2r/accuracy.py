@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-from verl_p2r.answer_normal import normal
-from verl_p2r.answer_numbers import read_number, read_quantity
-from verl_p2r.answer_options import LETTERS, Options, read_place, same_choice
-from verl_p2r.answer_texts import MAX_WORDS, text_similarity, transcription_accuracy
+from verl_p2r.answers.normal import normal
+from verl_p2r.answers.numbers import read_number, read_quantity
+from verl_p2r.answers.options import LETTERS, Options, read_place, same_choice
+from verl_p2r.answers.texts import MAX_WORDS, text_similarity, transcription_accuracy
 from verl_p2r.visible import is_visible
 
 __all__ = ["MAX_WORDS", "PROBLEM_TYPES", "answer_accuracy", "answer_text", "read_number", "read_option"]

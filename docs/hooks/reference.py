@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("verl_p2r", "data_tools")
 COMMANDS = {"verl-p2r": "verl_p2r.plugin.cli", "verl-p2r-data": "data_tools.cli"}
-METRICS = "verl_p2r.plugin.metrics"
+METRICS = "verl_p2r.plugin.rl.metrics"
 
 
 def config(file: str) -> str:

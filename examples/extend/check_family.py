@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import torch
 
-from verl_p2r import torchvision_ops
-from verl_p2r.media import VideoInfo, VisionSpec, plan_video, prompt_tokens
+from verl_p2r.media import torchvision_ops
+from verl_p2r.media.plan import VideoInfo, VisionSpec, plan_video, prompt_tokens
 
 torchvision_ops.install()  # lets torchvision load next to a CPU build of torch; otherwise does nothing
 

@@ -7,7 +7,7 @@
 
 from typing import Any
 
-from verl_p2r.plugin.rl_dataset import P2RDataset
+from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
 
 SYSTEM = "You watch videos closely. Say what you see before you reason."
 

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from data_tools.records import Record, files_of
-from data_tools.steps import Dropped, StepReport, run_step
-from verl_p2r.rows import RowError
+from data_tools.records.files import Record, files_of
+from data_tools.steps.run import Dropped, StepReport, run_step
+from verl_p2r.data.rows import RowError
 
 
 def short_questions(files: list[Path], out: Path, most: int) -> StepReport:

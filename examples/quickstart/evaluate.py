@@ -15,9 +15,9 @@ import typer
 from inference import Model, conversation
 
 from verl_p2r.accuracy import answer_accuracy
+from verl_p2r.data.rows import Row
 from verl_p2r.judge import get_judge
 from verl_p2r.rewards import has_observation
-from verl_p2r.rows import Row
 from verl_p2r.template import parse_response
 
 JUDGE = get_judge("facts")

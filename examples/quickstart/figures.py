@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from run_data import PROCESSES, Comparison, Metrics, answer_for, series, validation_mean
 
-from data_tools.stats_plots import COLOURS as OF_DATA
-from data_tools.stats_plots import STYLE
+from data_tools.look.stats_plots import COLOURS as OF_DATA
+from data_tools.look.stats_plots import STYLE
 
 COLOURS = {
     **{process: OF_DATA[process] for process in PROCESSES},

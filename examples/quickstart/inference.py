@@ -21,7 +21,7 @@ from qwen_vl_utils import process_vision_info
 from transformers import AutoProcessor
 from vllm import LLM, SamplingParams
 
-from verl_p2r.decode import install_reader
+from verl_p2r.media.decode import install_reader
 
 install_reader()
 

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import task  # noqa: E402
 
-from data_tools.to_parquet import ExportSettings, to_parquet  # noqa: E402
+from data_tools.steps.to_parquet import ExportSettings, to_parquet  # noqa: E402
 
 DATA_SOURCE = "toy_motion"
 PROMPT = HERE / "prompt.txt"

@@ -15,15 +15,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from paths import ROOT
 from pipeline_records import make_records
 from release_files import lines_of, release_record, write_lines
 from typer.testing import CliRunner
 
 from data_tools.build import BuildSettings
 from data_tools.cli import app
-from data_tools.steps import count_records
+from data_tools.steps.run import count_records
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "data" / "build.yaml"
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from paths import ROOT
+
 import data_tools
 
 MODULES = sorted(path.stem for path in Path(data_tools.__file__).parent.glob("*.py") if not path.stem.startswith("__"))
@@ -22,7 +24,7 @@ def test_importing_the_data_tools_imports_neither_the_plugin_nor_verl_nor_ray():
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(data_tools.__file__).parents[1],
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"

@@ -8,7 +8,7 @@ import torch
 from qwen_vl_utils import process_vision_info
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-from verl_p2r.decode import install_reader
+from verl_p2r.media.decode import install_reader
 
 install_reader()
 RATE = 2  # tokens per second of Qwen2.5-VL

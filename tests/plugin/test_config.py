@@ -11,7 +11,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.utils.import_utils import load_class_from_fqn, load_extern_type
 
-from verl_p2r.plugin.trainer import check_config
+from verl_p2r.plugin.rl.trainer import check_config
 from verl_p2r.settings import P2RSettings
 
 PPO = ["p2r_ppo", "p2r_ppo_cpu"]

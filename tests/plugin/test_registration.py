@@ -36,11 +36,11 @@ def test_after_import_verl_every_name_resolves():
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND"))
     assert json.loads(line.removeprefix("FOUND")) == [
-        "verl_p2r.plugin.advantage:compute_pa_grpo_advantage",
-        "verl_p2r.plugin.reward_manager:P2RRewardManager",
-        "verl_p2r.plugin.trainer:P2RTrainerSync",
-        "verl_p2r.plugin.trainer:P2RTrainerColocateAsync",
-        "verl_p2r.plugin.trainer:P2RTrainerSeparateAsync",
+        "verl_p2r.plugin.rl.advantage:compute_pa_grpo_advantage",
+        "verl_p2r.plugin.rl.reward_manager:P2RRewardManager",
+        "verl_p2r.plugin.rl.trainer:P2RTrainerSync",
+        "verl_p2r.plugin.rl.trainer:P2RTrainerColocateAsync",
+        "verl_p2r.plugin.rl.trainer:P2RTrainerSeparateAsync",
     ]
 
 

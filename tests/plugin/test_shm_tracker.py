@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from paths import ROOT
 
 # As verl's vLLM server: it spawns an engine, which makes a segment; both say its name, and wait to be killed.
 FAMILY = """
@@ -60,7 +61,7 @@ def test_segments_of_killed_processes_are_unlinked(tmp_path, ours, kill):
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     try:
         names = process.stdout.readline().split()

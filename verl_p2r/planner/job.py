@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from verl_p2r.model_shape import ModelShape
+from verl_p2r.planner.model_shape import ModelShape
 
 GIB = 2**30
 PHASES = ("generate", "log-prob", "update", "weight sync")

@@ -4,8 +4,8 @@
 from collections.abc import Iterator
 from math import ceil
 
-from verl_p2r.model_shape import ModelShape
 from verl_p2r.planner.job import GIB, PHASES, Assumed, Job, Line, giga
+from verl_p2r.planner.model_shape import ModelShape
 
 
 def memory(job: Job, assumed: Assumed) -> list[Line]:

@@ -28,11 +28,11 @@ from wrapt import register_post_import_hook
 TESTED_VERL = "0.9.1"
 TESTED_VLLM = ">=0.24,<0.29"
 REGISTRATIONS = {
-    "verl.trainer.ppo.core_algos": "verl_p2r.plugin.advantage",
-    "verl.trainer.ppo.v1": "verl_p2r.plugin.trainer",
-    "verl.experimental.reward_loop.reward_manager": "verl_p2r.plugin.reward_manager",
-    "verl.workers.engine.fsdp.transformer_impl": "verl_p2r.plugin.fsdp_engine",
-    "verl.utils.checkpoint.checkpoint_handler": "verl_p2r.plugin.checkpoints",
+    "verl.trainer.ppo.core_algos": "verl_p2r.plugin.rl.advantage",
+    "verl.trainer.ppo.v1": "verl_p2r.plugin.rl.trainer",
+    "verl.experimental.reward_loop.reward_manager": "verl_p2r.plugin.rl.reward_manager",
+    "verl.workers.engine.fsdp.transformer_impl": "verl_p2r.plugin.fsdp.engine",
+    "verl.utils.checkpoint.checkpoint_handler": "verl_p2r.plugin.rl.checkpoints",
 }
 
 

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from verl_p2r.judge_eval import Case, Result
+    from verl_p2r.judge.evaluation import Case, Result
 
 app = typer.Typer(help="Process-aware reinforcement fine-tuning on verl.", no_args_is_help=True)
 
@@ -73,7 +73,7 @@ def judge_eval(
     Exits with 1 when a case stays without a verdict, and with 2 when the judge or the cases cannot be used.
     """
     from verl_p2r.judge import get_judge
-    from verl_p2r.judge_eval import load_cases
+    from verl_p2r.judge.evaluation import load_cases
 
     console = Console()
     logging.getLogger("verl_p2r").addHandler(logging.NullHandler())  # what goes wrong is in the report
@@ -133,14 +133,14 @@ def plan(
     A script is run with its environment, but what it starts with python or torchrun is only read. Exits with 2 when
     the config cannot be read, and with --strict with 1 when there is a warning.
     """
-    from verl_p2r import torchvision_ops
+    from verl_p2r.media import torchvision_ops
 
     torchvision_ops.install()  # as for the trainers on a CPU; does nothing where torchvision is whole
 
     from verl_p2r.planner import GPUS, Assumed, faults
-    from verl_p2r.plugin.launches import launch_of
-    from verl_p2r.plugin.plan import Options, plan_of
-    from verl_p2r.plugin.plan_report import show
+    from verl_p2r.plugin.plan.from_config import Options, plan_of
+    from verl_p2r.plugin.plan.launches import launch_of
+    from verl_p2r.plugin.plan.report import show
 
     console = Console()
     assumed = Assumed(mfu=mfu, judge=judge_seconds)
@@ -160,9 +160,9 @@ def plan(
 
 
 async def _evaluate(judge: Any, cases: list[Case], concurrency: int, done: Callable[[Result], object]) -> list[Result]:
-    from verl_p2r.chat_client import Unanswered
-    from verl_p2r.judge_client import OpenAIJudge
-    from verl_p2r.judge_eval import evaluate
+    from verl_p2r.chat.client import Unanswered
+    from verl_p2r.judge.evaluation import evaluate
+    from verl_p2r.judge.openai_judge import OpenAIJudge
 
     try:
         if isinstance(judge, OpenAIJudge):
@@ -184,7 +184,7 @@ def _show(
     price_in: float | None,
     price_out: float | None,
 ) -> None:
-    from verl_p2r.judge_eval import percentile
+    from verl_p2r.judge.evaluation import percentile
 
     console.print(_scores("problem type", results, lambda result: result.case.request.problem_type))
     console.print(_scores("kind of case", results, lambda result: result.case.kind))
@@ -210,7 +210,7 @@ def _show(
 
 def _scores(title: str, results: list[Result], key: Callable[[Result], str]) -> Table:
     """A table of scores with one row for each value of a key, and one for all."""
-    from verl_p2r.judge_eval import score
+    from verl_p2r.judge.evaluation import score
 
     table = Table(box=None)
     table.add_column(title)

@@ -49,7 +49,7 @@ def rollout():
     replica = RolloutReplicaRegistry.get("vllm")
     return replica.__module__ + "." + replica.__name__
 def classes():
-    import verl_p2r.plugin.rl_dataset, verl_p2r.plugin.sft_dataset, verl_p2r.plugin.agent_loop
+    import verl_p2r.plugin.datasets.rl_dataset, verl_p2r.plugin.datasets.sft_dataset, verl_p2r.plugin.media.agent_loop
     return "verl_p2r.plugin"
 CPU = %r
 check("platform", platform)  # first: without one, the others fail for reasons of their own

@@ -17,8 +17,8 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import response_from_nested
 
+from verl_p2r.media.positions import mrope_positions
 from verl_p2r.plugin.cpu.engine import CPUFSDPEngine
-from verl_p2r.positions import mrope_positions
 
 
 class StockEngine(FSDPEngineWithLMHead):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from verl_p2r.plugin.fsdp import attention as shared
-from verl_p2r.prefix_plan import PrefixPlan
+from verl_p2r.prefix.plan import PrefixPlan
 
 HEADS, KEY_HEADS, WIDTH = 4, 2, 8
 GROUPS = {

@@ -8,7 +8,7 @@ from transformers import AutoModelForImageTextToText
 from verl.workers.engine.fsdp import transformer_impl
 
 from verl_p2r.plugin.fsdp import attention, shared_prefix
-from verl_p2r.prefix_plan import PrefixPlan
+from verl_p2r.prefix.plan import PrefixPlan
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("world")]
 

@@ -12,8 +12,8 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 
 from verl_p2r.plugin.fsdp import switch
-from verl_p2r.plugin.trainer import P2RTrainerSync
-from verl_p2r.plugin.vision_tower import FreezableFSDPEngineConfig
+from verl_p2r.plugin.fsdp.vision_tower import FreezableFSDPEngineConfig
+from verl_p2r.plugin.rl.trainer import P2RTrainerSync
 
 ON = "trainer.p2r.shared_prefix=True"
 MICRO = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1"

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from verl_p2r.plugin.fsdp.vision_inputs import distinct_media
-from verl_p2r.plugin.media_cache import Source
-from verl_p2r.plugin.pixels import Recipe, SharedInputs
+from verl_p2r.plugin.media.media_cache import Source
+from verl_p2r.plugin.media.pixels import Recipe, SharedInputs
 
 
 def pixels(seed: int, grid=(1, 4, 4)) -> dict[str, torch.Tensor]:

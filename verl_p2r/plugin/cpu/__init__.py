@@ -18,7 +18,7 @@ from verl_p2r.plugin import on_cpu
 
 def install() -> None:
     """Supply the CPU platform to verl, to vLLM and to torch in this process. Idempotent."""
-    from verl_p2r import torchvision_ops
+    from verl_p2r.media import torchvision_ops
     from verl_p2r.plugin.cpu import vllm_metadata
 
     torchvision_ops.install()
@@ -35,7 +35,7 @@ def vllm_platform() -> None:
     Returns None always ("not a platform of mine"): it is called for its side effect, on the CPU platform only.
     """
     if on_cpu():
-        from verl_p2r import torchvision_ops
+        from verl_p2r.media import torchvision_ops
 
         torchvision_ops.install()
 

@@ -4,7 +4,7 @@
 from verl.workers.engine import EngineRegistry
 
 from verl_p2r.plugin import shm_tracker
-from verl_p2r.plugin.fsdp_engine import FreezableFSDPEngine
+from verl_p2r.plugin.fsdp.engine import FreezableFSDPEngine
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
-from verl_p2r.prefix_plan import PrefixPlan, Segment
+from verl_p2r.prefix.plan import PrefixPlan, Segment
 
 NAME = "p2r_shared_prefix"
 Kernel = Callable[..., Tensor]

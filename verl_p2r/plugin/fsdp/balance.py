@@ -6,7 +6,7 @@ from typing import Any
 from transfer_queue import KVBatchMeta
 from verl.utils.seqlen_balancing import log_seqlen_unbalance
 
-from verl_p2r.prefix_balance import balanced_order
+from verl_p2r.prefix.balance import balanced_order
 
 
 def keep_groups_together(batch: KVBatchMeta, ranks: int, prefix: str = "global_seqlen") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 """Shared-prefix training in verl's FSDP engine: a prompt is computed once for all its rollouts in a micro-batch.
 
 verl computes every row whole. With `shared_prefix` in the engine's config the rows of a prompt are packed behind one
-copy of it (`verl_p2r/prefix_plan.py`), logits are made of responses alone, and what comes out is what verl's engine
+copy of it (`verl_p2r/prefix/plan.py`), logits are made of responses alone, and what comes out is what verl's engine
 would give: log-probabilities and entropies row by row, the loss, and gradients.
 """
 
@@ -21,7 +21,7 @@ from verl.workers.engine.utils import postprocess_batch_func
 from verl_p2r.plugin.fsdp.attention import NAME, AttentionPlan, varlen_kernel
 from verl_p2r.plugin.fsdp.switch import check_batch, check_engine, check_model
 from verl_p2r.plugin.fsdp.vision_inputs import MicroBatchMedia, distinct_media, media_rows
-from verl_p2r.prefix_plan import PrefixPlan, micro_batches, shared_groups
+from verl_p2r.prefix.plan import PrefixPlan, micro_batches, shared_groups
 
 _PLAN = "p2r_prefix_plan"
 

@@ -15,7 +15,7 @@ from torch import nn
 from verl.utils import tensordict_utils as tu
 
 from verl_p2r.plugin.fsdp.tower import FAMILIES
-from verl_p2r.plugin.vision_tower import ENGINE_CONFIG
+from verl_p2r.plugin.fsdp.vision_tower import ENGINE_CONFIG
 
 OFF = "or set trainer.p2r.shared_prefix=False"
 

@@ -8,7 +8,7 @@ import torch
 from tensordict import NonTensorData
 from torch import Tensor
 
-from verl_p2r.plugin.pixels import SharedInputs
+from verl_p2r.plugin.media.pixels import SharedInputs
 
 PIXELS_AND_GRIDS = (("pixel_values", "image_grid_thw"), ("pixel_values_videos", "video_grid_thw"))
 _PROBES = 64  # values of a tensor that are compared before all of them are

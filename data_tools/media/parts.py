@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A record's medium as parts of a chat message: frames sampled and sized as in training, sent as JPEG."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from PIL import Image
+
+from data_tools.media.check import medium_error
+from data_tools.records.files import Record
+from verl_p2r.data.errors import RowError
+from verl_p2r.media.plan import MediaSettings
+
+VideoAs = Literal["video", "images"]
+
+QUALITY = 95  # of JPEG: pixels are then off by about one level of 255 on natural frames
+
+
+class MediaParts(NamedTuple):
+    """What goes into a request.
+
+    Args:
+        parts: of the user's message, as OpenAI's protocol defines them.
+        body: further fields of the request, which belong to the video.
+    """
+
+    parts: list[dict[str, Any]]
+    body: dict[str, Any]
+
+
+def media_parts(
+    record: Record, root: Path, settings: MediaSettings, *, video_as: VideoAs = "video", patch_size: int = 14
+) -> MediaParts:
+    """Read a record's medium and make parts of a message of it.
+
+    Args:
+        record: the record.
+        root: the folder that its path starts from.
+        settings: how many frames of which size, at most, where its own `media` does not say it.
+        video_as: `video`: one part of all frames, which vLLM hands its model as a video with the file's own times;
+            `images`: each frame an image behind its time in seconds, for servers that know images only.
+        patch_size: of the served model's vision tower, in pixels; sizes are multiples of two patches.
+
+    Raises:
+        RowError: the file is missing or cannot be read.
+    """
+    try:
+        element = settings.fill(record.medium.element(root))
+        if record.data_type == "image":
+            from verl_p2r.media.images import fetch_image  # brings torch, 0.2 GB
+
+            return MediaParts([_image_part(fetch_image(element, patch_size))], {})
+        return _video_parts(element, video_as, patch_size)
+    except RowError:
+        raise
+    except Exception as error:  # decoders may raise anything on damaged files; report it as this file's error
+        raise medium_error(root / record.path, error) from error
+
+
+def _video_parts(element: dict[str, Any], video_as: VideoAs, patch_size: int) -> MediaParts:
+    from verl_p2r.media.decode import fetch_video  # brings torch, 0.2 GB
+
+    video, metadata = fetch_video(element, patch_size)
+    frames = video.permute(0, 2, 3, 1).contiguous().numpy()
+    indices, fps = metadata["frames_indices"], metadata["fps"]
+    if video_as == "images":
+        parts: list[dict[str, Any]] = []
+        for index, frame in zip(indices, frames, strict=True):
+            parts += [{"type": "text", "text": f"<{index / fps:.1f} seconds>"}, _image_part(Image.fromarray(frame))]
+        return MediaParts(parts, {})
+    url = "data:video/jpeg;base64," + ",".join(_jpeg(Image.fromarray(frame)) for frame in frames)
+    total = metadata["total_num_frames"]
+    io_kwargs = {"num_frames": -1, "fps": fps, "frames_indices": [int(i) for i in indices]}
+    io_kwargs |= {"total_num_frames": total, "duration": total / fps}
+    return MediaParts([{"type": "video_url", "video_url": {"url": url}}], {"media_io_kwargs": {"video": io_kwargs}})
+
+
+def _image_part(image: Image.Image) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_jpeg(image)}"}}
+
+
+def _jpeg(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", quality=QUALITY, subsampling=0)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rejected rows: counted, listed, remembered for the next start, and looked at again when something changed."""
+
+import json
+import os
+import threading
+
+import pytest
+
+from verl_p2r.data.rejects import Reject, Screening, admit, key_of, remembered
+
+
+def reject(position: int, reason: str = "over-long", medium: str | None = None) -> Reject:
+    return Reject(position, "rl.jsonl", position, "prompt", reason, f"too long\u2028{position}", medium)
+
+
+def test_a_small_share_goes_on_without_the_rows(tmp_path, capsys):
+    kept = admit(Screening(100, (reject(7),)), max_share=0.01, setting="share", listing=tmp_path / "run" / "list.jsonl")
+    assert kept == [i for i in range(100) if i != 7]
+    assert "1 of 100 rows rejected (over-long 1); all of them: " in capsys.readouterr().out
+    (line,) = (tmp_path / "run" / "list.jsonl").read_text().splitlines()
+    assert json.loads(line) == {
+        "position": 7,
+        "file": "rl.jsonl",
+        "row": 7,
+        "field": "prompt",
+        "reason": "over-long",
+        "message": "too long\u20287",
+        "medium": None,
+    }
+
+
+def test_a_larger_share_ends_the_run_with_counts_the_first_rows_and_the_list(tmp_path):
+    rejects = (reject(0), *(reject(i, "missing file") for i in range(1, 8)))
+    with pytest.raises(ValueError) as caught:
+        admit(Screening(100, rejects), max_share=0.07, setting="data.share", listing=tmp_path / "list.jsonl")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"8 of 100 rows rejected (missing file 7, over-long 1); all of them: {tmp_path}/list.jsonl"
+    assert "  … and 3 more" in lines
+    assert lines[-1].startswith("That is more than data.share=0.07: repair the data, or raise it")
+    assert len((tmp_path / "list.jsonl").read_text().splitlines()) == 8
+
+
+@pytest.mark.parametrize(
+    ("bad", "total", "share", "passes"),
+    [(1, 16, 0.01, False), (1, 100, 0.0, False), (1, 1, 1.0, False), (1, 2, 0.5, True)],
+)
+def test_the_share_is_a_bound_and_nothing_left_is_never_enough(bad, total, share, passes):
+    screening = Screening(total, tuple(reject(i) for i in range(bad)))
+    if passes:
+        assert len(admit(screening, max_share=share, setting="share", listing=None)) == total - bad
+    else:
+        with pytest.raises(ValueError, match=f"{bad} of {total} rows rejected"):
+            admit(screening, max_share=share, setting="share", listing=None)
+
+
+def test_no_rejects_leave_no_list_of_an_earlier_run(tmp_path, capsys):
+    (tmp_path / "list.jsonl").write_text("{}\n")
+    assert admit(Screening(2), max_share=0, setting="share", listing=tmp_path / "list.jsonl") == [0, 1]
+    assert not (tmp_path / "list.jsonl").exists()
+    assert capsys.readouterr().out == ""
+
+
+class Runs:
+    """A screening to run, counted."""
+
+    def __init__(self, screening: Screening):
+        self.screening, self.count = screening, 0
+
+    def __call__(self) -> Screening:
+        self.count += 1
+        return self.screening
+
+
+def test_an_outcome_is_remembered_under_its_key_whole(tmp_path):
+    run = Runs(Screening(9, (reject(1), reject(4, "missing file", str(tmp_path / "gone.mp4")))))
+    assert remembered(tmp_path, "a", run) == remembered(tmp_path, "a", run) == run.screening
+    assert run.count == 1
+    remembered(tmp_path, "b", run)
+    assert run.count == 2
+    remembered(None, "a", run)
+    assert run.count == 3
+
+
+@pytest.mark.parametrize("change", ["appears", "grows", "goes"])
+def test_a_changed_file_among_the_rejects_is_looked_at_again(tmp_path, change):
+    medium = tmp_path / "a.mp4"
+    if change != "appears":
+        medium.write_text("half")
+    run = Runs(Screening(9, (reject(4, "unreadable file", str(medium)),)))
+    remembered(tmp_path, "a", run)
+    remembered(tmp_path, "a", run)
+    assert run.count == 1
+    medium.unlink() if change == "goes" else medium.write_text("the whole of it")
+    remembered(tmp_path, "a", run)
+    assert run.count == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "list", "bytes"])
+def test_a_damaged_file_is_made_again_with_a_warning(tmp_path, damage):
+    run = Runs(Screening(9, (reject(1), reject(4))))
+    remembered(tmp_path, "a", run)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    path.write_bytes(
+        {"cut": b"".join(lines[:-1]), "empty": b"", "garbage": b"{]\n", "list": b"[]\n", "bytes": b"\xff\xfe\n"}[damage]
+    )
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert remembered(tmp_path, "a", run) == run.screening
+    assert run.count == 2
+    assert path.read_bytes() == whole
+
+
+def test_starts_at_once_leave_one_whole_file(tmp_path):
+    barrier = threading.Barrier(8)
+    screening = Screening(9000, tuple(reject(i) for i in range(500)))
+    outcomes = []
+
+    def start():
+        barrier.wait()
+        outcomes.append(remembered(tmp_path, "a", lambda: screening))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == [screening] * 8
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+    assert remembered(tmp_path, "a", Runs(Screening(0))) == screening
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path):
+    (tmp_path / "file").touch()
+    screening = Screening(3)
+    with pytest.warns(UserWarning, match="cannot be written"):
+        assert remembered(tmp_path / "file" / "folder", "a", lambda: screening) == screening
+
+
+def test_the_key_follows_files_settings_and_environment(tmp_path, monkeypatch):
+    file = tmp_path / "rl.jsonl"
+    file.write_text("a")
+    keys = [key_of([file], 4096, {"fps": 2.0})]
+    assert key_of([str(file)], 4096, {"fps": 2.0}) == keys[0]
+    keys += [key_of([file], 4095, {"fps": 2.0}), key_of([file], 4096, {"fps": 1.0}), key_of([file, file], 4096, {})]
+    file.write_text("ab")
+    keys.append(key_of([file], 4096, {"fps": 2.0}))
+    os.utime(file, ns=(1, 1))
+    keys.append(key_of([file], 4096, {"fps": 2.0}))
+    monkeypatch.setenv("VERL_P2R_MEDIA_TIMEOUT", "7")
+    keys.append(key_of([file], 4096, {"fps": 2.0}))
+    assert len(set(keys)) == len(keys)

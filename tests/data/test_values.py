@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single values as files and libraries write them: read or refused, shown in errors, and never an exception."""
+
+import json
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.values import DEEPEST, check_values, is_unset, plain, read_number, read_text, shown
+
+
+class Broken:
+    """A value whose every method fails."""
+
+    def __repr__(self):
+        raise RuntimeError
+
+    def tolist(self):
+        raise RuntimeError
+
+
+def nested(levels: int):
+    value = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+HOSTILE = [
+    Broken(),
+    10**5000,
+    nested(900),
+    {1: {2: {3}}},
+    b"\xff\xfe",
+    "\ud800",
+    "x" * 100_000,
+    Decimal("sNaN"),
+    complex(1, 2),
+    np.zeros((2, 2)),
+    np.array([{"a": 1}], object),
+    pd.NA,
+    pa.scalar("a"),
+    object,
+    print,
+    {"a", "b"},
+    "{[]: 1}",
+    "{{}}",
+    "[" * 5000,
+    "-" * 5000 + "1",
+    "9" * 5000,
+    "a\0b",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: type(value).__name__)
+def test_no_value_makes_any_question_raise(value):
+    plain(value), is_unset(value), read_number(value), read_text(value)
+    text = shown(value)
+    assert len(text) <= 200
+    text.encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        ("2", 2),
+        ("-2.50", -2.5),
+        ("+1e3", 1000.0),
+        (".5", 0.5),
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.array(7), 7),
+        (Decimal("2.5"), 2.5),
+        (Decimal("1E+2"), 100),
+        (Fraction(1, 2), 0.5),
+        (pa.scalar(4), 4),
+        (True, None),
+        (np.bool_(True), None),
+        ("", None),
+        ("1,000", None),
+        ("1_000", None),
+        ("0x10", None),
+        ("inf", None),
+        ("nan", None),
+        ("٣", None),  # digits of another script
+        ("9" * 65, None),
+        (math.inf, None),
+        (10**400, None),
+        (Decimal("1E+400"), None),
+        ([2], None),
+        (None, None),
+    ],
+)
+def test_numbers_are_read_as_files_write_them(value, number):
+    assert read_number(value) == number
+    assert type(read_number(value)) is type(number)
+
+
+@pytest.mark.parametrize("levels", [DEEPEST - 1, DEEPEST, DEEPEST + 1, 900])
+@pytest.mark.parametrize("wrap", [lambda v: v, lambda v: {"a": v}], ids=["lists", "a mapping of them"])
+def test_nesting_has_a_limit_far_below_the_stack(levels, wrap):
+    row = {"good": 1, "extra": wrap(nested(levels))}
+    if len(json.dumps(row["extra"]).split("1")[0].replace('{"a": ', "[")) <= DEEPEST:  # brackets that open
+        check_values(row)
+        return
+    with pytest.raises(RowError, match=f"^field extra is nested deeper than {DEEPEST} levels") as caught:
+        check_values(row)
+    assert (caught.value.field, caught.value.reason) == ("extra", "nested too deeply")
+
+
+@pytest.mark.parametrize("row", [{"a": "\ud800"}, {"a": ["é", "\udc80"]}, {"a": {"\ud800": 1}}, {"\ud800": "é"}])
+def test_text_that_is_not_unicode_is_named(row):
+    with pytest.raises(RowError, match="holds bytes that are not UTF-8") as caught:
+        check_values(row)
+    assert caught.value.reason == "invalid UTF-8"
+    str(caught.value).encode()
+
+
+def test_ordinary_rows_pass():
+    check_values({"a": "été", "b": [1, "日本"], "c": None, "d": 2.5, "e": {"f": []}})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('["A. \\ud83d\\ude00"]', ["A. \U0001f600"]),  # as `json.dumps` writes it
+        ("['A. \\U0001f600']", ["A. \U0001f600"]),
+        ('["A. \\ud83d"]', '["A. \\ud83d"]'),  # half a pair is no character: the text stays one
+        ("['A. \\ud83d']", "['A. \\ud83d']"),
+        ('{"a": ["\\udc00"]}', '{"a": ["\\udc00"]}'),
+    ],
+)
+def test_escapes_in_texts_become_characters_or_nothing(text, value):
+    assert read_text(text) == value

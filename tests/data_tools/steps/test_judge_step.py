@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 3: the judge of training, asked about records."""
+
+import asyncio
+import json
+
+import pytest
+from judge_server import sha
+from pipeline_records import OPTIONS
+from release_files import lines_of, release_record, write_lines
+from typer.testing import CliRunner
+
+from data_tools.cli import app
+from data_tools.records.files import Record
+from data_tools.steps.asking import NobodyReplies
+from data_tools.steps.judge import JudgeSettings, judge, request_of
+from verl_p2r.data.rows import RowError
+from verl_p2r.judge import KNOWN_REQUESTS, build_judge_prompt
+
+
+def raw(number: int, observation: str | None, **changes) -> dict:
+    record = release_record(number, problem=f"Which colour has ball {number}?\n", options=OPTIONS, **changes)
+    return {**record, "observation": observation, "process": None, "output": None, "select": None}
+
+
+def settings(server, **changes) -> JudgeSettings:
+    kwargs = {"model": "judge", "base_urls": server.base_url, "timeout_s": 5.0, "deadline_s": 6.0}
+    return JudgeSettings(kwargs={**kwargs, **changes.pop("kwargs", {})}, concurrency=8, **changes)
+
+
+def run(tmp_path, server, raws, share=0.01, **changes):
+    file = write_lines(tmp_path / "in.jsonl", raws)
+    return judge([file], tmp_path / "out", settings(server, **changes), max_reject_share=share)
+
+
+def test_a_record_stays_on_a_yes(tmp_path, judge_server):
+    raws = [raw(i, f"Ball {i} is {'red' if i % 3 else 'blue'}.") for i in range(9)]
+    report = run(tmp_path, judge_server, raws)
+    assert (report.read, report.written, report.failed) == (9, 6, False)
+    assert report.dropped == {"observation does not suffice": 3}
+    kept = lines_of(tmp_path / "out" / "part-00000.jsonl")
+    assert all(line["select"] is True for line in kept)
+    assert kept[0]["verdict"] == {"value": True, "reason": "As asked.\n<judgement>Yes</judgement>", "source": "judge"}
+    dropped = lines_of(tmp_path / "out" / "dropped.jsonl")
+    assert [line["problem_id"] for line in dropped] == ["0", "3", "6"]
+    assert dropped[0]["dropped"]["message"] == "As asked.\n<judgement>No</judgement>"
+    assert dropped[0]["select"] is False
+
+
+def test_the_prompt_is_trainings_with_the_two_known_questions_first(tmp_path, judge_server):
+    raws = [raw(1, "Ball 1 is red.")]
+    run(tmp_path, judge_server, raws)
+    asked = [call.prompt for call in judge_server.calls()]
+    assert set(asked[:2]) == {sha(build_judge_prompt(request)) for request in KNOWN_REQUESTS.values()}
+    request = request_of(Record.parse(raws[0]))
+    assert request.question == "Which colour has ball 1?\nOptions:\n" + "".join(f"{o}\n" for o in OPTIONS)
+    assert asked[2:] == [sha(build_judge_prompt(request))]
+
+
+def test_equal_observations_are_paid_for_once_and_a_second_run_pays_nothing(tmp_path, judge_server):
+    raws = [{**raw(1, "Ball 1 is red."), "problem_id": f"id {i}"} for i in range(10)]
+    assert run(tmp_path, judge_server, raws).written == 10
+    assert len(judge_server.calls()) == 3  # the two known ones, and one
+    manifest = (tmp_path / "out" / "manifest.json").read_bytes()
+    assert run(tmp_path, judge_server, raws).written == 10
+    assert len(judge_server.calls()) == 3
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest
+    assert "base_urls" not in manifest.decode()
+
+
+def test_no_verdict_is_a_reject_and_the_next_run_asks_again(tmp_path, judge_server):
+    raws = [raw(i, f"Ball {i} is red.") for i in range(6)]
+    judge_server.control(rules=[{"contains": "Ball 4", "fault": "no_judgement"}])
+    report = run(tmp_path, judge_server, raws, share=0.5)
+    assert (report.written, report.rejected) == (5, {"no reply": 1})
+    (reject,) = lines_of(tmp_path / "out" / "rejects.jsonl")
+    assert (reject["record"], reject["line"]) == ("4", 5)
+    assert "no judgement in the reply" in reject["message"]
+    judge_server.control()
+    assert run(tmp_path, judge_server, raws).written == 6
+
+
+def test_guards_come_before_the_judge_where_they_are_on(tmp_path, judge_server):
+    raws = [raw(1, "The answer is A."), raw(2, "Ball 2 is red.")]
+    config = tmp_path / "c.yaml"
+    config.write_text(json.dumps({"judge": {"guards": {"answer_only": True}}}))
+    from data_tools.build import BuildSettings
+
+    guards = BuildSettings.load(config).judge.guards
+    report = run(tmp_path, judge_server, raws, guards=guards)
+    assert report.written == 1
+    (dropped,) = lines_of(tmp_path / "out" / "dropped.jsonl")
+    assert dropped["verdict"]["source"] == "rule"
+    assert len(judge_server.calls()) == 3
+
+
+def test_a_judge_that_cannot_judge_is_refused_before_it_costs_anything(tmp_path, judge_server):
+    judge_server.control(yes_when=".")
+    with pytest.raises(NobodyReplies, match=r"fails its health check.*the known No got Yes"):
+        run(tmp_path, judge_server, [raw(i, "Ball is red.") for i in range(50)])
+    assert len(judge_server.calls()) == 2
+    assert run(tmp_path, judge_server, [raw(1, "x")], health_check=False).written == 1
+
+
+def test_the_judge_facts_needs_no_model(tmp_path):
+    facts = [{"state": "red", "not": ["blue"]}]
+    raws = [
+        {**raw(1, "Ball 1 is red."), "facts": facts},
+        {**raw(2, "Ball 2 is red or blue."), "facts": facts},
+        {**raw(3, "Ball 3 is red."), "facts": "nonsense {"},
+        raw(4, "Ball 4 is red."),
+    ]
+    file = write_lines(tmp_path / "in.jsonl", raws)
+    report = judge([file], tmp_path / "out", JudgeSettings("facts"), max_reject_share=1.0)
+    assert (report.written, report.dropped) == (1, {"observation does not suffice": 1})
+    assert report.rejected == {"bad facts": 1, "no facts": 1}
+
+
+def test_an_edited_observation_or_prompt_is_judged_anew(tmp_path, judge_server):
+    template = tmp_path / "judge.txt"
+    template.write_text("{question} {solution} {observation} Sufficient?")
+    own = {"kwargs": {"template_file": str(template)}, "health_check": False}
+    judge_server.control(yes_when="crimson")
+    assert run(tmp_path, judge_server, [raw(1, "crimson")], **own).written == 1
+    assert run(tmp_path, judge_server, [raw(1, "blue")], **own).written == 0
+    assert len(judge_server.calls()) == 2
+    template.write_text("{question} {solution} {observation} Is it sufficient?")
+    assert run(tmp_path, judge_server, [raw(1, "crimson")], **own).written == 1
+    assert len(judge_server.calls()) == 3
+    assert "Is it sufficient?" in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_records_without_an_observation_are_rejects(tmp_path, judge_server):
+    raws = [raw(1, None), raw(2, "Ball 2 is red.")]
+    report = run(tmp_path, judge_server, raws, share=0.5)
+    assert (report.written, report.rejected) == (1, {"no observation": 1})
+    with pytest.raises(RowError, match="verify the responses first"):
+        request_of(Record.parse(raws[0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "nobody"}, "'nobody' is unknown"),
+        ({"kwargs": {"modle": "x"}}, "does not fit judge 'openai'"),
+        ({"concurrency": 0}, "concurrency is 0"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path, changes, message):
+    file = write_lines(tmp_path / "in.jsonl", [raw(1, "x")])
+    good = {"kwargs": {"model": "m", "base_urls": "http://localhost:1/v1"}}
+    with pytest.raises(ValueError, match=message):
+        judge([file], tmp_path / "out", JudgeSettings(**{**good, **changes}))
+
+
+def test_the_command(tmp_path, judge_server):
+    file = write_lines(tmp_path / "in.jsonl", [raw(i, f"Ball {i} is red.") for i in range(3)])
+    command = ["judge", str(file), "--out", str(tmp_path / "out"), "--model", "judge"]
+    done = CliRunner().invoke(app, [*command, "--base-url", judge_server.base_url, "--concurrency", "2"])
+    assert done.exit_code == 0, done.output
+    assert "judge: 3 records read, 3 kept" in done.output
+    done = CliRunner().invoke(app, ["judge", str(file), "--out", str(tmp_path / "out2")])
+    assert done.exit_code == 2
+
+
+def test_a_judge_of_ones_own(tmp_path, monkeypatch):
+    class Mine:
+        async def judge(self, request):
+            from verl_p2r.judge import Verdict
+
+            await asyncio.sleep(0)
+            return Verdict("red" in request.observation, "mine")
+
+    monkeypatch.setattr("data_tools.steps.judge.get_judge", lambda name, **kwargs: Mine())
+    file = write_lines(tmp_path / "in.jsonl", [raw(i, f"Ball {i} is {'red' if i else 'blue'}.") for i in range(3)])
+    assert judge([file], tmp_path / "out", JudgeSettings("m:Mine")).written == 2

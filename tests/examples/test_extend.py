@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples that end the pages of docs/extend: each does what its page says."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import qwen_models
+from omegaconf import OmegaConf
+from paths import EXAMPLES, ROOT
+
+EXTEND = EXAMPLES / "extend"
+PAGES = ROOT / "docs" / "extend"
+sys.path.insert(0, str(EXTEND))
+
+import check_family  # noqa: E402
+import check_pin  # noqa: E402
+import my_dataset  # noqa: E402
+import my_problem_type  # noqa: E402
+import my_step  # noqa: E402
+
+from verl_p2r.accuracy import answer_accuracy  # noqa: E402
+from verl_p2r.judge import KNOWN_REQUESTS, JudgeRequest, ask, get_judge  # noqa: E402
+
+
+def test_every_example_ends_a_page_and_every_page_ends_with_an_example():
+    shown = {path.read_text(encoding="utf-8").rstrip().splitlines()[-2] for path in PAGES.glob("*.md")}
+    assert shown == {f'--8<-- "examples/extend/{path.name}"' for path in EXTEND.glob("*.py")}
+
+
+def test_the_judge_is_found_by_its_path_and_tells_the_known_cases_apart():
+    judge = get_judge("my_judge:WordsJudge", least=4)
+    for value, request in KNOWN_REQUESTS.items():
+        assert asyncio.run(ask(judge, request)).value is value
+    silent = asyncio.run(judge.judge(JudgeRequest("Which?", "A", "…")))
+    assert silent.value is None
+    with pytest.raises(ValueError, match="does not fit judge 'my_judge:WordsJudge'"):
+        get_judge("my_judge:WordsJudge", leest=2)
+
+
+def test_yes_or_no_becomes_a_choice_that_is_scored(tmp_path):
+    base = {"problem": "Does it rain?", "data_type": "video", "path": "a.mp4"}
+    records = [{**base, "problem_type": "yes-no", "solution": "No"}, {**base, "problem_type": "OCR", "solution": "B"}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    my_problem_type.main(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    first, second = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert second == records[1]
+    scores = [
+        answer_accuracy(first["problem_type"], answer, first["solution"], options=first["options"])
+        for answer in ("B", "no", "yes")
+    ]
+    assert scores == [1.0, 1.0, 0.0]
+    with pytest.raises(ValueError, match="record 1: solution is 'maybe': give yes or no"):
+        list(my_problem_type.as_multiple_choice([{"problem_type": "yes-no", "solution": "maybe"}]))
+
+
+def test_the_dataset_puts_its_message_in_front_and_screening_counts_it(tmp_path, clips, processor):
+    row = {
+        "data_source": "toy",
+        "prompt": [{"role": "user", "content": "<video>What moves?"}],
+        "videos": [{"video": str(clips["quick"]), "fps": 2.0}],
+        "problem_type": "numerical",
+        "reward_model": {"style": "rule", "ground_truth": "3"},
+        "extra_info": {"index": 0, "split": "train", "question": "What moves?", "facts": ["red"]},
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rl.parquet")
+    config = OmegaConf.create({"cache_dir": str(tmp_path), "filter_overlong_prompts": False, "return_raw_chat": True})
+    dataset = my_dataset.WithSystemMessage([str(tmp_path / "rl.parquet")], processor.tokenizer, config, processor)
+    system, user = dataset[0]["raw_prompt"]
+    assert system == {"role": "system", "content": my_dataset.SYSTEM}
+    assert user["role"] == "user"
+
+
+def test_the_step_drops_long_questions_and_accounts_for_them(tmp_path):
+    base = {"problem_type": "numerical", "data_type": "video", "path": "a.mp4", "solution": "3"}
+    records = [{**base, "problem_id": str(n), "problem": "word " * n} for n in (2, 3, 4)]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    report = my_step.short_questions([source], tmp_path / "out", 3)
+    assert (report.read, report.written, dict(report.dropped)) == (3, 2, {"question too long": 1})
+    dropped = json.loads((tmp_path / "out" / "dropped.jsonl").read_text())
+    assert (dropped["problem_id"], dropped["dropped"]["step"]) == ("4", "short_questions")
+
+
+@pytest.mark.slow
+def test_the_family_check_runs_as_a_command(tiny_model):
+    command = [sys.executable, str(EXTEND / "check_family.py"), str(tiny_model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, cwd=EXTEND.parents[1])
+    assert done.returncode == 0, done.stderr
+    counted, real = re.fullmatch(r"(\d+) tokens by arithmetic, (\d+) by the processor\n", done.stdout).groups()
+    assert counted == real
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_the_family_check_counts_what_the_processor_makes(family, tmp_path):
+    counted, real = check_family.counted_and_real(str(qwen_models.save(tmp_path / family, family)))
+    assert counted == real > 8  # more than a token for each frame
+
+
+def test_the_pin_check_finds_every_door_and_says_what_waits():
+    assert check_pin.missing_doors() == []
+    waiting = check_pin.waiting()
+    assert waiting
+    assert all(when for when in waiting.values())
+
+
+def test_the_pin_check_names_a_door_that_is_gone(monkeypatch):
+    monkeypatch.setitem(check_pin.REGISTRATIONS, "verl.trainer.ppo.gone", "verl_p2r.plugin.rl.advantage")
+    assert check_pin.missing_doors() == ["verl.trainer.ppo.gone"]

@@ -1,0 +1,500 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quickstart's report and comparison: fake runs in verl's formats, hand-worked numbers in what comes out."""
+
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean, stdev
+
+import matplotlib
+import pytest
+from paths import QUICKSTART
+from rich.console import Console
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(QUICKSTART))
+
+import compare
+import report
+import run_data
+import typer
+
+SOURCES = ("toy_motion/colour", "toy_motion/direction")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def training_metrics(step: int, steps: int) -> dict:
+    """One step of a run that learns, with verl's null for a value that was NaN."""
+    gone = step / steps
+    data = {"training/rollout_actor_probs_pearson_corr": 0.9995, "timing_s/step": 12.0, "timing_s/gen": 5.0}
+    data |= {"actor/grad_norm": None, "p2r/no_verdict": 0.0}
+    for process, start in (("perception", 0.35), ("reasoning", 0.45)):
+        accuracy = start + (0.95 - start) * gone
+        data |= {
+            f"p2r/{process}/accuracy": accuracy,
+            f"p2r/{process}/format": 0.9 + 0.1 * gone,
+            f"p2r/{process}/reward": accuracy + 0.9 + 0.1 * gone,
+            f"p2r/{process}/length_reward": 0.0,
+            f"p2r/{process}/tokens": 14 - 2 * gone,
+            f"p2r/collapse/{process}": 0.1 + 0.5 * gone,
+        }
+    return data | {"p2r/collapse/combined": 0.05 + 0.5 * gone}
+
+
+def validation_metrics(accuracy: float) -> dict:
+    data = {}
+    for place, source in enumerate(SOURCES):
+        data[f"val-core/{source}/acc/mean@1"] = accuracy
+        for process in run_data.PROCESSES:
+            data[f"val-aux/{source}/{process}_accuracy/mean@1"] = accuracy + 0.02 * place
+            data[f"val-aux/{source}/{process}_format/mean@1"] = 0.9
+            data[f"val-aux/{source}/{process}_reward/mean@1"] = accuracy + 0.9
+            data[f"val-aux/{source}/{process}_tokens/mean@1"] = 14.0
+    return data
+
+
+def metrics_rows(steps: int, before: float = 0.4, after: float = 0.9) -> list[dict]:
+    rows = [{"step": 0, "data": validation_metrics(before)}]
+    for step in range(1, steps + 1):
+        last = validation_metrics(after) if step == steps else {}
+        rows.append({"step": step, "data": training_metrics(step, steps) | last})
+    return rows
+
+
+def held_out(perception_right: int, reasoning_right: int, n: int) -> list[dict]:
+    """`n` rows of which the first so many are right."""
+    return [
+        {"input": f"clip {i}", "output": "…", "gts": "A", "score": 1.0, "acc": float(i < reasoning_right)}
+        | {"perception_accuracy": float(i < perception_right), "reasoning_accuracy": float(i < reasoning_right)}
+        | {"perception_format": 1.0, "reasoning_format": 1.0}
+        for i in range(n)
+    ]
+
+
+def rollout(uid: str, advantages: tuple[float, float], rewards: tuple[float, float], answer: str = "A") -> dict:
+    perception = ["<observation>", "a red square", " moves left", "</observation>"]
+    reasoning = ["<think>", "red is option A", "</think>", "<answer>", answer, "</answer>"]
+    row = {
+        "input": "user\nWhich colour is the square?\nOptions:\nA. red\nB. blue",
+        "output": "".join(perception + reasoning),
+        "gts": "A",
+        "score": sum(rewards),
+        "uid": uid,
+        "tokens": perception + reasoning,
+        "advantages": [advantages[0]] * len(perception) + [advantages[1]] * len(reasoning),
+        "perception_tokens": len(perception),
+        "acc": float(answer == "A"),
+    }
+    for process, reward in zip(run_data.PROCESSES, rewards, strict=True):
+        row |= {f"{process}_reward": reward, f"{process}_accuracy": reward - 1, f"{process}_format": 1.0}
+    return row
+
+
+# The group's perception rewards are 2, 1, 1, 1 and its reasoning rewards 1, 2, 2, 2.
+GROUP = [
+    rollout("g_0_0", (1.5, -1.5), (2.0, 1.0), answer="<script>alert(1)</script>"),
+    *(rollout(f"g_{session}_0", (-0.5, 0.5), (1.0, 2.0)) for session in (1, 2, 3)),
+]
+
+
+def fake_run(folder: Path, *, evaluation: bool = True) -> Path:
+    write_rows(folder / "rl" / "metrics.jsonl", metrics_rows(8))
+    sft = [{"step": step, "data": {"train/loss": 2 / step, "val/loss": 2.2 / step}} for step in range(1, 30)]
+    write_rows(folder / "sft" / "metrics.jsonl", sft)
+    write_rows(folder / "rl" / "rollouts" / "1.jsonl", [rollout("f_0_0", (2.0, 2.0), (2.0, 2.0))])
+    write_rows(folder / "rl" / "rollouts" / "2.jsonl", GROUP)
+    write_rows(folder / "rl" / "val" / "0.jsonl", held_out(32, 48, 160))
+    write_rows(folder / "rl" / "val" / "8.jsonl", held_out(128, 144, 160))
+    if evaluation:
+        write_rows(folder / "eval" / "sft_sampled.jsonl", held_out(40, 60, 160))
+        write_rows(folder / "eval" / "rl_sampled.jsonl", held_out(152, 140, 160))
+        write_rows(folder / "eval" / "sft_greedy.jsonl", held_out(120, 130, 160))
+        write_rows(folder / "eval" / "rl_greedy.jsonl", held_out(156, 140, 160))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch):
+    monkeypatch.setitem(matplotlib.rcParams, "savefig.dpi", 30)
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return fake_run(tmp_path / "run")
+
+
+def invoke(main, *arguments: object):
+    app = typer.Typer()
+    app.command()(main)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+class Page(HTMLParser):
+    """The text, tags, addresses and titles of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.titles: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        self.titles += [value for name, value in attrs if name == "title"]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_metrics_skip_nulls_and_let_a_resumed_step_win(tmp_path):
+    # A run stopped after step 3, resumed from step 1, and verl's logger truncated its file: part 1 was put aside.
+    write_rows(tmp_path / "metrics.1.jsonl", [{"step": s, "data": {"a": float(s), "b": 7.0}} for s in (1, 2, 3)])
+    write_rows(tmp_path / "metrics.jsonl", [{"step": s, "data": {"a": 10.0 * s, "b": None}} for s in (2, 3)])
+    metrics = run_data.read_metrics(tmp_path / "metrics.jsonl", "RL")
+    assert run_data.series(metrics, "a") == ([1, 2, 3], [1.0, 20.0, 30.0])
+    assert run_data.series(metrics, "b") == ([1, 2, 3], [7.0, 7.0, 7.0])
+
+
+def test_validation_keeps_slashes_in_data_sources_and_only_means():
+    metrics = {
+        0: {
+            "val-aux/a/b/c/reasoning_accuracy/mean@4": 0.25,
+            "val-core/d/reasoning_accuracy/mean@1": 0.75,
+            "val-aux/d/reasoning_accuracy/best@4/mean": 1.0,
+            "val-aux/d/perception_accuracy/mean@1": 1.0,
+        }
+    }
+    assert run_data.validation(metrics, "reasoning_accuracy") == {0: {"a/b/c": 0.25, "d": 0.75}}
+    assert run_data.validation_mean(metrics, "reasoning_accuracy") == {0: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),  # published example, e.g. statsmodels proportion_confint(8, 10, method="wilson")
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I: 81/263 -> 0.2553 to 0.3662
+        (15, 148, 0.0624, 0.1605),  # Newcombe 1998, table I: 15/148 -> 0.0624 to 0.1605
+    ],
+)
+def test_wilson_interval(right, n, low, high):
+    share = run_data.Share.of([1.0] * right + [0.0] * (n - right))
+    assert (share.mean, share.n) == (right / n, n)
+    assert (share.low, share.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_before_and_after_are_the_means_of_the_rows(run_dir):
+    notes: list[str] = []
+    rows = {(row.mode, row.process): row for row in run_data.comparisons(run_dir, notes)}
+    assert notes == []
+    assert rows["sampled", "perception"].before.mean == 40 / 160
+    assert rows["sampled", "perception"].after.mean == 152 / 160
+    assert rows["sampled", "perception"].gain == pytest.approx(70.0)
+    assert rows["greedy", "reasoning"].gain == pytest.approx(6.25)
+    assert all(row.before.n == row.after.n == 160 for row in rows.values())
+
+
+def test_without_eval_the_trainers_validation_serves_and_the_report_says_so(tmp_path):
+    run_dir = fake_run(tmp_path, evaluation=False)
+    result = invoke(report.main, run_dir)
+    assert result.exit_code == 0, result.output
+    page = Page((run_dir / "report.html").read_text(encoding="utf-8"))
+    assert "20.0" in page.text  # 32 of 160
+    assert "80.0" in page.text  # 128 of 160
+    assert re.search(r"No greedy before/after accuracy: \S+sft_greedy\.jsonl is missing", page.text)
+    assert "trainer's own validation" in page.text
+
+
+def test_different_items_before_and_after_are_reported(run_dir):
+    write_rows(run_dir / "eval" / "rl_greedy.jsonl", held_out(8, 8, 8))
+    notes: list[str] = []
+    run_data.comparisons(run_dir, notes)
+    assert [note for note in notes if "not comparable" in note and "rl_greedy.jsonl" in note]
+
+
+def test_rows_without_a_verdict_leave_the_perception_share(run_dir):
+    rows = held_out(152, 140, 160)
+    rows[0]["perception_accuracy"] = None
+    write_rows(run_dir / "eval" / "rl_sampled.jsonl", rows)
+    first = run_data.comparisons(run_dir, [])[0]
+    assert (first.process, first.after.n, first.after.mean) == ("perception", 159, 151 / 159)
+
+
+def test_the_instructive_rollout_has_advantages_of_opposite_sign(run_dir):
+    # Step 1 has larger advantages, but of one sign; in step 2 the first row has the largest smaller one.
+    best = run_data.instructive_rollout(run_dir / "rl" / "rollouts")
+    assert (best.step, best.row["output"], len(best.group)) == (2, GROUP[0]["output"], 4)
+    assert (best.advantage("perception"), best.advantage("reasoning")) == (1.5, -1.5)
+    assert best.summed_advantage == 0.0  # the sum is 3 for all four: GRPO would see nothing to learn
+
+
+def test_summed_advantage_is_grpos():
+    group = [rollout("g_0_0", (0, 0), rewards) for rewards in ((2.0, 1.0), (1.0, 1.0), (0.0, 0.0))]
+    sums = [3.0, 2.0, 0.0]
+    expected = (3.0 - fmean(sums)) / (stdev(sums) + 1e-6)
+    assert run_data.Rollout(1, group[0], group).summed_advantage == pytest.approx(expected)
+    assert run_data.Rollout(1, group[0], group[:1]).summed_advantage == 0.0
+
+
+def test_a_response_without_perception_segment_has_no_perception_advantage(tmp_path):
+    row = rollout("g_0_0", (0.0, 1.0), (0.0, 1.0)) | {"perception_tokens": 0}
+    write_rows(tmp_path / "1.jsonl", [row])
+    best = run_data.instructive_rollout(tmp_path)
+    assert best.advantage("perception") is None
+    assert best.advantage("reasoning") == pytest.approx(0.6)  # four zeros and six ones
+
+
+def test_the_page_is_self_contained_and_escapes_model_output(run_dir):
+    result = invoke(report.main, run_dir)
+    assert result.exit_code == 0, result.output
+    html = (run_dir / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+    assert "link" not in page.tags
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert "http" not in html
+    assert "url(" not in html
+
+
+def test_every_token_is_drawn_in_its_segment_with_its_advantage(run_dir):
+    html = report.render(report.build(run_dir))
+    titles = Page(html).titles
+    assert titles[:4] == [f"token {i} · perception · advantage +1.500" for i in range(4)]
+    assert titles[4:] == [f"token {i} · reasoning · advantage -1.500" for i in range(4, 10)]
+    assert html.count('<div class="tokens perception">') == html.count('<div class="tokens reasoning">') == 1
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "verdict"),
+    [(1.0, "right"), (0, "wrong"), (0.5, "accuracy 0.50"), (None, "no verdict"), (float("nan"), "no verdict")],
+)
+def test_a_segment_says_whether_it_is_right(run_dir, accuracy, verdict):
+    write_rows(run_dir / "rl" / "rollouts" / "2.jsonl", [GROUP[0] | {"perception_accuracy": accuracy}])
+    text = Page(report.render(report.build(run_dir))).text
+    assert f"perception · 4 tokens · advantage +1.50 · {verdict}" in text
+    assert "reasoning · 6 tokens · advantage −1.50 · wrong" in text
+
+
+def test_tables_hold_the_numbers(run_dir):
+    built = report.build(run_dir)
+    page = Page(report.render(built)).text
+    for number in ("25.0", "95.0", "+70.0", "37.5", "87.5", "+50.0", "+22.5", "+6.2"):
+        assert number in page
+    passed = {check.label: check.passed for check in built.checks}
+    assert passed == {
+        "perception, sampled": True,
+        "answer, sampled": True,
+        "perception, greedy": True,
+        "answer, greedy": False,  # +6.25 points, and 10 are wanted
+        "held-out items": True,
+        "trainer–rollout correlation, lowest": True,
+    }
+    assert built.sources[0] == {"source": SOURCES[0], "perception": (0.4, 0.9), "reasoning": (0.4, 0.9)}
+    assert [row["source"] for row in built.sources] == list(SOURCES)
+
+
+def test_one_bad_step_misses_the_correlation_target(run_dir):
+    rows = metrics_rows(8)
+    rows[3]["data"]["training/rollout_actor_probs_pearson_corr"] = 0.998
+    write_rows(run_dir / "rl" / "metrics.jsonl", rows)
+    check = report.build(run_dir).checks[-1]
+    assert (check.value, check.passed) == ("0.99800", False)
+
+
+def test_times_per_stage_are_summed_against_the_target(run_dir):
+    (run_dir / "timings.json").write_text('{"data": 20, "SFT": 240, "RL": 700}')
+    built = report.build(run_dir)
+    assert (built.checks[-1].value, built.checks[-1].passed) == ("16.0 min", False)
+    assert ("RL steps", "8 × 12.0 s, 5.0 s of it sampling") in built.timings
+
+
+def test_the_screen_fits_and_shows_the_results(run_dir):
+    (run_dir / "timings.json").write_text('{"data": 20, "model": 5, "SFT": 240, "RL": 300, "evaluation": 60}')
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.screen(report.build(run_dir)))
+    text = console.export_text()
+    assert len(text.splitlines()) <= 40
+    assert re.search(r"perception, sampled.*25\.0 \[19–32\].*95\.0 \[90–97\].*\+70\.0.*160", text)
+    assert re.search(r"missed\s+answer, greedy\s+\+6\.2 points", text)
+    assert "report.html" in text.replace("\n", "").replace(" ", "")
+
+
+def test_the_curves_are_png_files(run_dir):
+    figures = report.build(run_dir).figures
+    assert set(figures) == {*report.CAPTIONS, "before_after"}
+    assert all(path.parent == run_dir / "figures" and path.read_bytes().startswith(PNG) for path in figures.values())
+
+
+def test_only_the_rl_metrics_are_required(tmp_path):
+    write_rows(tmp_path / "rl" / "metrics.jsonl", [{"step": 1, "data": {"actor/grad_norm": 1.0}}])
+    result = invoke(report.main, tmp_path)
+    assert result.exit_code == 0, result.output
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "No SFT curve" in text
+    assert "No sampled before/after accuracy" in text
+    assert "No rollout to show" in text
+    assert "so not drawn: rewards, accuracy, format, lengths, collapse." in text
+
+
+def _remove_metrics(run_dir: Path) -> None:
+    (run_dir / "rl" / "metrics.jsonl").unlink()
+
+
+def _append(name: str, line: str):
+    def change(run_dir: Path) -> None:
+        with (run_dir / name).open("a") as file:
+            file.write(line)
+
+    return change
+
+
+BAD_INPUT = [
+    (_remove_metrics, r"rl/metrics\.jsonl is missing: run the RL stage"),
+    (lambda run: (run / "rl" / "metrics.jsonl").write_text("\n"), r"rl/metrics\.jsonl is empty: the RL stage"),
+    (_append("rl/metrics.jsonl", '{"step": 9, "da'), r"rl/metrics\.jsonl, line 10: not JSON"),
+    (_append("rl/metrics.jsonl", "[1]"), r"rl/metrics\.jsonl, line 10: not a JSON object"),
+    (_append("rl/metrics.jsonl", '{"step": 9}'), r"rl/metrics\.jsonl, line 10: field 'data' is missing"),
+    (
+        _append("eval/rl_greedy.jsonl", '{"input": "", "gts": "", "reasoning_accuracy": 1}'),
+        r"eval/rl_greedy\.jsonl, line 161: field 'perception_accuracy' is missing",
+    ),
+    (
+        _append("rl/rollouts/2.jsonl", json.dumps(GROUP[0] | {"advantages": [1.0]})),
+        r"rollouts/2\.jsonl, row 5: 10 'tokens' but 1 'advantages'",
+    ),
+    (
+        _append("rl/rollouts/2.jsonl", json.dumps(GROUP[0] | {"perception_tokens": 11})),
+        r"rollouts/2\.jsonl, row 5: 'perception_tokens' is outside",
+    ),
+    (lambda run: (run / "timings.json").write_text('{"rl": "long"}'), r"timings\.json: expected"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_INPUT)
+def test_bad_input_is_named(run_dir, change, message):
+    change(run_dir)
+    with pytest.raises(run_data.RunError, match=message):
+        report.build(run_dir)
+
+
+def test_line_separators_inside_strings_do_not_end_a_row(tmp_path):
+    write_rows(tmp_path / "rows.jsonl", [{"output": "a\u2028b\x85c"}])
+    assert run_data.read_rows(tmp_path / "rows.jsonl", "RL") == [{"output": "a\u2028b\x85c"}]
+
+
+def test_the_script_fails_with_a_message_and_an_exit_code(tmp_path):
+    command = [sys.executable, str(QUICKSTART / "report.py"), str(tmp_path / "nowhere")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nowhere does not exist" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def fake_comparison(folder: Path) -> Path:
+    """PA-GRPO and GRPO-sum with three seeds, GRPO without seed 3, no separation with a run that stopped early."""
+    final = {"pa_grpo": (0.8, 0.9, 0.7), "grpo_reasoning": (0.6, 0.5), "grpo_sum": (0.7, 0.7, 0.7)}
+    for name, accuracies in (final | {"no_separation": (0.75, 0.65)}).items():
+        for seed, accuracy in enumerate(accuracies, start=1):
+            write_rows(folder / name / f"seed{seed}" / "metrics.jsonl", metrics_rows(6, 0.3, accuracy))
+    write_rows(folder / "no_separation" / "seed3" / "metrics.jsonl", metrics_rows(6, 0.3, 0.99)[:4])
+    return folder
+
+
+def test_comparison_means_and_names_what_is_missing(tmp_path):
+    folder = fake_comparison(tmp_path)
+    result = invoke(compare.main, folder)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((folder / "summary.json").read_text())
+    algorithms = summary["algorithms"]
+    # Each data source weighs the same, and the second one lies 0.02 above the first.
+    assert algorithms["pa_grpo"]["after"]["perception"]["mean"] == pytest.approx(0.81)
+    assert algorithms["pa_grpo"]["after"]["perception"]["sd"] == pytest.approx(0.1)
+    assert algorithms["pa_grpo"]["before"]["reasoning"]["mean"] == pytest.approx(0.31)
+    assert algorithms["grpo_sum"]["after"]["reasoning"]["sd"] == pytest.approx(0.0)
+    assert algorithms["grpo_reasoning"]["after"]["reasoning"]["by_seed"] == pytest.approx(
+        {"seed1": 0.61, "seed2": 0.51}
+    )
+    # The run that stopped at step 3 would have brought in its accuracy before RL.
+    assert algorithms["no_separation"]["after"]["reasoning"]["mean"] == pytest.approx(0.71)
+    assert [entry["seeds"] for entry in algorithms.values()] == [3, 2, 3, 2]
+    assert summary["left_out"] == [
+        "grpo_reasoning/seed3: no metrics.jsonl",
+        "no_separation/seed3: last validation at step 0, not 6",
+    ]
+    # Collapse is 0.1 + 0.5 · step / 6, of which the mean over steps 1 to 6 is 0.1 + 0.5 · 3.5 / 6.
+    collapse = algorithms["pa_grpo"]["collapse"]["perception"]
+    assert collapse["mean"] == pytest.approx(0.1 + 0.5 * 3.5 / 6)
+    assert "81.0 ± 10.0" in result.output
+    assert "grpo_reasoning/seed3" in result.output
+    for name in ("accuracy.png", "collapse.png"):
+        assert (folder / name).read_bytes().startswith(PNG)
+
+
+def test_one_seed_has_no_spread_and_absent_algorithms_are_shown(tmp_path):
+    write_rows(tmp_path / "pa_grpo" / "seed1" / "metrics.jsonl", metrics_rows(4, 0.3, 0.8))
+    runs, left_out = compare.read_runs(tmp_path)
+    summary = compare.summarise(runs, left_out)
+    assert summary["algorithms"]["pa_grpo"]["after"]["reasoning"]["sd"] is None
+    assert summary["algorithms"]["grpo_sum"]["after"]["reasoning"]["mean"] is None
+    assert left_out == [f"{name}/seed1: no metrics.jsonl" for name in ("grpo_reasoning", "grpo_sum", "no_separation")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns when absent algorithms spoil the layout
+        compare.draw(runs, tmp_path)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(compare.table(summary))
+    assert re.search(r"PA-GRPO\s.*1\s.*81\.0", console.export_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(None, r"run examples/quickstart/compare\.sh first"), ("ppo", r"ppo: unknown algorithm; known are pa_grpo")],
+)
+def test_comparison_without_runs_or_with_unknown_ones_fails(tmp_path, name, message):
+    if name:
+        write_rows(tmp_path / name / "seed1" / "metrics.jsonl", metrics_rows(2))
+    with pytest.raises(run_data.RunError, match=message):
+        compare.read_runs(tmp_path)
+
+
+def test_comparison_without_validation_fails(tmp_path):
+    write_rows(tmp_path / "pa_grpo" / "seed1" / "metrics.jsonl", [{"step": 1, "data": {}}])
+    with pytest.raises(run_data.RunError, match="no run has logged a validation accuracy"):
+        compare.read_runs(tmp_path)
+
+
+def test_band_uses_only_steps_that_every_seed_has():
+    assert compare._common([{1: 0.1, 2: 0.2, 3: 0.3}, {2: 0.4, 3: 0.6}]) == {2: [0.2, 0.4], 3: [0.3, 0.6]}
+    assert compare._common([]) == {}
+
+
+def test_the_best_rollout_is_found_among_random_ones(tmp_path):
+    """Against a slow search: of the rows with opposite signs, the largest smaller magnitude."""
+    draw = random.Random(3)
+    expected = (0.0, None)
+    for step in range(1, 4):
+        rows = []
+        for number in range(20):
+            pair = (draw.uniform(-2, 2), draw.uniform(-2, 2))
+            rows.append(rollout(f"g{number // 4}_{number % 4}_0", pair, (1.0, 1.0)))
+            if pair[0] * pair[1] < 0 and min(map(abs, pair)) > expected[0]:
+                expected = (min(map(abs, pair)), (step, pair))
+        write_rows(tmp_path / f"{step}.jsonl", rows)
+    best = run_data.instructive_rollout(tmp_path)
+    assert best.step == expected[1][0]
+    assert (best.advantage("perception"), best.advantage("reasoning")) == pytest.approx(expected[1][1])

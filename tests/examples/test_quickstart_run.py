@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quickstart's progress when its output is a file: start, steps and end of each stage, as lines."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from paths import QUICKSTART
+
+RUN = QUICKSTART / "run.py"
+
+
+@pytest.fixture(scope="module")
+def run():
+    spec = importlib.util.spec_from_file_location("quickstart_run", RUN)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_line_for_each_tenth_of_the_steps_and_one_for_a_silent_minute(run):
+    lines, now = [], [0.0]
+    show = run.progress_lines(run.Stage("SFT", [], steps=20), lines.append, lambda: now[0])
+    for seconds, step in ((1, 1), (2, 2), (3, 3), (4, 7), (63, 7), (64, 7), (65, 20)):
+        now[0] = seconds
+        show(step)
+    # Step 7 passes the second and the third tenth at once; 60 s later nothing has changed.
+    assert lines == [
+        "SFT: step 2 of 20, 2 s",
+        "SFT: step 7 of 20, 4 s",
+        "SFT: step 7 of 20, 64 s",
+        "SFT: step 20 of 20, 65 s",
+    ]
+
+
+def test_a_stage_without_steps_says_each_minute_that_it_runs(run):
+    lines, now = [], [0.0]
+    show = run.progress_lines(run.Stage("evaluation", []), lines.append, lambda: now[0])
+    for now[0] in (30.0, 60.0, 90.0, 125.0):
+        show(0)
+    assert lines == ["evaluation: running, 60 s", "evaluation: running, 125 s"]
+
+
+def test_the_output_of_a_run_that_goes_to_a_file_names_each_stage_as_it_starts_and_ends(run, tmp_path):
+    """The real command on a folder where every stage but one has finished; that one fails at once."""
+    (tmp_path / "done").mkdir()
+    for name in ("data", "model", "sft"):
+        (tmp_path / "done" / name).touch()
+    (tmp_path / "timings.json").write_text(json.dumps({"data": 1, "model": 2, "SFT": 3}))
+    done = subprocess.run(
+        [sys.executable, str(RUN), "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/nowhere:/bin:/usr/bin", "HOME": str(tmp_path), "MODEL": str(tmp_path / "none")},
+        timeout=300,
+    )
+    assert done.returncode
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        "[1/6] data: finished earlier in 1 s",
+        "[2/6] model: finished earlier in 2 s",
+        "[3/6] SFT: finished earlier in 3 s",
+    ]
+    assert lines[3].startswith("[4/6] PA-GRPO: started; its output: ")
+    assert "PA-GRPO failed with exit code" in lines[-1]

@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The disk cache of frames: nothing lost, nothing stale, nothing damaged, and never more than it may hold."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from verl_p2r.media import frame_cache
+from verl_p2r.media.decode import install_reader
+from verl_p2r.media.frame_cache import FrameCache
+
+METADATA = {
+    "fps": 24000 / 1001,
+    "frames_indices": [0, 7, 15],
+    "total_num_frames": 16,
+    "video_backend": "pyav",
+}
+
+
+def noise(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape or (2, 3, 28, 56), dtype=torch.uint8, generator=torch.manual_seed(seed))
+
+
+def key_of(number: int) -> str:
+    return f"{number:064x}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def reader():
+    install_reader()  # here: the processes that the tests start import this file where torchvision may not load
+
+
+@pytest.fixture
+def cache(tmp_path) -> FrameCache:
+    return FrameCache(tmp_path / "deep" / "cache", max_bytes=10**9)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+GRADIENT = torch.arange(3 * 28 * 84, dtype=torch.int64).remainder(256).to(torch.uint8).view(1, 3, 28, 84)
+FRAMES = {
+    "noise": noise(0, 16, 3, 56, 84),
+    "gradient": GRADIENT,
+    "black": torch.zeros(2, 3, 28, 28, dtype=torch.uint8),
+    "white": torch.full((2, 3, 28, 28), 255, dtype=torch.uint8),
+    "extremes": (noise(1, 4, 3, 28, 28) > 127).to(torch.uint8) * 255,
+    "one-pixel": noise(2, 1, 3, 1, 1),
+    "one-row": noise(3, 5, 3, 1, 28),
+    "not-contiguous": noise(4, 4, 28, 56, 3).permute(0, 3, 1, 2),
+    "strided": noise(5, 8, 3, 56, 56)[::2, :, ::2, 1::3],
+}
+
+
+@pytest.mark.parametrize("frames", FRAMES.values(), ids=list(FRAMES))
+def test_every_value_comes_back(cache, frames):
+    before = frames.clone()
+    cache.put(key_of(1), frames, METADATA)
+    assert torch.equal(frames, before)  # the caller's frames are only read
+    found, metadata = cache.get(key_of(1))
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, frames)
+    assert metadata == METADATA
+    assert metadata["fps"].hex() == METADATA["fps"].hex()
+    found += 1  # what it gave is the caller's own
+    assert torch.equal(cache.get(key_of(1))[0], frames)
+
+
+def test_what_was_never_put_is_missing(cache):
+    cache.put(key_of(1), noise(0), METADATA)
+    assert cache.get(key_of(2)) is None
+
+
+def test_a_second_process_finds_it(cache, tmp_path):
+    cache.put(key_of(1), noise(0), METADATA)
+    script = (
+        "import sys; from verl_p2r.media.frame_cache import FrameCache\n"
+        "frames, metadata = FrameCache(sys.argv[1], 10**9).get(sys.argv[2])\n"
+        "print(frames.long().sum().item(), metadata['frames_indices'])"
+    )
+    folder = str(tmp_path / "deep" / "cache")
+    done = subprocess.run([sys.executable, "-c", script, folder, key_of(1)], capture_output=True, text=True, check=True)
+    assert done.stdout.split(maxsplit=1) == [str(noise(0).long().sum().item()), "[0, 7, 15]\n"]
+
+
+def test_frames_of_a_video_are_whole_numbers(make_clip):
+    # So that keeping them as uint8 loses nothing: qwen-vl-utils resizes uint8 and hands it out as float32.
+    from qwen_vl_utils.vision_process import fetch_video
+
+    frames = fetch_video({"video": str(make_clip(8, 4)), "resized_height": 84, "resized_width": 168})
+    assert frames.dtype == torch.float32
+    assert torch.equal(frames.to(torch.uint8).float(), frames)
+
+
+def test_a_quarter_of_float32_at_most(cache, tmp_path):
+    # A picture of soft shapes with a camera's noise; EasyVideoR1 keeps float32.
+    rows, columns = torch.meshgrid(torch.linspace(0, 6, 224), torch.linspace(0, 9, 448), indexing="ij")
+    planes = [(rows * a).sin() * (columns * b).cos() for a, b in ((1.0, 1.0), (1.1, 1.0), (1.0, 0.9))]
+    picture = 128 + 80 * torch.stack(planes) + torch.randn(4, 3, 224, 448, generator=torch.manual_seed(0))
+    cache.put(key_of(1), picture.clamp(0, 255).to(torch.uint8), METADATA)
+    [entry] = files(tmp_path)
+    assert entry.stat().st_size < picture.nbytes / 8
+    assert picture.dtype == torch.float32
+
+
+# --- the key ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"not read for its key")
+    return path
+
+
+def test_the_key_knows_a_file_by_any_name(clip, tmp_path):
+    (tmp_path / "link.mp4").symlink_to(clip)
+    names = [str(clip), f"file://{clip}", str(tmp_path / "." / "clip.mp4"), str(tmp_path / "link.mp4")]
+    keys = {FrameCache.key({"type": "video", "video": name, "fps": 2.0}, 14) for name in names}
+    assert len(keys) == 1
+    assert len(keys.pop()) == 64
+
+
+def test_fields_that_decide_nothing_are_no_part_of_the_key(clip):
+    element = {"video": str(clip), "fps": 2.0, "max_frames": 16}
+    assert FrameCache.key({"max_frames": 16, **element, "type": "video"}, 14) == FrameCache.key(element, 14)
+    assert FrameCache.key({**element, "nframes": None}, 14) == FrameCache.key(element, 14)
+    assert FrameCache.key({**element, "max_frames": np.int64(16)}, 14) == FrameCache.key(element, 14)
+
+
+RULES = [
+    {"fps": 1.0},
+    {"nframes": 8},
+    {"min_frames": 8},
+    {"max_frames": 8},
+    {"video_start": 1.0},
+    {"video_end": 1.0},
+    {"min_pixels": 784},
+    {"max_pixels": 784},
+    {"total_pixels": 784},
+    {"resized_height": 56},
+    {"resized_width": 56},
+]
+
+
+def test_every_rule_is_part_of_the_key(clip):
+    plain = {"video": str(clip)}
+    keys = [FrameCache.key({**plain, **rule}, 14) for rule in [{}, *RULES]] + [FrameCache.key(plain, 16)]
+    assert len(set(keys)) == len(RULES) + 2
+
+
+def test_a_changed_file_has_another_key(clip, tmp_path):
+    element = {"video": str(clip)}
+    first = FrameCache.key(element, 14)
+    stat = clip.stat()
+    os.utime(clip, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    touched = FrameCache.key(element, 14)
+    clip.write_bytes(b"longer than it was before it changed")
+    os.utime(clip, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    grown = FrameCache.key(element, 14)
+    other = tmp_path / "other.mp4"
+    shutil.copy2(clip, other)
+    assert len({first, touched, grown, FrameCache.key({"video": str(other)}, 14)}) == 4
+
+
+def test_changed_code_has_another_key(clip, monkeypatch):
+    from qwen_vl_utils import vision_process
+
+    keys = {FrameCache.key({"video": str(clip)}, 14)}
+    for name, value in (("MODEL_SEQ_LEN", 4096), ("FPS_MAX_FRAMES", 8), ("FORCE_QWENVL_VIDEO_READER", "decord")):
+        with monkeypatch.context() as patch:
+            patch.setattr(vision_process, name, value)
+            keys.add(FrameCache.key({"video": str(clip)}, 14))
+    frame_cache._code.cache_clear()
+    monkeypatch.setattr(frame_cache, "version", lambda name: "0.0")
+    keys.add(FrameCache.key({"video": str(clip)}, 14))
+    frame_cache._code.cache_clear()
+    assert len(keys) == 5
+
+
+def test_no_file_no_key(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
+        FrameCache.key({"video": str(tmp_path / "gone.mp4")}, 14)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def damage(entry: Path, kind: str) -> None:
+    content = entry.read_bytes()
+    middle = len(content) // 2
+    entry.write_bytes(
+        {
+            "empty": b"",
+            "one-byte": content[:1],
+            "half": content[:middle],
+            "last-byte-missing": content[:-1],
+            "first-byte-missing": content[1:],
+            "zeros": bytes(len(content)),
+            "more": content + b"\0",
+            "page": b"<html>504 Gateway Time-out</html>",
+        }[kind]
+    )
+
+
+KINDS = ["empty", "one-byte", "half", "last-byte-missing", "first-byte-missing", "zeros", "more", "page"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_entry_is_missing_and_written_anew(cache, tmp_path, kind):
+    cache.put(key_of(1), noise(0), METADATA)
+    [entry] = files(tmp_path)
+    damage(entry, kind)
+    with pytest.warns(UserWarning, match=rf"{entry}: damaged \(.*the entry rewritten"):
+        assert cache.get(key_of(1)) is None
+    cache.put(key_of(1), noise(0), METADATA)
+    assert files(tmp_path) == [entry]
+    assert torch.equal(cache.get(key_of(1))[0], noise(0))
+
+
+def test_no_flipped_bit_goes_unseen(cache, tmp_path):
+    cache.put(key_of(1), GRADIENT, METADATA)
+    [entry] = files(tmp_path)
+    content = entry.read_bytes()
+    rng = random.Random(0)
+    places = [*range(40), *rng.sample(range(len(content)), 200), *range(len(content) - 8, len(content))]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.randrange(8)
+        entry.write_bytes(flipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = cache.get(key_of(1))
+        # zstd's own header has a bit that no decoder reads.
+        assert found is None or (torch.equal(found[0], GRADIENT) and found[1] == METADATA)
+
+
+def test_a_folder_in_an_entrys_place_is_missing_and_stops_the_writing(cache, tmp_path):
+    cache.put(key_of(1), noise(0), METADATA)
+    [entry] = files(tmp_path)
+    entry.unlink()
+    entry.mkdir()
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert cache.get(key_of(1)) is None
+    with pytest.warns(UserWarning, match="no more frames are cached"):
+        cache.put(key_of(1), noise(0), METADATA)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS], ids=errno.errorcode.get)
+def test_a_full_disk_is_said_once_and_then_only_read_from(cache, tmp_path, monkeypatch, number):
+    cache.put(key_of(1), noise(1), METADATA)
+
+    def half_written(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", half_written)
+    with pytest.warns(UserWarning, match=os.strerror(number)):
+        cache.put(key_of(2), noise(2), METADATA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.put(key_of(3), noise(3), METADATA)
+    assert len(files(tmp_path)) == 1  # nor is the half left behind
+    assert torch.equal(cache.get(key_of(1))[0], noise(1))
+    assert cache.get(key_of(2)) is None
+
+
+@pytest.mark.parametrize(
+    ("frames", "metadata", "reason"),
+    [(noise(0).float(), METADATA, "frames are torch.float32"), (noise(0), {"fps": torch.tensor(2.0)}, "Tensor")],
+    ids=["float", "tensor-in-metadata"],
+)
+def test_what_it_cannot_keep_is_refused(cache, frames, metadata, reason):
+    with pytest.raises(TypeError, match=reason):
+        cache.put(key_of(1), frames, metadata)
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+ENTRY = 16 * 1024  # bytes, and a little more, that noise of this shape takes: it does not compress
+SHAPE = (2, 3, 32, 86)
+
+
+def age(folder: Path) -> None:
+    """Make all entries a minute older: file times are too coarse to order what a test does at once."""
+    for path in files(folder):
+        stat = path.stat()
+        os.utime(path, ns=(stat.st_atime_ns - 60 * 10**9, stat.st_mtime_ns - 60 * 10**9))
+
+
+def test_the_least_recently_used_goes_first(tmp_path):
+    # Each entry is more than 1/32 of the whole, so every put looks; 3/4 of 10.5 entries: seven stay.
+    cache = FrameCache(tmp_path, max_bytes=int(10.5 * ENTRY))
+    for i in range(7):
+        cache.put(key_of(i), noise(i, *SHAPE), METADATA)
+        age(tmp_path)
+    assert cache.get(key_of(0)) is not None
+    assert cache.get(key_of(2)) is not None
+    age(tmp_path)
+    for i in range(7, 10):
+        cache.put(key_of(i), noise(i, *SHAPE), METADATA)
+        age(tmp_path)
+    kept = {i for i in range(10) if cache.get(key_of(i)) is not None}
+    assert kept == {0, 2, 5, 6, 7, 8, 9}
+
+
+def test_it_never_holds_more_than_it_may(tmp_path):
+    # 40 entries fit: an entry is 1/40, so that about four puts of five look.
+    random.seed(0)
+    limit = 40 * ENTRY
+    cache = FrameCache(tmp_path, max_bytes=limit)
+    sizes = []
+    for i in range(120):
+        cache.put(key_of(i), noise(i, *SHAPE), METADATA)
+        sizes.append(sum(path.stat().st_size for path in files(tmp_path)))
+    assert max(sizes) <= limit
+    assert min(sizes[60:]) > limit / 2  # nor does it throw away what it could keep
+
+
+def test_a_put_seldom_walks_the_directory(tmp_path, monkeypatch):
+    random.seed(0)
+    looks = []
+    monkeypatch.setattr(FrameCache, "_evict", lambda self: looks.append(1))
+    cache = FrameCache(tmp_path, max_bytes=32 * 50 * ENTRY)  # a put in 50 looks
+    for i in range(300):
+        cache.put(key_of(i % 5), noise(0, *SHAPE), METADATA)
+    assert 1 <= len(looks) <= 18  # 6 on average; beyond 18: 2 in 100,000
+
+
+def test_an_entry_that_would_crowd_out_the_others_is_not_kept(tmp_path):
+    cache = FrameCache(tmp_path, max_bytes=3 * ENTRY)
+    with pytest.warns(UserWarning, match=f"a quarter of its {3 * ENTRY} bytes are not cached"):
+        cache.put(key_of(1), noise(0, *SHAPE), METADATA)
+    cache.put(key_of(2), torch.zeros(SHAPE, dtype=torch.uint8), METADATA)
+    assert [path.name for path in files(tmp_path)] == [f"{key_of(2)}.frames"]
+
+
+def test_only_its_own_files_are_removed(tmp_path):
+    old, fresh, foreign = (tmp_path / name for name in ("00/a.1.partial", "00/b.2.partial", "notes.txt"))
+    old.parent.mkdir()
+    for path in (old, fresh, foreign):
+        path.write_bytes(bytes(4 * ENTRY))
+    os.utime(old, (time.time() - 7200,) * 2)
+    os.utime(foreign, (0, 0))
+    FrameCache(tmp_path, max_bytes=5 * ENTRY).put(key_of(1), noise(0, *SHAPE), METADATA)
+    assert not old.exists()  # its writer died
+    assert fresh.exists()  # its writer may be at work
+    assert foreign.exists()
+
+
+# --- many at once ----------------------------------------------------------------------------------------------------
+
+
+def work(folder: str, seed: int, rounds: int) -> str:
+    """Put and get at random; say what went wrong."""
+    warnings.simplefilter("error")
+    rng = random.Random(seed)
+    random.seed(seed)
+    cache = FrameCache(folder, max_bytes=24 * ENTRY)
+    hits = 0
+    for _ in range(rounds):
+        i = rng.randrange(40)
+        found = cache.get(key_of(i))
+        if found is None:
+            cache.put(key_of(i), noise(i, *SHAPE), {"number": i})
+        elif not torch.equal(found[0], noise(i, *SHAPE)) or found[1] != {"number": i}:
+            return f"entry {i} is not what was put"
+        else:
+            hits += 1
+    return "" if hits else "no entry was ever found"
+
+
+def test_processes_share_a_directory_while_all_of_them_evict(tmp_path):
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
+        problems = list(pool.map(work, [str(tmp_path)] * 3, range(3), [150] * 3))
+    assert problems == ["", "", ""]
+    left = files(tmp_path)
+    assert left
+    assert all(path.suffix == ".frames" for path in left)
+    assert sum(path.stat().st_size for path in left) <= 24 * ENTRY
+
+
+def test_readers_and_evicters_tolerate_what_disappears(tmp_path, monkeypatch):
+    cache = FrameCache(tmp_path, max_bytes=10 * ENTRY)
+    for i in range(5):
+        cache.put(key_of(i), noise(i, *SHAPE), METADATA)
+    real_read, real_stat = Path.read_bytes, os.stat
+
+    def read_then_lose(path: Path) -> bytes:
+        content = real_read(path)
+        path.unlink()  # another process evicts it before its time is set
+        return content
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read_then_lose)
+        assert torch.equal(cache.get(key_of(0))[0], noise(0, *SHAPE))
+    lost = []
+
+    def lose_then_stat(path, *args, **kwargs):
+        if str(path).endswith(f"{key_of(3)}.frames") and not lost:
+            lost.append(os.unlink(path))
+        return real_stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(frame_cache.os, "stat", lose_then_stat)
+    cache.put(key_of(5), noise(5, *SHAPE), METADATA)
+    assert lost
+    assert [i for i in range(6) if cache.get(key_of(i)) is not None] == [1, 2, 4, 5]
+
+
+def test_an_entry_is_whole_or_absent_while_it_is_written(tmp_path, monkeypatch):
+    cache, seen = FrameCache(tmp_path, max_bytes=10**9), []
+    real = os.replace
+
+    def look_first(source, target):
+        seen.append((cache.get(key_of(1)), Path(source).parent == Path(target).parent))
+        real(source, target)
+
+    monkeypatch.setattr(frame_cache.os, "replace", look_first)
+    cache.put(key_of(1), noise(0), METADATA)
+    assert seen == [(None, True)]  # a rename in one directory is atomic, also on NFS
+    assert torch.equal(cache.get(key_of(1))[0], noise(0))
+
+
+def test_metadata_is_what_the_real_reader_gives(cache, make_clip):
+    from qwen_vl_utils.vision_process import fetch_video
+
+    element = {"type": "video", "video": str(make_clip(15, 5)), "fps": 2.0, "max_frames": 4}
+    frames, metadata = fetch_video(element, return_video_metadata=True)
+    key = FrameCache.key(element, 14)
+    cache.put(key, frames.to(torch.uint8), metadata)
+    found, same = cache.get(key)
+    assert torch.equal(found.float(), frames)
+    assert json.dumps(same) == json.dumps(metadata)
+    assert {name: type(value) for name, value in same.items()} == {name: type(v) for name, v in metadata.items()}

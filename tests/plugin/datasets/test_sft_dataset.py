@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SFT dataset: loss on the response alone, prompt and positions those of RL, and bad rows left out and named."""
+
+import copy
+import json
+import multiprocessing
+import re
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+import pytest
+import qwen_models
+import torch
+from clip_prompts import SAMPLES, encode, medium, parts_of, stills, timestamps
+from mrope_reference import true_positions
+from omegaconf import OmegaConf
+from PIL import Image
+from qwen_vl_utils import vision_process
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+from verl.utils import hf_processor
+from verl.utils import tensordict_utils as tu
+from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
+from verl.utils.model import extract_multi_modal_inputs
+from verl.workers.engine.utils import prepare_micro_batches
+
+from verl_p2r.plugin.datasets import sft_dataset
+from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
+from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
+from verl_p2r.plugin.media.position_ids import qwen_position_ids
+
+RESPONSE = "<observation>a red square moves left</observation><think>so</think><answer>left</answer>"
+SIZE = {"resized_height": 112, "resized_width": 112}
+
+
+def video_row(clips, sample=SAMPLES[4], response: str = RESPONSE) -> dict:
+    return {
+        "messages": [{"role": "user", "content": "<video>What moves?"}, {"role": "assistant", "content": response}],
+        "videos": [{"type": "video", "video": str(clips[sample[0]]), **sample[1], **SIZE}],
+    }
+
+
+def text_row(response: str = RESPONSE) -> dict:
+    return {"messages": [{"role": "user", "content": "What moves?"}, {"role": "assistant", "content": response}]}
+
+
+@pytest.fixture
+def image_row(tmp_path) -> dict:
+    Image.new("RGB", (112, 112), "red").save(tmp_path / "image.png")
+    row = text_row()
+    row["messages"][0]["content"] = "<image>What is it?"
+    return {**row, "images": [{"image": str(tmp_path / "image.png"), **SIZE}]}
+
+
+@pytest.fixture
+def load(tmp_path, processor):
+    """`load(rows, more_rows, …, **config)`: a dataset from one parquet file for each list of rows."""
+
+    def make(*files: list[dict], max_samples=-1, processor=processor, **config) -> P2RSFTDataset:
+        paths = []
+        for number, rows in enumerate(files):
+            paths.append(str(tmp_path / f"sft{number}.parquet"))
+            pd.DataFrame(rows).to_parquet(paths[-1])
+        config = OmegaConf.create({"pad_mode": "no_padding", "truncation": "error", "max_length": 500, **config})
+        return P2RSFTDataset(paths, processor.tokenizer, config, processor=processor, max_samples=max_samples)
+
+    return make
+
+
+def split(row: dict[str, torch.Tensor]) -> tuple[list[int], list[int]]:
+    """Ids without and with loss."""
+    mask = row["loss_mask"].bool()
+    return row["input_ids"][~mask].tolist(), row["input_ids"][mask].tolist()
+
+
+def test_loss_lies_on_the_response_and_its_end_token_alone(load, clips, image_row, processor):
+    dataset = load([video_row(clips), image_row, text_row()])
+    expected = processor.tokenizer(RESPONSE + "<|im_end|>")["input_ids"]
+    for i in range(3):
+        prompt, response = split(dataset[i])
+        assert response == expected
+        assert dataset[i]["input_ids"].tolist() == prompt + response  # the prompt first, in one piece
+        assert processor.tokenizer.decode(prompt).endswith("<|im_end|>\n<|im_start|>assistant\n")
+    assert split(dataset[0])[0].count(processor.video_token_id) == 2 * 16
+    assert split(dataset[1])[0].count(processor.image_token_id) == 16
+    assert set(split(dataset[2])[0]).isdisjoint({processor.video_token_id, processor.image_token_id})
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=str)
+def test_a_video_lies_at_its_true_seconds(load, clips, processor, sample):
+    row = load([video_row(clips, sample)])[0]
+    seconds = row["multi_modal_inputs"]["second_per_grid_ts"]
+    assert seconds.tolist() == pytest.approx([float(Fraction(2) / sample[3])], rel=1e-7)
+    truth = true_positions(parts_of(processor, row["input_ids"], [medium(sample)]))
+    assert list(map(tuple, row["position_ids"][1:].T.tolist())) == truth
+    assert row["position_ids"][0].tolist() == list(range(len(row["input_ids"])))
+
+
+def test_prompt_and_positions_are_those_of_rl(load, clips, image_row, processor, tmp_path):
+    rows = [video_row(clips, SAMPLES[7]), image_row]
+    sft = load(rows)
+    rl_rows = [
+        {
+            "prompt": row["messages"][:1],
+            "videos": row.get("videos"),
+            "images": row.get("images"),
+            "problem_type": "numerical",
+            "reward_model": {"ground_truth": "3"},
+        }
+        for row in rows
+    ]
+    pd.DataFrame(rl_rows).to_parquet(tmp_path / "rl.parquet")
+    config = OmegaConf.create({"cache_dir": str(tmp_path), "filter_overlong_prompts": False})
+    rl = P2RDataset(str(tmp_path / "rl.parquet"), processor.tokenizer, config, processor=processor)
+    for i in range(2):
+        ids, inputs = encode(processor, rl[i]["raw_prompt"][0]["content"])  # as the agent loop does
+        row = sft[i]
+        assert split(row)[0] == ids.tolist()
+        assert torch.equal(row["position_ids"][:, : len(ids)], qwen_position_ids(processor, ids, inputs))
+        pixels = {key: value for key, value in inputs.items() if key not in ("attention_mask", "mm_token_type_ids")}
+        assert row["multi_modal_inputs"].keys() == pixels.keys()
+        assert all(torch.equal(row["multi_modal_inputs"][key], value) for key, value in pixels.items())
+
+
+def test_mixed_rows_make_a_batch(load, clips, image_row):
+    # The text row comes first: verl's collator asks the first row what there is.
+    dataset = load([text_row(), video_row(clips, SAMPLES[4]), image_row, video_row(clips, SAMPLES[1])])
+    loader = DataLoader(dataset, batch_size=4, collate_fn=SFTTensorCollator(DatasetPadMode.NO_PADDING))
+    (batch,) = loader
+    for i in range(4):
+        row = dataset[i]
+        assert torch.equal(batch["input_ids"][i], row["input_ids"])
+        assert torch.equal(batch["loss_mask"][i], row["loss_mask"])
+        assert torch.equal(batch["position_ids"][i], row["position_ids"])
+    inputs = extract_multi_modal_inputs([entry.data for entry in batch["multi_modal_inputs"]])
+    assert inputs["video_grid_thw"].tolist() == [[2, 8, 8], [2, 8, 8]]
+    assert inputs["second_per_grid_ts"].tolist() == [2.0, 1.0]
+    assert inputs["image_grid_thw"].tolist() == [[1, 8, 8]]
+    assert len(inputs["pixel_values_videos"]) == 2 * 2 * 64
+
+
+def micro_batches(batch: dict, **settings) -> list[tuple[list[int], dict]]:
+    """A batch as verl's trainer hands it to its engine, and the engine cuts it: rows and media of each piece."""
+    pieces, order = prepare_micro_batches(tu.get_tensordict(tensor_dict=batch, non_tensor_dict=settings))
+    order = order or [[i] for i in range(len(pieces))]
+    return [
+        (rows, extract_multi_modal_inputs(piece.get("multi_modal_inputs", [])))
+        for rows, piece in zip(order, pieces, strict=True)
+    ]
+
+
+CUTS = {
+    "fixed": {"use_dynamic_bsz": False, "micro_batch_size_per_gpu": 1},
+    "dynamic": {"use_dynamic_bsz": True, "max_token_len_per_gpu": 160},
+}
+
+
+@pytest.mark.parametrize("settings", CUTS.values(), ids=list(CUTS))
+def test_micro_batches_keep_each_rows_media(load, clips, image_row, settings):
+    # A peer's collate kept the media of the last sample only.
+    dataset = load([text_row(), video_row(clips, SAMPLES[4]), image_row, text_row(), video_row(clips, SAMPLES[2])])
+    (batch,) = DataLoader(dataset, batch_size=5, collate_fn=SFTTensorCollator(DatasetPadMode.NO_PADDING))
+    pieces = micro_batches(batch, **settings)
+    assert sorted(row for rows, _ in pieces for row in rows) == list(range(5))
+    for rows, got in pieces:
+        expected = extract_multi_modal_inputs([dataset[i]["multi_modal_inputs"] for i in rows])
+        assert got.keys() == expected.keys()
+        assert all(torch.equal(got[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("settings", CUTS.values(), ids=list(CUTS))
+def test_a_batch_of_text_alone_has_no_media(load, settings):
+    dataset = load([text_row(), text_row("right")])
+    (batch,) = DataLoader(dataset, batch_size=2, collate_fn=SFTTensorCollator(DatasetPadMode.NO_PADDING))
+    assert [media for _, media in micro_batches(batch, **settings)] in ([{}], [{}, {}])
+
+
+def test_one_processor_call_a_sample(load, clips, image_row, processor):
+    calls = []
+
+    class Qwen2_5_VLProcessor(type(processor)):  # the dataset goes by this name
+        def __call__(self, *args, **kwargs):
+            calls.append(kwargs["text"])
+            return super().__call__(*args, **kwargs)
+
+    counting = copy.copy(processor)
+    counting.__class__ = Qwen2_5_VLProcessor
+    dataset = load([video_row(clips), image_row, text_row()], processor=counting)
+    assert calls == []  # none while screening
+    for i in range(3):
+        dataset[i]
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_other_families(load, clips, image_row, tmp_path, family):
+    processor = hf_processor(str(qwen_models.save(tmp_path / family, family)))
+    rows = [video_row(clips, SAMPLES[8]), image_row, text_row()]
+    dataset = load(rows, processor=processor)
+    layout = stills(SAMPLES[8]) if family == "qwen3_vl" else [(*medium(SAMPLES[8])[:3], Fraction(1))]
+    for i, media in enumerate([layout, [(1, 4, 4, Fraction(1))], []]):
+        truth = true_positions(parts_of(processor, dataset[i]["input_ids"], media))
+        assert list(map(tuple, dataset[i]["position_ids"][1:].T.tolist())) == truth
+        assert processor.tokenizer.decode(split(dataset[i])[1]) == RESPONSE + "<|im_end|>"
+    seen = re.findall(r"<\d+\.\d seconds>", processor.tokenizer.decode(dataset[0]["input_ids"]))
+    assert seen == (timestamps(clips, SAMPLES[8]) if family == "qwen3_vl" else [])
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_of_the_data_loader_make_the_same_rows(load, clips, image_row, method):
+    dataset = load([video_row(clips), text_row(), image_row, video_row(clips, SAMPLES[8])])
+    loader = StatefulDataLoader(
+        dataset,
+        batch_size=2,
+        num_workers=2,
+        collate_fn=SFTTensorCollator(DatasetPadMode.NO_PADDING),
+        multiprocessing_context=method,
+    )
+    batches = list(loader)
+    for i in range(4):
+        row, batch = dataset[i], batches[i // 2]
+        for key in ("input_ids", "loss_mask", "position_ids"):
+            assert torch.equal(batch[key][i % 2], row[key])
+        got = batch["multi_modal_inputs"][i % 2].data
+        assert got.keys() == row["multi_modal_inputs"].keys()
+        assert all(torch.equal(got[key], value) for key, value in row["multi_modal_inputs"].items())
+
+
+def rank(number: int, store: str, results) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
+    results.put((number, sft_dataset._of_first_rank(lambda: f"made by {number}")))
+    torch.distributed.destroy_process_group()
+
+
+def test_all_ranks_take_the_screening_of_the_first(tmp_path):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    ranks = [context.Process(target=rank, args=(i, str(tmp_path / "store"), results)) for i in range(2)]
+    for process in ranks:
+        process.start()
+    assert sorted(results.get(timeout=60) for _ in ranks) == [(0, "made by 0"), (1, "made by 0")]
+    for process in ranks:
+        process.join()
+
+
+def test_decoded_videos_are_kept_on_disk(load, clips, tmp_path, monkeypatch):
+    config = {"media_cache": {"directory": str(tmp_path / "frames"), "disk_gib": 1}}
+    first = load([video_row(clips)], p2r=config)[0]["multi_modal_inputs"]
+    monkeypatch.setattr(vision_process, "fetch_video", None)  # nothing to decode with
+    second = load([video_row(clips)], p2r=config)[0]["multi_modal_inputs"]
+    assert all(torch.equal(second[key], value) for key, value in first.items())
+
+
+def test_files_with_other_columns_are_read_together(load, clips, image_row):
+    dataset = load([video_row(clips)], [text_row()], [image_row])
+    kinds = [sorted(dataset[i]["multi_modal_inputs"]) for i in range(3)]
+    videos = ["pixel_values_videos", "second_per_grid_ts", "video_grid_thw"]
+    assert kinds == [videos, [], ["image_grid_thw", "pixel_values"]]
+
+
+def test_a_system_turn_and_earlier_user_turns_belong_to_the_prompt(load, processor):
+    row = text_row()
+    row["messages"].insert(0, {"role": "system", "content": "Watch closely."})
+    prompt, response = split(load([row])[0])
+    assert processor.tokenizer.decode(prompt).startswith("<|im_start|>system\nWatch closely.<|im_end|>")
+    assert processor.tokenizer.decode(response) == RESPONSE + "<|im_end|>"
+
+
+def roles(*names: str) -> dict:
+    return {"messages": [{"role": name, "content": "text"} for name in names]}
+
+
+def ask(question: str, response: str = "a", **media) -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": response}], **media}
+
+
+NOWHERE = [{"video": "/nowhere/a.mp4"}]
+BAD = {
+    "no-response": (roles("user"), "roles", "roles ['user']: it must end with its only assistant message"),
+    "user-last": (roles("user", "assistant", "user"), "roles", "it must end with its only assistant message"),
+    "two-responses": (roles("user", "assistant", "user", "assistant"), "roles", "must end with its only assistant"),
+    "empty-response": (text_row(" \n"), "no response", "field messages holds nothing to learn"),
+    "too-long": (text_row("left " * 600), "over-long", "are more than data.max_length=500: raise it, take"),
+    "missing-video": (ask("<video>?"), "placeholders", "holds 1 <video> but the row has 0 of them in videos"),
+    "one-missing": (ask("<video><video>", videos=NOWHERE), "placeholders", "holds 2 <video> but the row has 1"),
+    "no-placeholder": (ask("?", videos=NOWHERE), "placeholders", "holds 0 <video> but the row has 1"),
+    "missing-file": (ask("<video>?", videos=NOWHERE), "missing file", "/nowhere/a.mp4: no such file"),
+    "missing-image": (ask("<image>?", images=[{"image": "/nowhere/a.png"}]), "missing file", "/nowhere/a.png"),
+    "image-as-video": (ask("<video>?", videos=[{"video": __file__}]), "unreadable file", f"{__file__}: cannot be"),
+    "end-inside": (text_row("a<|im_end|>b"), "special tokens", "the special token <|im_end|> in it"),
+    "header": (text_row("<|im_start|>assistant\nleft"), "special tokens", "the special token <|im_start|>"),
+    "only-an-end": (text_row("<|im_end|>\n"), "no response", "holds nothing to learn"),
+    # The processor would take it for a medium, and the trainer for one without features.
+    "placeholder-in-response": (ask("?", "see <|video_pad|>"), "special tokens", "the special token <|video_pad|>"),
+    "placeholder-in-question": (ask("<|image_pad|>?"), "placeholders", "holds 1 <|image_pad|>"),
+}
+
+
+@pytest.mark.parametrize(("row", "reason", "message"), BAD.values(), ids=list(BAD))
+def test_a_bad_row_is_left_out_and_named(load, tmp_path, capsys, row, reason, message):
+    files = [[text_row()] * 3, [text_row(), row], [text_row("right")]]
+    dataset = load(*files, p2r={"max_reject_share": 0.5, "rejects_dir": str(tmp_path)})
+    assert len(dataset) == 5
+    assert split(dataset[4])[1] == split(load([text_row("right")])[0])[1]  # the rows behind it move up
+    (listed,) = map(json.loads, (tmp_path / "rejected_sft_train.jsonl").read_text().splitlines())
+    assert (listed["file"], listed["row"], listed["reason"]) == (f"{tmp_path}/sft1.parquet", 1, reason)
+    assert message in listed["message"]
+    assert f"1 of 6 rows rejected ({reason} 1)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "message"),
+    [
+        ({"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "left"}, "holds audio where only text, image"),
+        ({"type": "text", "text": "?"}, {"type": "image", "image": "/a.png"}, "holds image where only text can be"),
+    ],
+)
+def test_parts_that_would_be_left_out_are_refused(load, capsys, asked, answered, message):
+    row = {"messages": [{"role": "user", "content": [asked]}, {"role": "assistant", "content": [answered]}]}
+    assert len(load([row], [text_row()], p2r={"max_reject_share": 0.5})) == 1
+    shown = capsys.readouterr().out
+    assert "1 of 2 rows rejected (wrong columns 1)" in shown
+    assert message in shown
+
+
+def test_too_many_bad_rows_stop_the_run(load):
+    rows = [text_row()] * 97 + [roles("user"), text_row("left " * 600), roles("user")]
+    with pytest.raises(ValueError, match=r"3 of 100 rows rejected \(roles 2, over-long 1\)") as caught:
+        load(rows, p2r={"max_reject_share": 0.02})
+    assert "data.p2r.max_reject_share=0.02" in str(caught.value)
+    assert len(load(rows, p2r={"max_reject_share": 0.03})) == 97
+
+
+def test_length_is_that_of_prompt_media_and_response(load, clips, processor):
+    row = video_row(clips)
+    length = len(load([row])[0]["input_ids"])
+    assert len(load([row], max_length=length)) == 1
+    with pytest.raises(ValueError, match=f"its {length} tokens, 32 of them media, .* data.max_length={length - 1}"):
+        load([row], max_length=length - 1)
+
+
+def test_screening_decodes_nothing_and_is_remembered(load, clips, tmp_path, monkeypatch):
+    rows = [video_row(clips), text_row(), roles("user")]
+    for reader in ("fetch_video", "fetch_image"):
+        monkeypatch.setattr(vision_process, reader, None)
+    settings = {"max_reject_share": 0.5, "screen_cache": str(tmp_path / "screenings")}
+    first = load(rows, p2r=settings)
+    monkeypatch.setattr(sft_dataset, "screen", None)
+
+    def again(**config):
+        config = OmegaConf.create({"pad_mode": "no_padding", "p2r": settings, "max_length": 500, **config})
+        return P2RSFTDataset(first.parquet_files, first.tokenizer, config, processor=first.processor)
+
+    assert len(first) == len(again()) == 2
+    with pytest.raises(TypeError):  # another setting, another screening
+        again(max_length=501)
+
+
+def test_a_file_that_disappears_after_screening_is_named(load, make_clip):
+    clip = make_clip(8, 2)
+    dataset = load([text_row()], [text_row(), ask("<video>?", videos=[{"video": str(clip), **SIZE}])])
+    clip.unlink()
+    with pytest.raises(ValueError, match=rf"sft1.parquet row 1: {clip}: no such file"):
+        dataset[2]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_row_drawn_by_max_samples_keeps_its_number(load, tmp_path, shuffle):
+    files = [[roles("user", f"role-{f}-{i}") for i in range(4)] + [text_row()] for f in range(2)]
+    listing = {"max_reject_share": 0.95, "rejects_dir": str(tmp_path)}
+    dataset = load(*files, max_samples=9, shuffle=shuffle, seed=0, p2r=listing)
+    rejects = [json.loads(line) for line in (tmp_path / "rejected_sft_train.jsonl").read_text().splitlines()]
+    assert len(dataset) + len(rejects) == 9
+    for reject in rejects:
+        file, row = reject["message"].split("role-")[1].split("'")[0].split("-")
+        assert (reject["file"], reject["row"]) == (f"{tmp_path}/sft{file}.parquet", int(row))
+    drawn = np.random.default_rng(0).choice(10, size=9, replace=False) if shuffle else range(9)  # as verl draws
+    assert [reject["position"] for reject in rejects] == [i for i, row in enumerate(drawn) if row % 5 != 4]
+
+
+def test_validation_rows_are_listed_apart(load, tmp_path):
+    first = load([text_row(), roles("user")], p2r={"max_reject_share": 1.0})
+    settings = {"max_reject_share": 0.5, "rejects_dir": str(tmp_path)}
+    config = OmegaConf.create(
+        {"pad_mode": "no_padding", "p2r": settings, "train_files": ["a.parquet"], "val_files": first.parquet_files}
+    )
+    P2RSFTDataset(config.val_files, first.tokenizer, config, processor=first.processor)
+    assert len((tmp_path / "rejected_sft_val.jsonl").read_text().splitlines()) == 1
+
+
+def test_media_root_and_the_papers_sizes(load, make_clip, processor):
+    clip = make_clip(40, 2, side=448)  # 20 s: at 2 fps 40 frames, of which the paper takes 16
+    row = ask("<video>?", videos=[{"video": clip.name}])
+    dataset = load([row], max_length=4000, p2r={"media_root": str(clip.parent)})
+    t, h, w = dataset[0]["multi_modal_inputs"]["video_grid_thw"][0].tolist()
+    assert t == 8
+    assert h * w * 14 * 14 <= 128 * 28 * 28
+    few = load([row], p2r={"media_root": str(clip.parent), "media": {"train": {"max_frames": 4}}}, max_length=4000)
+    assert few[0]["multi_modal_inputs"]["video_grid_thw"][0].tolist() == [2, h, w]
+
+
+AWARE = "<observation>a\n red square</observation>\n<think>so\nit is</think>\n<answer>left</answer>"
+
+
+@pytest.mark.parametrize(
+    ("written", "learnt"),
+    [
+        (AWARE, "<think>so\nit is</think>\n<answer>left</answer>"),
+        ("<think>so</think><answer>left</answer>", "<think>so</think><answer>left</answer>"),
+        ("It moves left.", "It moves left."),
+        ("First: <observation>a</observation> Then left.", "Then left."),
+    ],
+)
+def test_process_agnostic_rows_have_no_observation(load, processor, written, learnt):
+    agnostic, aware = (load([text_row(written)], p2r={"process_aware": aware})[0] for aware in (False, True))
+    assert processor.tokenizer.decode(split(agnostic)[1]) == learnt + "<|im_end|>"
+    assert processor.tokenizer.decode(split(aware)[1]) == written + "<|im_end|>"
+    assert split(agnostic)[0] == split(aware)[0]  # the same prompt
+
+
+def test_a_row_of_nothing_but_an_observation_is_left_out_when_process_agnostic(load):
+    rows = [text_row("<observation>a</observation>"), text_row()]
+    config = {"process_aware": False, "max_reject_share": 0.5}
+    assert len(load(rows, p2r=config)) == 1
+    assert len(load(rows, p2r={"max_reject_share": 0.5})) == 2
+
+
+def test_settings_are_checked(load):
+    with pytest.raises(ValueError, match=r"data\.p2r\.process_aware"):
+        load([text_row()], p2r={"process_aware": "sometimes"})
+
+
+ENDS = ["<|im_end|>", "<|im_end|>\n", " <|im_end|><|im_end|>", "<|endoftext|>", "<|im_end|>\n<|endoftext|>"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_end_tokens_behind_a_response_are_not_learnt_twice(load, end):
+    # Responses that were saved with skip_special_tokens=False.
+    assert split(load([text_row(RESPONSE + end)])[0]) == split(load([text_row()])[0])
+
+
+MESSAGES = [text_row(), text_row("right")]
+FILES = {
+    "lines.json": "\n".join(map(json.dumps, MESSAGES)),
+    "list.jsonl": json.dumps(MESSAGES),
+    "bom.jsonl": "\ufeff" + "\n".join(map(json.dumps, MESSAGES)),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), FILES.items(), ids=list(FILES))
+def test_json_of_messages_is_read_by_content(load, tmp_path, processor, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    config = OmegaConf.create({"pad_mode": "no_padding", "max_length": 500})
+    dataset = P2RSFTDataset(str(tmp_path / name), processor.tokenizer, config, processor=processor)
+    expected = load(MESSAGES)
+    assert [split(dataset[i]) for i in range(2)] == [split(expected[i]) for i in range(2)]
+
+
+def test_records_with_responses_are_read_as_rl_reads_them(tmp_path, clips, processor):
+    record = {"problem": "How many?", "problem_type": "numerical", "data_type": "video", "path": clips["quick"].name}
+    parts = {"observation": "a ball", "process": "<think>so</think>", "solution": "3"}
+    records = [{**record, **parts}, {**record, "solution": "3"}]
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    p2r = {"media_root": str(clips["quick"].parent), "max_reject_share": 0.5}
+    config = OmegaConf.create({"pad_mode": "no_padding", "max_length": 4000, "p2r": p2r})
+    dataset = P2RSFTDataset(str(tmp_path / "records.json"), processor.tokenizer, config, processor=processor)
+    assert len(dataset) == 1  # the other has no response
+    prompt, response = map(processor.tokenizer.decode, split(dataset[0]))
+    assert "How many?\n\nWork on this in two steps" in prompt
+    assert response.startswith("<observation>a ball</observation>\n<think>so</think>\n<answer>3</answer>")
+
+
+def test_white_space_around_a_response_is_not_learnt(load):
+    assert split(load([text_row(f"\n {RESPONSE} \n")])[0]) == split(load([text_row()])[0])
+
+
+def test_padding_is_refused(load):
+    with pytest.raises(ValueError, match=r"data\.pad_mode is 'right'.*set no_padding"):
+        load([text_row()], pad_mode="right")
+
+
+def test_without_a_processor_verl_makes_the_rows(tmp_path, processor):
+    pd.DataFrame([text_row()]).to_parquet(tmp_path / "sft.parquet")
+    config = OmegaConf.create({"pad_mode": "no_padding", "max_length": 500})
+    row = P2RSFTDataset([str(tmp_path / "sft.parquet")], processor.tokenizer, config)[0]
+    assert row["position_ids"].shape == row["input_ids"].shape

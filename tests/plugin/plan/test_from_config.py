@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`verl-p2r plan`: its tokens are the real processor's on the quickstart's rows, and every script can be planned."""
+
+import shutil
+from statistics import median
+
+import make_data
+import pytest
+from example_scripts import CASES, EXAMPLES, START, call
+from qwen_vl_utils import process_vision_info
+from typer.testing import CliRunner
+from verl.trainer.ppo.utils import create_rl_dataset
+from verl.trainer.sft_trainer import create_sft_dataset
+from verl.utils.tokenizer import build_multimodal_processor_inputs
+
+from verl_p2r.media.plan import VisionSpec
+from verl_p2r.planner import Assumed, count, faults, memory, step_time, total
+from verl_p2r.plugin.cli import app
+from verl_p2r.plugin.plan.from_config import Options, plan_of
+from verl_p2r.plugin.plan.launches import launch_of, read
+from verl_p2r.plugin.plan.report import amount
+from verl_p2r.plugin.plan.tokens import samples
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The quickstart's data, few of them."""
+    folder = tmp_path_factory.mktemp("quickstart") / "data"
+    sizes = ["--sft-videos=4", "--rows-per-video=3", "--sft-val=1", "--rl=9", "--val=1"]
+    make_data.make(make_data.parse_args([str(folder), *sizes]))
+    return folder
+
+
+@pytest.fixture
+def rl(data, tiny_model):
+    """The quickstart's RL, as `launch(*overrides)`."""
+    files = [f"data.{split}_files={data}/rl_{split}.parquet" for split in ("train", "val")]
+    sizes = ["data.train_batch_size=4", "actor_rollout_ref.actor.ppo_mini_batch_size=4"]
+    sizes += ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4"]
+    sizes += ["actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4"]
+    sizes += ["actor_rollout_ref.rollout.max_model_len=3000", "data.max_prompt_length=1000"]
+
+    def launch(*overrides: str):
+        paths = [*files, *sizes, f"actor_rollout_ref.model.path={tiny_model}", *overrides]
+        return launch_of("p2r_ppo_cpu", paths, {})
+
+    return launch
+
+
+@pytest.fixture
+def sft(data, tiny_model):
+    """The quickstart's SFT."""
+    paths = [f"data.train_files={data}/sft_train.parquet", f"model.path={tiny_model}"]
+    return launch_of("p2r_sft_cpu", paths, {})
+
+
+def test_tokens_of_prompts_are_the_processors(rl, data, processor):
+    launch, spec = rl(), VisionSpec.from_processor(processor)
+    files = [f"{data}/rl_train.parquet"]
+    counted = [count(s, spec, processor.tokenizer) for s in samples(launch, files, processor, -1)]
+    dataset = create_rl_dataset(files, launch.config.data, processor.tokenizer, processor)
+    assert len(counted) == len(dataset) == 9
+    for (tokens, media), row in zip(counted, dataset, strict=True):
+        messages = row["raw_prompt"]
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        images, videos = process_vision_info(messages, image_patch_size=14, return_video_metadata=True)
+        inputs = build_multimodal_processor_inputs(processor, text=[text], images=images, videos=videos)
+        ids = list(inputs["input_ids"][0])
+        assert tokens == len(ids)
+        assert media == ids.count(processor.tokenizer.convert_tokens_to_ids("<|video_pad|>"))
+
+
+def test_tokens_of_sft_rows_are_those_trained_on(sft, data, processor):
+    files = [f"{data}/sft_train.parquet"]
+    spec = VisionSpec.from_processor(processor)
+    counted = [count(s, spec, processor.tokenizer)[0] for s in samples(sft, files, processor, -1)]
+    dataset = create_sft_dataset(files, sft.config.data, processor.tokenizer, processor)
+    assert counted == [len(dataset[i]["input_ids"]) for i in range(len(dataset))]
+    assert len(counted) == 12
+
+
+def test_the_plan_holds_the_counted_rows(rl, sft, data, processor):
+    launch = rl()
+    plan = plan_of(launch, Options())
+    files, spec = [f"{data}/rl_train.parquet"], VisionSpec.from_processor(processor)
+    counted = [count(s, spec, processor.tokenizer) for s in samples(launch, files, processor, -1)]
+    lines = {line.name: line.value for line in plan.tokens}
+    assert lines["prompt, median"] == median(tokens for tokens, _ in counted)
+    assert lines["prompt, most"] == max(tokens for tokens, _ in counted)
+    assert plan.job.lengths.prompt == lines["prompt, median"]
+    assert plan.job.shape.params == sum(p.numel() for p in _model(launch).parameters())
+    assert plan_of(rl(), Options(rows=0)).job.lengths.text > 200  # an estimate from the template, nothing is counted
+    of_sft = plan_of(sft, Options())
+    assert of_sft.job.steps == 12 // 16  # one epoch of whole batches
+    assert of_sft.job.rollout is None
+    whole = [count(s, spec, processor.tokenizer)[0] for s in samples(sft, _files(sft), processor, -1)]
+    assert of_sft.job.lengths.row == median(whole)
+
+
+def _files(launch):
+    return [launch.config.data.train_files]
+
+
+def _model(launch):
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(launch.config.actor_rollout_ref.model.path)
+
+
+def test_data_that_cannot_be_read_are_a_warning_not_the_end(rl, data, tmp_path):
+    shutil.copy(data / "rl_train.parquet", tmp_path / "broken.parquet")
+    launch = rl(f"data.train_files={tmp_path}/broken.parquet", "data.max_prompt_length=50")
+    assert any(
+        fault.startswith("data: 9 of 9 rows rejected (over-long 9)") for fault in plan_of(launch, Options()).faults
+    )
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory):
+    """`plans(case)`: its plan."""
+    folder = tmp_path_factory.mktemp("run")
+
+    def make(case):
+        done, command = call(case.script, case.env, folder)
+        assert done.returncode == 0, done.stderr
+        return plan_of(read(command), Options(model=case.model))
+
+    return make
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_script_can_be_planned(case, plans):
+    plan = plans(case)
+    phase = "update"
+    used, whole = total(memory(plan.job, Assumed()), phase), plan.job.gpu.memory
+    assert 0.1 * whole < used < 1.1 * whole
+    assert {line.name for line in step_time(plan.job, Assumed())} >= {"update", "a step"}
+    unexpected = [f for f in faults(plan.job, Assumed()) if not f.startswith(("GPU memory: update", "prompt:"))]
+    assert plan.faults + unexpected == []
+
+
+def test_what_a_script_sets_arrives(plans):
+    by_script = {case.script: case for case in CASES}
+    lora = plans(by_script["pa_grpo_7b_lora.sh"]).job
+    assert (lora.engine.lora_rank, lora.engine.lora_vision, lora.engine.param_offload) == (64, False, True)
+    assert (lora.rollout.share, lora.engine.tokens, lora.prompts, lora.samples, lora.steps) == (0.45, 8192, 16, 8, 500)
+    large = plans(by_script["pa_grpo_32b.sh"]).job
+    assert (large.engine.parallel, large.rollout.tensor, large.engine.shard, large.engine.gpus) == (4, 4, 16, 16)
+    assert (large.engine.width, large.engine.compute, large.engine.optimizer_offload) == (4, 2, True)
+    apart = plans(by_script["pa_grpo_7b_separate_async.sh"]).job
+    assert (apart.rollout.apart, apart.rollout.gpus, apart.engine.gpus, apart.engine.mini_batches) == (True, 1, 7, 4)
+    judged = plans(by_script["pa_grpo_7b_judge_external.sh"]).job.judge
+    assert (judged.calls, judged.in_flight) == (448, 8 * 8)
+    baseline = next(case for case in CASES if case.env.get("ABLATION") == "grpo")
+    assert plans(baseline).job.judge is None
+
+
+RL = ["actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct", "--no-formulas"]
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, ["plan", *arguments], env={"COLUMNS": "200"})
+
+
+def test_the_command_prints_all_parts_and_formulas():
+    done = run("p2r_ppo", RL[0], "p2r/judge=openai", "algorithm.p2r.judge.kwargs.model=judge", "--gpu", "H200")
+    assert done.exit_code == 0, done.output
+    for text in (
+        "8.292 G parameters",
+        "Tokens of a row",
+        "Memory of a GPU, GiB of 139.8",
+        "4 B × 8.292 G / 8",
+        "Memory of a node",
+        "Moved in a step",
+        "56 prompts × 8, at most",
+        "Time of a step",
+        "Assumed, not measured: 35% of 989 T operations/s",
+    ):
+        assert text in done.output
+    short = run("p2r_ppo", *RL)
+    assert "4 B × 8.292 G / 8" not in short.output
+    assert "weights" in short.output
+
+
+def test_a_script_is_planned_with_its_environment(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL", START["MODEL"])
+    monkeypatch.setenv("BATCH", "24")
+    script = str(EXAMPLES / "pa_grpo_7b.sh")
+    done = run(script, "actor_rollout_ref.rollout.n=4", "--model", "Qwen2.5-VL-7B")
+    assert done.exit_code == 0, done.output
+    assert "a step has 24 prompts × 4 responses" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+WRONG = {
+    "memory": (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=65536"], "GPU memory: update takes"),
+    "patches": (["data.image_patch_size=16"], "data.image_patch_size is 16: the model's patches have 14"),
+    "batches": (["actor_rollout_ref.actor.ppo_mini_batch_size=40"], "does not divide by actor.ppo_mini_batch_size=40"),
+    "lengths": (["data.max_response_length=800"], "no room for responses at the upper end"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "what"), WRONG.values(), ids=list(WRONG))
+def test_strict_ends_with_one_where_something_is_wrong(overrides, what):
+    done = run("p2r_ppo", *RL, *overrides, "--strict")
+    assert done.exit_code == 1
+    assert what in done.output
+
+
+def test_a_warning_alone_is_no_failure():
+    done = run("p2r_ppo", *RL, "data.image_patch_size=16")
+    assert done.exit_code == 0
+    assert "warn data.image_patch_size" in done.output
+
+
+def test_strict_ends_with_zero_where_nothing_is_wrong():
+    good = ["actor_rollout_ref.rollout.max_model_len=6144", "actor_rollout_ref.rollout.tensor_model_parallel_size=1"]
+    done = run("p2r_ppo", *RL, *good, "--strict")
+    assert done.exit_code == 0, done.output
+
+
+UNREADABLE = {
+    "gpu": (["p2r_ppo", RL[0], "--gpu", "T4"], "--gpu is 'T4': give one of A100-40GB"),
+    "model": (["p2r_ppo", "actor_rollout_ref.model.path=nowhere"], "Say with --model NAME"),
+    "named": (["p2r_ppo", "--model", "nowhere"], "nowhere is no folder with a config.json"),
+    "key": (["p2r_ppo", "data.train_batch=3"], "Could not override 'data.train_batch'"),
+    "config": (["p2r_pro"], "p2r_pro"),
+    "script": (["nowhere.sh"], "nowhere.sh: there is no such script"),
+    "silent": ([str(EXAMPLES / "ablation.sh")], "ABLATION: one of grpo"),
+    "engine": (["p2r_ppo", RL[0], "actor_rollout_ref.actor.strategy=fsdp_turbo"], "only fsdp and fsdp2"),
+    "megatron": (["p2r_ppo", RL[0], "model_engine=megatron"], "actor.strategy is 'megatron': only fsdp and fsdp2"),
+    "its config": (["p2r_ppo", RL[0], "actor_rollout_ref.actor.fsdp_config.strategy=ddp"], "ddp not supported"),
+    "static": (
+        ["p2r_ppo", RL[0], "actor_rollout_ref.actor.use_dynamic_bsz=False"],
+        "rollout.log_prob_micro_batch_size_per_gpu is null: give a whole number of at least 1",
+    ),
+    "zero": (["p2r_ppo", RL[0], "data.train_batch_size=0"], "data.train_batch_size is 0: give"),
+    "null": (["p2r_sft", "model.path=null"], "model.path is null: give a folder or a published name"),
+    "dtype": (["p2r_ppo", RL[0], "actor_rollout_ref.rollout.dtype=auto"], "rollout.dtype is 'auto': give one of fp32"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "what"), UNREADABLE.values(), ids=list(UNREADABLE))
+def test_what_cannot_be_read_ends_with_two_and_the_reason(arguments, what):
+    done = run(*arguments)
+    assert done.exit_code == 2, done.output
+    assert what in done.output
+
+
+def test_amounts_are_read_at_a_glance():
+    amounts = [(3 * 2**30, "B"), (5 * 2**20, "B"), (1024.4, "tokens"), (0.25, "s"), (147.3, "s")]
+    assert [amount(*one) for one in amounts] == ["3.0 GiB", "5.0 MiB", "1,024 tokens", "0.2 s", "147 s"]
+
+
+def test_a_command_that_does_not_start_verl_is_refused():
+    for command in (["python", "train.py"], ["python", "-m", "verl.trainer.main_ppo"]):
+        with pytest.raises(ValueError, match="is no start of verl"):
+            read(command)
+
+
+@pytest.mark.parametrize("config", ["p2r_ppo", "p2r_ppo_cpu"])
+def test_a_frozen_vision_tower_is_read(config):
+    model = [
+        "actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4",
+    ]
+    whole = plan_of(launch_of(config, model, {}), Options(rows=0)).job
+    frozen = plan_of(
+        launch_of(config, [*model, "actor_rollout_ref.actor.freeze_vision_tower=True"], {}), Options(rows=0)
+    ).job
+    assert whole.trained - frozen.trained == frozen.shape.vision_params
+    sft = launch_of("p2r_sft", ["model.path=Qwen/Qwen2.5-VL-7B-Instruct", "engine.freeze_vision_tower=True"], {})
+    assert plan_of(sft, Options(rows=0)).job.trained == frozen.trained

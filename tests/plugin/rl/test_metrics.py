@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training step logs: by hand, and through verl's own averaging over sub-steps."""
+
+import math
+
+import pytest
+from verl.trainer.ppo.v1.utils import MetricsAggregator
+
+from verl_p2r.plugin.rl.metrics import METRICS, process_metrics
+
+
+def info(perception: float, reasoning: float, **changes) -> dict:
+    """One response's numbers as the reward manager writes them."""
+    numbers = {
+        "perception_reward": perception,
+        "perception_accuracy": 0.0,
+        "perception_format": 0.0,
+        "perception_length_reward": 0.0,
+        "perception_tokens": 0,
+        "perception_valid": 1,
+        "reasoning_reward": reasoning,
+        "reasoning_accuracy": 0.0,
+        "reasoning_format": 0.0,
+        "reasoning_length_reward": 0.0,
+        "reasoning_tokens": 0,
+        "both_rewards": 0,
+        "acc": 0.0,
+        "judge_error": "",
+        "judge_seconds": None,
+        "judge_cached": None,
+        "judge_retries": None,
+    }
+    assert changes.keys() <= numbers.keys()
+    return {**numbers, **changes}
+
+
+def test_means_by_hand():
+    infos = [
+        info(2.2, 1.0, perception_accuracy=1.0, perception_format=1.0, perception_length_reward=0.2),
+        info(1.0, 0.5, perception_format=1.0, reasoning_accuracy=0.5, reasoning_length_reward=0.2),
+        info(0.0, 0.0, perception_tokens=30, reasoning_tokens=60),
+        info(0.0, 1.7, perception_tokens=10, reasoning_tokens=20, reasoning_format=1.0, perception_valid=0),
+    ]
+    metrics = process_metrics(infos, ["a", "a", "b", "b"])
+    assert metrics == pytest.approx(
+        {
+            "p2r/perception/reward": 3.2 / 3,  # the row without a verdict says nothing of its perception
+            "p2r/perception/accuracy": 1 / 3,
+            "p2r/perception/format": 0.5,  # its form and length are known all the same
+            "p2r/perception/length_reward": 0.2 / 3,
+            "p2r/perception/tokens": 10.0,
+            "p2r/reasoning/reward": 0.8,  # (1.0 + 0.5 + 1.7) / 4
+            "p2r/reasoning/accuracy": 0.125,
+            "p2r/reasoning/format": 0.25,
+            "p2r/reasoning/length_reward": 0.05,
+            "p2r/reasoning/tokens": 20.0,
+            "p2r/collapse/perception": 0.0,  # a: 2.2 and 1.0; b has one verdict left
+            "p2r/collapse/reasoning": 0.0,
+            "p2r/collapse/combined": 0.0,
+            "p2r/no_verdict": 0.25,
+        }
+    )
+
+
+def test_collapse_tells_the_processes_from_their_sum():
+    """One group where only the sum is equal, one where only R_P is, one where both are; they come interleaved."""
+    rewards = {"sum": [(1, 0), (0, 1)], "perception": [(1, 0), (1, 1)], "both": [(1, 1), (1, 1)]}
+    infos = [info(*pair[i]) for i in (0, 1) for pair in rewards.values()]
+    metrics = process_metrics(infos, [*rewards] * 2)
+    assert metrics["p2r/collapse/perception"] == pytest.approx(2 / 3)
+    assert metrics["p2r/collapse/reasoning"] == pytest.approx(1 / 3)
+    assert metrics["p2r/collapse/combined"] == pytest.approx(2 / 3)
+
+
+def test_collapse_sees_through_rounding():
+    """0.1 + 0.2 and 0.3 are one reward, though not one float."""
+    metrics = process_metrics([info(0.1 + 0.2, 0.0), info(0.3, 1.0)], ["a", "a"])
+    assert metrics["p2r/collapse/perception"] == 1.0
+
+
+def test_groups_of_one_are_no_collapse():
+    metrics = process_metrics([info(1, 0), info(1, 0), info(1, 1)], ["a", "a", "alone"])
+    assert metrics["p2r/collapse/perception"] == 1.0  # of the one group that could have differed
+    only_singles = process_metrics([info(1, 0), info(1, 0)], ["a", "b"])
+    assert only_singles["p2r/collapse/perception"] == 0.0
+
+
+def test_what_was_never_measured_is_left_out():
+    metrics = process_metrics([info(0, 1, perception_accuracy=None)] * 2, ["a", "a"])
+    assert "p2r/perception/accuracy" not in metrics
+    assert metrics["p2r/reasoning/reward"] == 1.0
+    assert not any(math.isnan(value) for value in metrics.values())
+
+
+def test_what_was_measured_on_some_rows_is_their_mean():
+    infos = [info(0, 1, perception_accuracy=accuracy) for accuracy in (None, 1.0, 0.0, 1.0)]
+    assert process_metrics(infos, ["a"] * 4)["p2r/perception/accuracy"] == pytest.approx(2 / 3)
+
+
+def test_what_the_judge_took_by_hand():
+    """Over the three responses that it was asked about; the fourth had no observation."""
+    infos = [
+        info(1, 0, judge_seconds=1.0, judge_cached=0, judge_retries=2),
+        info(1, 0, judge_seconds=2.0, judge_cached=0, judge_retries=1, perception_valid=0, judge_error="no reply"),
+        info(1, 0, judge_seconds=0.0, judge_cached=1, judge_retries=0),
+        info(0, 0),
+    ]
+    metrics = process_metrics(infos, ["a", "a", "b", "b"])
+    assert {name: value for name, value in metrics.items() if name.startswith("p2r/judge/")} == pytest.approx(
+        {
+            "p2r/judge/seconds": 1.0,
+            "p2r/judge/seconds_p95": 1.9,  # between 1 and 2, nine tenths of the way
+            "p2r/judge/cached": 1 / 3,
+            "p2r/judge/retries": 1.0,
+        }
+    )
+
+
+def test_rows_of_a_manager_without_these_numbers_have_no_judge_metrics():
+    row = {key: value for key, value in info(1, 0).items() if not key.startswith("judge_")}
+    assert not any(name.startswith("p2r/judge/") for name in process_metrics([row], ["a"]))
+
+
+def test_a_batch_of_nothing_but_padding_logs_nothing():
+    assert process_metrics([], []) == {}
+
+
+def test_verls_aggregator_averages_every_metric_over_sub_steps():
+    """verl picks max, min or sum by substrings of a metric's name: none of ours may hold one."""
+    judged = {"judge_seconds": 1.0, "judge_cached": 0, "judge_retries": 2}
+    infos = [info(1, 0, **judged), info(0, 1, perception_valid=0, **judged)]
+    steps = [process_metrics(infos, ["a", "a"]) for _ in range(2)]
+    steps[1] = {name: value + 3.0 for name, value in steps[0].items()}
+    aggregator = MetricsAggregator()
+    aggregator.add_step_metrics(steps[0], sample_count=2)
+    aggregator.add_step_metrics(steps[1], sample_count=4)  # so the second step weighs twice: first + 3 · 4 / 6
+    assert aggregator.get_aggregated_metrics() == pytest.approx({name: v + 2.0 for name, v in steps[0].items()})
+
+
+def test_a_group_whose_verdicts_agree_has_collapsed_whatever_the_row_without_one():
+    infos = [info(1.0, 1.0), info(1.0, 1.0), info(0.0, 1.0, perception_valid=0)]
+    metrics = process_metrics(infos, ["a", "a", "a"])
+    assert [metrics[f"p2r/collapse/{name}"] for name in ("perception", "reasoning", "combined")] == [1.0, 1.0, 1.0]
+
+
+def test_every_metric_is_listed_with_its_meaning():
+    judged = info(1.0, 1.0, judge_seconds=1.0, judge_cached=0, judge_retries=0)
+    logged = process_metrics([judged, judged], ["a", "a"])
+    assert {*logged, "p2r/lost"} == set(METRICS)  # the trainer adds p2r/lost

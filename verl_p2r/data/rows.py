@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row of RL data as the method sees it, read from verl's parquet columns and checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.data.errors import RowError as RowError
+from verl_p2r.data.fields import options_of
+from verl_p2r.data.values import is_unset, plain, read_text, shown
+from verl_p2r.judge import JudgeRequest
+from verl_p2r.judge.facts import Fact
+
+
+@dataclass(frozen=True)
+class Row:
+    """What rewarding a response needs to know of its prompt.
+
+    Args:
+        name: how messages call the row, for example `rl_train row 17`.
+        problem_type: one of `accuracy.PROBLEM_TYPES`.
+        solution: the ground truth, with or without its `<answer>` tags.
+        question: the question as text, options included.
+        options: the options of a multiple choice question, else empty.
+        facts: what the observation must state, for the judge `facts`; None when the data lists none.
+    """
+
+    name: str
+    problem_type: str
+    solution: str
+    question: str
+    options: tuple[str, ...] = ()
+    facts: tuple[Fact, ...] | None = None
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any], name: str | None = None) -> "Row":
+        """Read a row from verl's columns `reward_model`, `extra_info`, `problem_type` and `prompt` or `raw_prompt`.
+
+        Args:
+            columns: the row.
+            name: how messages call it; by default from `extra_info.split` or `data_source`, and `extra_info.index`.
+
+        Raises:
+            RowError: naming row and field, when the problem type or the ground truth is missing or unknown.
+
+        >>> Row.from_columns({"problem_type": "numerical", "reward_model": {"ground_truth": "3"},
+        ...                   "extra_info": {"index": 7, "split": "train", "question": "How many?"}}).name
+        'train row 7'
+        """
+        extra = _mapping(columns, "extra_info")
+        name = name or f"{extra.get('split') or columns.get('data_source') or 'data'} row {extra.get('index', '?')}"
+        problem_type = plain(columns.get("problem_type") or extra.get("problem_type"))
+        if problem_type not in PROBLEM_TYPES:
+            raise RowError(
+                "problem_type",
+                "unknown problem type",
+                f"field problem_type is {shown(problem_type)}: give one of {', '.join(PROBLEM_TYPES)} in the column "
+                "problem_type or in extra_info.problem_type",
+                name,
+            )
+        solution = _mapping(columns, "reward_model").get("ground_truth")
+        if not isinstance(solution, str) or not solution.strip():
+            raise RowError(
+                "reward_model.ground_truth",
+                "no ground truth",
+                f"field reward_model.ground_truth is {shown(solution)}: give the correct answer as text, with or "
+                "without its <answer> tags, or drop the row",
+                name,
+            )
+        try:
+            facts = Fact.parse_all(read_text(extra.get("facts")))
+            options = options_of(extra.get("options"))
+        except RowError as error:
+            raise RowError("extra_info.options", error.reason, f"extra_info: {error.problem}", name) from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RowError("extra_info.facts", "bad facts", f"field extra_info.facts: {error}", name) from error
+        question = extra.get("question")
+        return cls(
+            name=name,
+            problem_type=problem_type,
+            solution=solution,
+            question=question if isinstance(question, str) and question else _text_of(columns),
+            options=tuple(options),
+            facts=facts,
+        )
+
+    def judge_request(self, observation: str) -> JudgeRequest:
+        """What the perception judge is asked about one observation of this row."""
+        return JudgeRequest(
+            question=self.question,
+            solution=self.solution,
+            observation=observation,
+            problem_type=self.problem_type,
+            facts=self.facts,
+            row=self.name,
+        )
+
+
+def _mapping(columns: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """A column that holds a mapping; nothing for one that is not set."""
+    value = columns.get(field)
+    if not isinstance(value, Mapping):
+        if not is_unset(value):
+            raise RowError(field, "wrong columns", f"field {field} is {shown(value)}: give a mapping, or leave it out")
+        return {}
+    return value
+
+
+def _text_of(columns: Mapping[str, Any]) -> str:
+    """The text of the last user turn of the first conversation that there is, without its media."""
+    conversations = (read_text(columns.get(field)) for field in ("prompt", "raw_prompt"))
+    conversation: Sequence[Any] = next((c for c in conversations if isinstance(c, list | tuple) and len(c)), [])
+    users = [turn for turn in conversation if isinstance(turn, Mapping) and turn.get("role") == "user"]
+    content = plain(users[-1].get("content")) if users else ""
+    if isinstance(content, str):
+        return content
+    parts = [part for part in content or () if isinstance(part, Mapping)]
+    return "".join(part.get("text") or "" for part in parts if part.get("type") in ("text", "input_text"))

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Screening rows before a run: what cannot work is left out with a reason, told from metadata alone.
+
+A row that fails in the middle of training costs its rollouts, and verl goes on without a word. Here every medium is
+probed once; its frames, sizes and tokens follow by arithmetic, and no video is decoded.
+"""
+
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from PIL import Image
+from rich.progress import track
+
+from verl_p2r.data.elements import ANYWHERE, MediaSources, kind_of, read_element
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.rejects import Reject, Screening
+from verl_p2r.media.local_files import is_local_file
+from verl_p2r.media.plan import (
+    ImagePlan,
+    MediaError,
+    RulesError,
+    VideoInfo,
+    VideoPlan,
+    VisionSpec,
+    plan_image,
+    plan_video,
+    prompt_tokens,
+)
+from verl_p2r.media.probe import probe_element
+
+R = TypeVar("R")
+
+CHUNK = 1024  # rows held at a time: the media of a chunk are probed while its texts are rendered
+
+
+class Medium(NamedTuple):
+    """A medium of a row: the row's field that names it, and the message element made of it."""
+
+    field: str
+    element: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as screening sees it.
+
+    Args:
+        text: what the chat template makes of the whole row that must fit, one placeholder for each medium.
+        media: the media in the order of the text's placeholders.
+    """
+
+    text: str
+    media: tuple[Medium, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How long a row may be.
+
+    Args:
+        tokens: the most tokens of text and media together.
+        name: the setting that says so, for messages.
+        tokenizer: of the model.
+        spec: what the model's processor does with media; None for an unknown family, whose rows are not measured.
+    """
+
+    tokens: int
+    name: str
+    tokenizer: Any
+    spec: VisionSpec | None
+
+
+def media_in(messages: Iterable[Mapping[str, Any]], fields: Mapping[str, str]) -> tuple[Medium, ...]:
+    """The media of a conversation, in the order of their placeholders.
+
+    Args:
+        messages: with a list of elements as content where they hold media.
+        fields: for each kind of medium, `image` and `video`, the row's field that names it.
+
+    Raises:
+        RowError: an element that cannot be read.
+    """
+    media: list[Medium] = []
+    for message in messages:
+        content = message["content"]
+        for part in content if isinstance(content, list) else ():
+            kind = kind_of(part)
+            if kind is not None and kind in fields:
+                sources = _FETCHED if part.get("allow_urls") is True else ANYWHERE
+                media.append(Medium(fields[kind], read_element(part, kind, fields[kind], sources)))
+    return tuple(media)
+
+
+_FETCHED = MediaSources(allow_urls=True)
+
+
+def check_modalities(
+    messages: Iterable[Mapping[str, Any]], field: str, known: Sequence[str] = ("text", "image", "video")
+) -> None:
+    """Refuse messages with parts that the model or the reader would leave out, such as audio.
+
+    Args:
+        messages: with lists of parts, or texts, as content.
+        field: the row's field that holds them, for the error.
+        known: types of parts that are read.
+
+    Raises:
+        RowError: naming the other types.
+    """
+    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
+    if others := {str(part["type"]) for part in parts}.difference(known):
+        raise RowError(
+            field,
+            "wrong columns",
+            f"field {field} holds {', '.join(sorted(others))} where only {', '.join(known)} can be read: drop the row",
+        )
+
+
+@contextmanager
+def columns_at_fault(field: str) -> Iterator[None]:
+    """Turn any error into a `RowError`: chat templates and tokenizers may raise anything on wrong columns."""
+    try:
+        yield
+    except RowError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise RowError(field, "wrong columns", f"its columns make no prompt ({what}): repair or drop it") from error
+
+
+def screen(
+    rows: Iterable[R],
+    prepare: Callable[[int, R], Sample],
+    place: Callable[[int], tuple[str, int]],
+    limit: Limit,
+    *,
+    total: int | None = None,
+) -> Screening:
+    """Find the rows that cannot work, each on its own account.
+
+    Args:
+        rows: the rows; a `RowError` in the place of one that could not be read rejects it.
+        prepare: position and row → what the row amounts to. A `RowError` rejects the row.
+        place: position → its file and its row there.
+        limit: how long a row may be.
+        total: how many rows there are, for the progress bar.
+
+    Edge rules [ours]:
+        Each file, list of frames, or encoded file in a row is probed once, however many rows name it.
+    """
+    rejects: list[Reject] = []
+    numbered = enumerate(track(rows, description="Screening rows", total=total, transient=True))
+    count = 0
+    with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
+        probes = _Probes(pool)
+        while chunk := list(islice(numbered, CHUNK)):
+            found: list[tuple[int, Sample | RowError]] = []
+            for position, row in chunk:
+                try:
+                    if isinstance(row, RowError):
+                        raise row
+                    sample = prepare(position, row)
+                    probes.start(sample.media)
+                    found.append((position, sample))
+                except RowError as error:
+                    found.append((position, error))
+            for position, outcome in found:
+                fault = outcome if isinstance(outcome, RowError) else _fault_of(outcome, probes, limit)
+                if fault is not None:
+                    file, number = place(position)
+                    rejects.append(
+                        Reject(position, file, number, fault.field, fault.reason, fault.problem, fault.medium)
+                    )
+            count += len(chunk)
+    return Screening(count, tuple(rejects))
+
+
+class _Probes:
+    """Each distinct medium is probed once, in a pool of threads."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self.pool = pool
+        self.started: dict[Hashable, Future] = {}
+
+    def start(self, media: Iterable[Medium]) -> None:
+        for medium in media:
+            key = _key_of(medium.element)
+            if key is not None and key not in self.started:
+                self.started[key] = self.pool.submit(_probe, medium.element)
+
+    def plan(self, medium: Medium, spec: VisionSpec | None) -> VideoPlan | ImagePlan | None:
+        """Say what becomes of a medium; None for an unknown family.
+
+        Raises:
+            RowError: it cannot be used.
+        """
+        element, key = medium.element, _key_of(medium.element)
+        try:
+            if key is None:
+                picture: Image.Image = element["image"]
+                info: Any = (picture.height, picture.width)
+            else:
+                info = self.started[key].result()
+            if spec is None:
+                return None
+            return (plan_video if "video" in element else plan_image)(element, info, spec)
+        except RulesError as error:
+            raise RowError(
+                medium.field, "sampling rules", f"field {medium.field}: {error}", medium=_path_of(element)
+            ) from error
+        except Exception as error:  # rules that no library foresees are this row's fault
+            path = _path_of(element)
+            what = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
+            raise RowError(medium.field, _reason(path, what), f"field {medium.field}: {what}", medium=path) from error
+
+
+def _probe(element: Mapping[str, Any]) -> VideoInfo | tuple[int, int]:
+    try:
+        return probe_element(element)
+    except MediaError:
+        raise
+    except Exception as error:  # decoders may raise anything on damaged files
+        path = _path_of(element) or "the medium"
+        raise MediaError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _fault_of(sample: Sample, probes: _Probes, limit: Limit) -> RowError | None:
+    try:
+        plans = [probes.plan(medium, limit.spec) for medium in sample.media]
+    except RowError as error:
+        return error
+    known = [plan for plan in plans if plan is not None]
+    if limit.spec is None or len(known) < len(plans):
+        return None
+    try:
+        tokens = prompt_tokens(sample.text, known, limit.tokenizer, limit.spec)
+    except UnicodeError as error:
+        return RowError("prompt", "invalid UTF-8", f"field prompt: {error}: write it as UTF-8")
+    except ValueError as error:
+        return RowError("prompt", "placeholders", f"field prompt: {error}: write one placeholder per medium")
+    except Exception as error:  # a tokenizer's own, on texts it cannot take
+        return RowError("prompt", "wrong columns", f"field prompt: {type(error).__name__}: {error}: repair or drop it")
+    if tokens <= limit.tokens:
+        return None
+    return RowError(
+        "prompt",
+        "over-long",
+        f"its {tokens} tokens, {sum(plan.tokens for plan in known)} of them media, are more than {limit.name}="
+        f"{limit.tokens}: raise it, take fewer or smaller frames, or drop the row",
+    )
+
+
+def _key_of(element: Mapping[str, Any]) -> Hashable:
+    """What tells apart the media that are probed; None for a picture, whose size is known."""
+    kind = "video" if "video" in element else "image"
+    source = element[kind]
+    if isinstance(source, str):
+        return kind, source
+    if isinstance(source, bytes):
+        return kind, blake2b(source, digest_size=16).digest()
+    if isinstance(source, list):
+        return kind, tuple(source), element.get("sample_fps")
+    return None
+
+
+def _path_of(element: Mapping[str, Any]) -> str | None:
+    """The file of an element; of a list of frames the first that is missing, if one is. None for data in memory."""
+    source = element["video" if "video" in element else "image"]
+    if isinstance(source, list):
+        return next((path for path in source if not is_local_file(path)), source[0])
+    return source if isinstance(source, str) else None
+
+
+def _reason(path: str | None, problem: str) -> str:
+    if path is not None and "://" not in path and not is_local_file(path):
+        return "missing file"
+    return "no video frames" if "no video frames" in problem else "unreadable file"

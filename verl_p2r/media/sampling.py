@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which frames of a video are taken, and when they are shown.
+
+A file of constant rate shows frame i at i / fps, and qwen-vl-utils' own functions choose. A file of variable rate shows
+frame i at `VideoInfo.times[i]`: as many frames are taken as qwen-vl-utils takes of a video of that length, at even
+distances in time, each the nearest that there is. Time starts with the first frame that is shown. [ours]
+"""
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from verl_p2r.media import torchvision_ops
+from verl_p2r.media.source import RulesError, name_of
+
+NOMINAL_FPS = 1000.0  # of the metadata of a file of variable rate: its frames are numbered by milliseconds
+ROUNDING = 1e-6  # seconds: a frame at 0.5 s may have a float below it as its time
+FRAME_LIST_FPS = 2.0  # frames per second of a list of frames that does not say `sample_fps`, as in qwen-vl-utils
+MOST = {  # the largest value of each rule that is taken for one
+    "fps": 1000,
+    "sample_fps": 1000,
+    "nframes": 1 << 16,
+    "min_frames": 1 << 16,
+    "max_frames": 1 << 16,
+    "video_start": 1e9,
+    "video_end": 1e9,
+    "min_pixels": 1 << 40,
+    "max_pixels": 1 << 40,
+    "total_pixels": 1 << 40,
+    "resized_height": 1 << 14,
+    "resized_width": 1 << 14,
+}
+RATES, TIMES = ("fps", "sample_fps"), ("video_start", "video_end")  # a time before the start means the start
+MAX_TAKEN_PIXELS = 1 << 29  # of all frames of a video together, or of an image, after their resize
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a container tells of its video.
+
+    Args:
+        frames: number of frames, in the order they are shown.
+        fps: frames per second, on average.
+        height: pixels, of the upright picture.
+        width: pixels, of the upright picture.
+        times: of a file of variable rate: when each frame appears and, last, when the last one ends; seconds after
+            the first. None: frames come evenly, `fps` in a second.
+    """
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+    times: array | None = None
+
+
+def checked(element: Mapping[str, Any]) -> dict[str, Any]:
+    """An element whose sampling and size rules are finite numbers of a size that makes sense.
+
+    Returns:
+        A copy without fields that are None: they count as not given.
+
+    Raises:
+        RulesError: naming the rule.
+    """
+    for rule, most in MOST.items():
+        value = element.get(rule)
+        if value is None:
+            continue
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        least = -most if rule in TIMES else math.nextafter(0, 1) if rule in RATES else 0
+        if not number or not math.isfinite(value) or not least <= value <= most:
+            raise RulesError(
+                f"{name_of(element)}: its sampling rules cannot be met: {rule} is {value!r}: give a positive number, "
+                f"at most {most:g}"
+            )
+    return {key: value for key, value in element.items() if value is not None}
+
+
+def check_taken(element: Mapping[str, Any], frames: int, height: int, width: int) -> None:
+    """Check what an element asks for, after the resize.
+
+    Raises:
+        RulesError: more pixels than a process should hold at once.
+    """
+    if frames * height * width > MAX_TAKEN_PIXELS:
+        raise RulesError(
+            f"{name_of(element)}: its size cannot be met: {frames} x {width} x {height} pixels are more than "
+            f"{MAX_TAKEN_PIXELS}: take fewer or smaller frames"
+        )
+
+
+def sample_frames(element: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[int, ...], int, float]:
+    """Choose frames as qwen-vl-utils does.
+
+    Args:
+        element: a video element of a message, with `fps`, `min_frames`, `max_frames` or `nframes`, and `video_start`,
+            `video_end` (seconds). A list of frames is taken whole, `sample_fps` of them a second.
+        info: of its file.
+
+    Returns:
+        Indices of the frames; how many frames they were chosen from; frames taken per second. A video of one frame
+        gives that frame twice [ours]: a temporal grid needs two, and qwen-vl-utils refuses. The last frame of a list
+        of odd length is taken twice, as in qwen-vl-utils.
+
+    Raises:
+        MediaError: the video cannot satisfy the rules.
+    """
+    rules, qwen = checked(element), torchvision_ops.qwen()
+    if isinstance(element.get("video"), list | tuple):
+        indices = [*range(info.frames), *[info.frames - 1] * (info.frames % qwen.FRAME_FACTOR)]
+        return tuple(indices), len(indices), info.fps
+    try:
+        if info.times is not None:
+            return _sample_by_time(rules, info)
+        first, last, total = qwen.calculate_video_frame_range(rules, info.frames, info.fps)
+        count = qwen.smart_nframes(rules, total_frames=max(total, qwen.FRAME_FACTOR), video_fps=info.fps)
+    except (AssertionError, ValueError) as error:
+        raise RulesError(f"{name_of(element)}: its sampling rules cannot be met: {error}") from error
+    return tuple(torch.linspace(first, last, count).round().long().tolist()), total, count / total * info.fps
+
+
+def _sample_by_time(rules: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[int, ...], int, float]:
+    """Frames at even distances in time; what `qwen-vl-utils` says of frames per second holds for the mean rate."""
+    qwen, times = torchvision_ops.qwen(), np.asarray(info.times)
+    shown, end = times[:-1], times[-1]
+    start, stop = rules.get("video_start") or 0.0, rules.get("video_end", end)
+    within = np.flatnonzero((shown >= start - ROUNDING) & (shown <= stop + ROUNDING))
+    if len(within) < qwen.FRAME_FACTOR:
+        raise ValueError(f"from {start:g} s to {stop:g} s of {end:g} s it shows {len(within)} frames")
+    first, last = int(within[0]), int(within[-1])
+    seconds = float(times[last + 1] - times[first])
+    count = qwen.smart_nframes(rules, total_frames=len(within), video_fps=len(within) / seconds)
+    middles = (shown[first:last] + shown[first + 1 : last + 1]) / 2  # up to here the earlier frame is the nearer
+    indices = first + np.searchsorted(middles, np.linspace(shown[first], shown[last], count))
+    return tuple(indices.tolist()), len(within), count / seconds
+
+
+def video_metadata(info: VideoInfo, indices: Sequence[int], total: int, sampled_fps: float) -> dict[str, Any]:
+    """Metadata of sampled frames, in which index / fps is when a frame is shown.
+
+    Args:
+        info: of the file.
+        indices: from `sample_frames`.
+        total: likewise.
+        sampled_fps: likewise.
+
+    Returns:
+        `fps`, `frames_indices` and `total_num_frames` as qwen-vl-utils gives them. For a file of variable rate they
+        are those of a file of 1000 frames a second, of which the frames shown at those milliseconds were taken: every
+        processor then finds the true times, and the true number of frames per second.
+    """
+    if info.times is None:
+        return {"fps": info.fps, "frames_indices": list(indices), "total_num_frames": total}
+    return {
+        "fps": NOMINAL_FPS,
+        "frames_indices": [round(info.times[i] * NOMINAL_FPS) for i in indices],
+        "total_num_frames": max(round(len(indices) / sampled_fps * NOMINAL_FPS), len(indices)),
+    }
+
+
+def grid_times(metadata: Mapping[str, Any], temporal_patch_size: int) -> tuple[float, ...]:
+    """The middle between the first and the last frame of each temporal grid, in seconds, as Qwen3-VL writes it."""
+    seconds = [index / metadata["fps"] for index in metadata["frames_indices"]]
+    seconds += [seconds[-1]] * (-len(seconds) % temporal_patch_size)
+    grids = range(0, len(seconds), temporal_patch_size)
+    return tuple((seconds[i] + seconds[i + temporal_patch_size - 1]) / 2 for i in grids)
+
+
+def shown_times(times: Sequence[float] | np.ndarray, fps: float, end: float | None = None) -> array | None:
+    """Decide whether frames come evenly.
+
+    Args:
+        times: when each frame is shown, in seconds, in ascending order.
+        fps: the rate that the container declares, on average.
+        end: when the last frame ends, in seconds; None: as long after it as frames are apart on average.
+
+    Returns:
+        None when every frame is less than half a frame away from its place at that rate; else `VideoInfo.times`.
+    """
+    moments = np.asarray(times, np.float64)
+    moments = moments - moments[0]
+    if fps > 0 and np.abs(moments * fps - np.arange(len(moments))).max() <= 0.5:
+        return None
+    if len(moments) < 2:
+        return None
+    last = moments[-1]
+    final = end - times[0] if end is not None and end - times[0] > last else last + last / (len(moments) - 1)
+    return array("d", [*moments.tolist(), final])

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""verl's FSDP engine, which can freeze the vision tower: see `vision_tower.py`.
+
+In verl's registry the engine of a vendor comes before that of a device, which is verl's own. Loaded by the hook on
+verl's engine alone: imported before verl's, it would meet itself half-made. Can go when verl's engine reads the flag.
+"""
+
+from verl.workers.config.optimizer import build_optimizer
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from verl_p2r.plugin.fsdp.shared_prefix import SharedPrefix
+from verl_p2r.plugin.fsdp.tower import OneTowerCall
+from verl_p2r.plugin.fsdp.vision_tower import check_strategy, freeze
+
+
+class FreezableFSDPEngine(SharedPrefix, OneTowerCall, FSDPEngineWithLMHead):
+    """verl's FSDP engine; with `freeze_vision_tower` in its config it trains everything but the vision tower."""
+
+    def __init__(self, model_config, engine_config, *args, **kwargs):
+        self._freezes = bool(engine_config.get("freeze_vision_tower", False)) and not engine_config.forward_only
+        if self._freezes:
+            check_strategy(engine_config)
+        super().__init__(model_config, engine_config, *args, **kwargs)
+
+    def _build_fsdp_module(self, module):
+        if self._freezes:  # after LoRA's adapters are in, before FSDP shards
+            frozen = freeze(module)
+            if self.rank == 0:
+                print(f"the vision tower is frozen: {frozen / 1e6:.1f} M parameters are not trained")
+        return super()._build_fsdp_module(module)
+
+    def _build_optimizer(self, module):
+        if not self._freezes:
+            return super()._build_optimizer(module)
+        return build_optimizer([p for p in module.parameters() if p.requires_grad], self.optimizer_config)
+
+
+for _device, _vendors in {"cuda": ["nvidia", "amd"], "npu": ["huawei"]}.items():  # `cpu/engine.py` adds the CPU
+    EngineRegistry.register("language_model", ["fsdp", "fsdp2"], _device, _vendors)(FreezableFSDPEngine)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as tables."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from verl_p2r.planner import (
+    GIB,
+    PHASES,
+    Assumed,
+    Job,
+    Line,
+    cache_tokens,
+    giga,
+    host,
+    memory,
+    step_time,
+    total,
+    traffic,
+)
+from verl_p2r.plugin.plan.from_config import Plan
+
+
+def show(console: Console, plan: Plan, faults: list[str], assumed: Assumed, gpu: str, formulas: bool) -> None:
+    """Print a plan, and what is wrong with it."""
+    job = plan.job
+    trained = f", {giga(job.trained)} trained" if job.trained != job.shape.params else ""
+    console.print(
+        f"[bold]{plan.shape_source}[/]: {giga(job.shape.params)} parameters, {giga(job.shape.vision_params)} "
+        f"of them vision{trained}; {job.engine.gpus} × {gpu} train, a step has {_of_a_step(job)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_lines("Tokens of a row", plan.tokens, formulas))
+    console.print(_memory(job, assumed, formulas))
+    if job.rollout is not None:
+        tokens, how = cache_tokens(job, assumed)
+        rows = tokens / job.lengths.row
+        cache = Line("tokens that a vLLM server's cache holds", tokens, "tokens", f"{how}; about {rows:.0f} usual rows")
+        console.print(_lines("Sampling", [cache], formulas))
+    console.print(_lines("Memory of a node", host(job), formulas))
+    console.print(_lines("Moved in a step", traffic(job), formulas))
+    if job.judge is not None:
+        how = f"{job.prompts} prompts × {job.samples}, at most: guards and cached verdicts ask none"
+        console.print(_lines("Judge", [Line("calls of a step", job.judge.calls, "calls", how)], formulas))
+    console.print(_lines("Time of a step", step_time(job, assumed), formulas))
+    console.print(
+        f"Assumed, not measured: {assumed.mfu:.0%} of {job.gpu.operations / 1e12:.0f} T operations/s, "
+        f"{assumed.decoding:.0%} of {job.gpu.bandwidth / 1e12:.2f} TB/s in sampling, {assumed.judge:g} s a verdict.",
+        highlight=False,
+        style="dim",
+    )
+    for fault in faults:
+        console.print("[yellow]warn[/]", end=" ")
+        console.print(fault, markup=False, highlight=False, soft_wrap=True)
+
+
+def _of_a_step(job: Job) -> str:
+    return f"{job.prompts} prompts × {job.samples} responses" if job.rollout else f"{job.prompts} rows"
+
+
+def _lines(title: str, lines: Iterable[Line], formulas: bool) -> Table:
+    table = Table(title=title, box=None, title_justify="left", title_style="bold")
+    table.add_column("what")
+    table.add_column("", justify="right", no_wrap=True)
+    if formulas:
+        table.add_column("formula", overflow="fold", style="dim")
+    for line in lines:
+        table.add_row(line.name, amount(line.value, line.unit), *([line.formula] if formulas else []))
+    return table
+
+
+def _memory(job: Job, assumed: Assumed, formulas: bool) -> Table:
+    phases = PHASES if job.rollout else ("update",)
+    lines = memory(job, assumed)
+    title = f"Memory of a GPU, GiB of {job.gpu.memory / GIB:.1f}"
+    table = Table(title=title, box=None, title_justify="left", title_style="bold")
+    table.add_column("what")
+    for phase in phases:
+        table.add_column(phase, justify="right", no_wrap=True)
+    if formulas:
+        table.add_column("formula", overflow="fold", style="dim")
+    for line in lines:
+        cells = [f"{line.value / GIB:.1f}" if phase in line.phases else "" for phase in phases]
+        table.add_row(line.name, *cells, *([line.formula] if formulas else []))
+    sums = [total(lines, phase) for phase in phases]
+    marked = [f"[{'red' if used > job.gpu.memory else 'green'}]{used / GIB:.1f}[/]" for used in sums]
+    table.add_row("together", *marked, *([""] if formulas else []), style="bold")
+    return table
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit, three digits or so."""
+    if unit == "B":
+        return f"{value / GIB:.1f} GiB" if value >= 0.1 * GIB else f"{value / 2**20:.1f} MiB"
+    return f"{value:,.0f} {unit}" if value >= 100 or unit in ("tokens", "calls") else f"{value:.1f} {unit}"

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reward manager `p2r`: one response in, two process rewards out."""
+
+import asyncio
+from typing import Any
+
+from verl import DataProto
+from verl.experimental.reward_loop.reward_manager import register
+from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
+
+from verl_p2r.accuracy import answer_accuracy
+from verl_p2r.data.rows import Row
+from verl_p2r.judge import FactsJudge, Verdict, ask
+from verl_p2r.plugin.rl.verl_judge import make_judge
+from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
+from verl_p2r.segments import decode_response, perception_length, visible_lengths
+from verl_p2r.settings import P2RSettings
+from verl_p2r.template import ParsedResponse, parse_response
+
+_NOT_ASKED = Verdict(None, "", "rule")
+
+
+@register("p2r")
+class P2RRewardManager(RewardManagerBase):
+    """Rewards perception and reasoning of each response on its own (arXiv 2511.11113, Eq. 5).
+
+    The scalar that verl stores is the sum R_P + R_R; the parts travel beside it in `reward_extra_info`, under the same
+    keys for every response:
+
+    | key                                  | meaning                                                              |
+    |--------------------------------------|----------------------------------------------------------------------|
+    | `{process}_reward`                   | R_k, the sum of the three terms with their weights                   |
+    | `{process}_accuracy`                 | R_acc,k before weights; None without a verdict                       |
+    | `{process}_format`                   | R_form,k before weights                                              |
+    | `{process}_length_reward`            | R_len,k, from the tokens of visible text inside the blocks [ours]    |
+    | `{process}_tokens`                   | length of the whole segment in tokens, tags and blanks included      |
+    | `perception_valid`                   | 0 when the judge gave no verdict, else 1                             |
+    | `both_rewards`                       | an integer that differs when either reward does: for `filter_groups` |
+    | `acc`                                | `reasoning_accuracy`, the name verl's validation looks for           |
+    | `judge_error`                        | why there is no verdict; empty when there is one                     |
+    | `judge_{seconds,cached,retries}`     | how long the verdict took, whether it was there already, how often   |
+    |                                      | the judge was asked again; None when it was not needed               |
+    """
+
+    def __init__(self, config, tokenizer, compute_score=None, reward_router_address=None, **_kwargs):
+        super().__init__(config, tokenizer, compute_score)
+        self.settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
+        self.judge = make_judge(config, self.settings, reward_router_address)
+
+    async def run_single(self, data: DataProto) -> dict[str, Any]:
+        """Score one response.
+
+        Args:
+            data: one row (of several outputs of a session, the last) with `responses`, `attention_mask` and the
+                dataset's columns.
+
+        Returns:
+            `{"reward_score": R_P + R_R, "reward_extra_info": {...}}`, see the class.
+
+        Raises:
+            ValueError: naming the row: unknown problem type, no ground truth, or facts missing for the judge `facts`.
+        """
+        item = data[-1]
+        ids = item.batch["responses"]
+        length = int(item.batch["attention_mask"][len(item.batch["prompts"]) :].sum())
+        ids = ids[:length].tolist()
+        row = Row.from_columns(item.non_tensor_batch)
+        loop = asyncio.get_running_loop()
+        parsed, boundary, visible, accuracy = await loop.run_in_executor(None, self._read, ids, row)
+        # With R_P off (an ablation) the facts judge, which costs nothing, is still asked: its metric stays. [ours]
+        asked = self.settings.perception.enabled or (isinstance(self.judge, FactsJudge) and row.facts is not None)
+        start = loop.time()
+        verdict = await self._verdict(parsed, row) if asked else _NOT_ASKED
+        seconds = loop.time() - start
+        judged = verdict.source != "rule"
+        perception = perception_reward(parsed, visible[0], verdict.value, self.settings)
+        reasoning = reasoning_reward(parsed, visible[1], accuracy, self.settings)
+        extra = {
+            "perception_reward": perception.total,
+            "perception_accuracy": None if verdict.value is None else float(verdict.value),
+            "perception_format": float(parsed.perception_well_formed),
+            "perception_length_reward": perception.length,
+            "perception_tokens": boundary,
+            "perception_valid": int(verdict.value is not None or not asked),
+            "reasoning_reward": reasoning.total,
+            "reasoning_accuracy": accuracy,
+            "reasoning_format": float(parsed.reasoning_well_formed),
+            "reasoning_length_reward": reasoning.length,
+            "reasoning_tokens": length - boundary,
+            "both_rewards": _both(perception.total, reasoning.total),
+            "acc": accuracy,
+            "judge_error": verdict.reason if asked and verdict.value is None else "",
+            "judge_seconds": seconds if judged else None,
+            "judge_cached": int(verdict.source == "cache") if judged else None,
+            "judge_retries": verdict.retries if judged else None,
+        }
+        return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
+
+    def _read(self, ids: list[int], row: Row) -> tuple[ParsedResponse, int, tuple[int, int], float]:
+        """The CPU-bound part, off the event loop: parse, find the boundary, measure, compare the answer."""
+        parsed = parse_response(decode_response(ids, self.tokenizer))
+        accuracy = answer_accuracy(
+            row.problem_type,
+            parsed.answer or "",
+            row.solution,
+            strict=self.settings.strict,
+            options=row.options,
+        )
+        return parsed, perception_length(ids, self.tokenizer), visible_lengths(ids, self.tokenizer), accuracy
+
+    async def _verdict(self, parsed: ParsedResponse, row: Row) -> Verdict:
+        if not has_observation(parsed):
+            return Verdict(False, "no complete observation", "rule")
+        return await ask(self.judge, row.judge_request(parsed.observation or ""), self.settings.judge.guards)
+
+
+def _both(perception: float, reasoning: float) -> int:
+    """One integer for two rewards: equal only where both are equal to four decimals.
+
+    The sum would not do: (1, 0) and (0, 1) have one sum, and verl drops a group whose metric is constant.
+    """
+    return round(perception * 10_000) * 1_000_000 + round(reasoning * 10_000)

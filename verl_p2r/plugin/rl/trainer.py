@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seam: verl's three v1 trainers, taught to hand the process rewards to the estimator.
+
+The reward manager puts numbers per response into `reward_extra_info`, which reaches TransferQueue in `extra_fields`;
+verl's `_compute_advantage` does not fetch them. The mixin fetches them, leaves them where the estimator looks, and
+calls verl's own method. When verl passes `non_tensor_batch` to estimators (verl PR 7473), it goes.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import open_dict
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import (
+    PPOTrainerColocateAsync,
+    PPOTrainerSeparateAsync,
+    PPOTrainerSync,
+    register_trainer,
+)
+
+from verl_p2r.judge import check_judge
+from verl_p2r.plugin.fsdp.balance import keep_groups_together
+from verl_p2r.plugin.fsdp.switch import share_prefix
+from verl_p2r.plugin.fsdp.vision_tower import freeze_actor
+from verl_p2r.plugin.rl.advantage import ProcessRewards, process_rewards
+from verl_p2r.plugin.rl.checkpoints import correct_tracker, save_place
+from verl_p2r.plugin.rl.metrics import process_metrics
+from verl_p2r.plugin.rl.verl_judge import make_judge
+from verl_p2r.plugin.rl.watchdog import Watchdog
+from verl_p2r.settings import P2RSettings
+
+logger = logging.getLogger(__name__)
+
+MANAGER = "p2r"
+_BASE_MODES = {"p2r_sync": "sync", "p2r_colocate_async": "colocate_async", "p2r_separate_async": "separate_async"}
+
+
+def check_config(config) -> P2RSettings:
+    """Refuse at start what could only go wrong, or go wrong silently, in the middle of a run.
+
+    Raises:
+        ValueError: with the reason and the remedy.
+    """
+    settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
+    make_judge(config, settings)
+    manager = config.reward.reward_manager
+    if manager.source == "register" and manager.name != MANAGER:
+        raise ValueError(
+            f"reward.reward_manager.name is {manager.name!r}, but the p2r trainers read the two process rewards that "
+            f"the reward manager {MANAGER!r} writes: set reward.reward_manager.name={MANAGER}"
+        )
+    reward_model = config.reward.reward_model
+    if reward_model.enable and not reward_model.enable_resource_pool:
+        raise ValueError(
+            "reward.reward_model.enable=True without a resource pool of its own is a colocated reward model; verl then "
+            "scores after sampling and passes neither ground truth nor extra_info to the reward manager: set "
+            "reward.reward_model.enable_resource_pool=True (with n_gpus_per_node and nnodes), or judge over a URL"
+        )
+    if reward_model.enable and config.reward.custom_reward_function.path is None:
+        raise ValueError(
+            "reward.reward_model.enable=True without reward.custom_reward_function.path makes verl ask the model for a "
+            f"scalar and leave the reward manager {MANAGER!r} out: choose p2r/judge=verl, which points it at a "
+            "function (the manager does not call it), or set reward.reward_model.enable=False"
+        )
+    filter_groups = config.algorithm.get("filter_groups") or {}
+    if filter_groups.get("enable") and filter_groups.get("metric") != "both_rewards":
+        raise ValueError(
+            f"algorithm.filter_groups.metric is {filter_groups.get('metric')!r}: verl drops a group whose metric is "
+            "constant, and only both_rewards is constant exactly when both process rewards are: set "
+            "algorithm.filter_groups.metric=both_rewards"
+        )
+    return settings
+
+
+class ProcessAware:
+    """Mixin over a verl v1 trainer; see the module."""
+
+    def __init__(self, config):
+        self.p2r = check_config(config)
+        freeze_actor(config)
+        share_prefix(config)
+        if self.p2r.judge.name != "verl":  # whose servers are not there yet
+            self._check_judge(config)
+        # verl compares the mode's name and indexes trainer.v1 with it: it must see the name of its own mode.
+        mode = config.trainer.v1.trainer_mode
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = _BASE_MODES[mode]
+        self.run = config.trainer.get("p2r") or {}
+        self.watchdog = Watchdog(self.run.get("stall_timeout_s"))
+        super().__init__(config)
+
+    def _init_dataloader(self):
+        super()._init_dataloader()
+        if self.p2r.judge.name == "facts" and self.p2r.perception.enabled:
+            for dataset in (self.train_dataset, self.val_dataset):
+                if hasattr(dataset, "require_facts"):  # a dataset of the user's own checks its rows itself
+                    dataset.require_facts()
+
+    def _check_judge(self, config, reward_router_address: str | None = None) -> None:
+        """Have the judge answer two known questions before anything is trained or measured by it."""
+        if not (self.p2r.judge.health_check and self.p2r.perception.enabled):
+            return
+        judge = make_judge(config, self.p2r, reward_router_address)
+
+        async def check() -> None:
+            try:
+                await check_judge(judge, self.p2r.judge.name)
+            finally:
+                if hasattr(judge, "aclose"):
+                    await judge.aclose()
+
+        asyncio.run(check())
+
+    def _load_checkpoint(self):
+        if self.config.trainer.resume_mode == "auto":
+            correct_tracker(self.config.trainer.default_local_dir)
+        super()._load_checkpoint()
+
+    def _save_checkpoint(self):
+        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+        save_place(self.train_dataloader, folder, "data.pt")
+        super()._save_checkpoint()
+
+    def on_init_end(self):
+        if self.p2r.judge.name == "verl":
+            self._check_judge(self.config, self.reward_loop_manager.reward_router_address)
+        with self.watchdog.phase("first weight sync"):
+            super().on_init_end()
+
+    def on_step_end(self):
+        with self.watchdog.phase("weight sync"):
+            super().on_step_end()
+
+    def step(self, metrics, timing_raw):
+        with self.watchdog.phase("training step"):
+            return super().step(metrics, timing_raw)
+
+    def _validate(self):
+        with self.watchdog.phase("validation"):
+            return super()._validate()
+
+    def _balance_batch(self, batch: KVBatchMeta, metrics: dict[str, Any], *args, **kwargs) -> KVBatchMeta:
+        batch = super()._balance_batch(batch, metrics, *args, **kwargs)
+        if self.run.get("shared_prefix", False):
+            ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+            metrics.update(keep_groups_together(batch, ranks))
+        return batch
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        data = tq.kv_batch_get(
+            keys=batch.keys, partition_id=batch.partition_id, select_fields=["extra_fields", "rm_scores"]
+        )
+        _refuse_several_outputs(batch.keys)
+        infos = reward_infos(data)
+        real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
+        step = process_metrics([infos[i] for i in real], [batch.keys[i].rsplit("_", 2)[0] for i in real])
+        step["p2r/lost"] = self._lost_share(len(real))
+        metrics.update(step)
+        self._check_losses(step)
+        self._check_verdicts([infos[i] for i in real], "this step's")
+        rewards = ProcessRewards(
+            perception=torch.tensor([info["perception_reward"] for info in infos], dtype=torch.float32),
+            reasoning=torch.tensor([info["reasoning_reward"] for info in infos], dtype=torch.float32),
+            perception_length=torch.tensor([info["perception_tokens"] for info in infos]),
+            perception_valid=torch.tensor([bool(info["perception_valid"]) for info in infos]),
+            token_level_scores=data["rm_scores"].to_padded_tensor(0.0),
+        )
+        with process_rewards(rewards):
+            return super()._compute_advantage(batch, metrics)
+
+    def _lost_share(self, rollouts: int) -> float:
+        """Share of the rollouts asked for that are not there: verl logs an error in a rollout and goes on without."""
+        prompts = self.config.data.train_batch_size // self.parameter_sync_step
+        return 1 - rollouts / (prompts * self.config.actor_rollout_ref.rollout.n)
+
+    def _check_losses(self, step: dict[str, float]) -> None:
+        if step["p2r/lost"] > self.run.get("max_lost_share", 1.0):
+            raise RuntimeError(
+                f"{step['p2r/lost']:.1%} of this step's rollouts failed, above trainer.p2r.max_lost_share="
+                f"{self.run.max_lost_share:.1%}: look for 'Error in _run_prompt' above. A prompt longer than "
+                "data.max_prompt_length is one cause, a judge that raises another"
+            )
+
+    def _check_verdicts(self, infos: list[dict[str, Any]], whose: str) -> None:
+        failed = [info.get("judge_error") or "no reason given" for info in infos if not info["perception_valid"]]
+        limit = self.p2r.judge.max_no_verdict_share
+        if infos and len(failed) / len(infos) > limit:
+            reasons = "".join(f"\n  {count} x {why}" for why, count in Counter(failed).most_common(5))
+            raise RuntimeError(
+                f"the judge {self.p2r.judge.name!r} gave no verdict on {len(failed) / len(infos):.1%} of {whose} "
+                f"responses, above algorithm.p2r.judge.max_no_verdict_share={limit:.1%}: check that the judge is up "
+                f"and answers in the form its prompt asks for. Its errors:{reasons}"
+            )
+
+    def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
+        """Also a validation is worth nothing when the judge was not there."""
+        valid = reward_extra_infos_dict.get("perception_valid") or []
+        errors = reward_extra_infos_dict.get("judge_error") or [None] * len(valid)
+        infos = [
+            {"perception_valid": ok, "judge_error": error}
+            for ok, error in zip(valid, errors, strict=True)
+            if ok is not None  # None: a row of another reward manager
+        ]
+        self._check_verdicts(infos, "the validation's")
+        return super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
+
+    def _dump_generations(self, inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path):
+        """verl dumps a training rollout's text and its summed score; add the process rewards, tokens and advantages."""
+        if "reward" not in reward_extra_infos_dict:  # verl hands the extras over for validation only
+            reward_extra_infos_dict = {**reward_extra_infos_dict, **self._rollout_columns(reward_extra_infos_dict)}
+        super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
+
+    def _rollout_columns(self, dumped: dict[str, list]) -> dict[str, list]:
+        data = tq.kv_batch_get(
+            keys=dumped["uid"], partition_id="train", select_fields=["extra_fields", "responses", "advantages"]
+        )
+        infos = reward_infos(data)
+        columns: dict[str, list] = {key: [info[key] for info in infos] for key in infos[0]}
+        columns["tokens"] = [[self.tokenizer.decode([i]) for i in ids.tolist()] for ids in data["responses"].unbind()]
+        columns["advantages"] = [[round(a, 4) for a in row.tolist()] for row in data["advantages"].unbind()]
+        return columns
+
+
+def reward_infos(data: TensorDict) -> list[dict[str, Any]]:
+    """`reward_extra_info` of each row of a TransferQueue batch, in its order.
+
+    Raises:
+        RuntimeError: when a row has none of our keys.
+    """
+    infos = [getattr(fields, "data", fields).get("reward_extra_info") or {} for fields in list(data["extra_fields"])]
+    if any("perception_reward" not in info for info in infos):
+        raise RuntimeError(
+            "a response carries no process rewards: it was not scored by the reward manager p2r. An agent loop that "
+            "sets reward_score itself bypasses the manager: let it leave reward_score unset"
+        )
+    return infos
+
+
+def _refuse_several_outputs(keys: list[str]) -> None:
+    several = [key for key in keys if key.rsplit("_", 2)[-1] != "0"]
+    if several:
+        raise ValueError(
+            f"session {several[0]} has several outputs; their rewards belong to the last one only, and PA-GRPO would "
+            "count each as a rollout of its own: use an agent loop that returns one output per session, such as "
+            "single_turn_agent"
+        )
+
+
+@register_trainer("p2r_sync")
+class P2RTrainerSync(ProcessAware, PPOTrainerSync):
+    """verl's `sync` trainer with process rewards."""
+
+
+@register_trainer("p2r_colocate_async")
+class P2RTrainerColocateAsync(ProcessAware, PPOTrainerColocateAsync):
+    """verl's `colocate_async` trainer with process rewards."""
+
+
+@register_trainer("p2r_separate_async")
+class P2RTrainerSeparateAsync(ProcessAware, PPOTrainerSeparateAsync):
+    """verl's `separate_async` trainer with process rewards."""
