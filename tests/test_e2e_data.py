@@ -10,7 +10,6 @@ import dataclasses
 import json
 import os
 import random
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -30,6 +28,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 from paths import ROOT
+from processes import family, kill
 from torch.nn.utils.rnn import pad_sequence
 
 from data_tools.media.parts import media_parts
@@ -203,10 +202,8 @@ def server(world) -> Iterator[str]:
 
 def end(process: subprocess.Popen) -> None:
     """Kill a process and all that it has started."""
-    family = [process, *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+    if process.poll() is None:
+        kill(family(process.pid))
     process.wait(30)
 
 
@@ -374,12 +371,7 @@ def test_what_a_killed_offline_run_has_begun_a_server_finishes(world, config, bu
     start = time.monotonic()
     process = subprocess.Popen(command, cwd=world.folder, env=ENV, stdout=subprocess.PIPE, stderr=log, text=True)
     told = next((line for line in process.stdout if line == "told\n"), None)
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+    end(process)
     print(f"\nkilled after {time.monotonic() - start:.0f} s", flush=True)
     printed = (world.folder / "killed.log").read_text()
     assert told, printed[-5000:]

@@ -105,7 +105,7 @@ BAD = [
     ("image", 3, "bad media", "3 is not an image"),
     ("video", 10**5000, "bad media", "an int that is too long to show is not a video"),
     ("video", True, "bad media", "True is not a video"),
-    ("video", {"a", "b"}, "bad media", "is not a video"),
+    ("video", {"a"}, "bad media", "is not a video"),
     ("video", np.zeros((1, 2, 2, 3)), "bad media", "is not an image"),
     ("video", [b"\x89PNG"], "bad media", "is a frame that is not a local file"),
     ("video", ["0.png", 3], "bad media", "3 is not an image"),

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 import yaml
 from paths import ROOT
 from pipeline_records import make_records
+from processes import family, kill
 from release_files import lines_of, release_record, write_lines
 from typer.testing import CliRunner
 
@@ -129,17 +129,17 @@ def test_a_step_that_fails_ends_the_build(tmp_path, judge_server, monkeypatch):
 
 def kill_again_and_again(folder: Path, command: list[str], server, kills: int, rng: random.Random) -> None:
     """Start a command and kill it with SIGKILL, so many times: in the middle of asking, or anywhere."""
-    for kill in range(kills):
+    for number in range(kills):
         process, before, begun = start(folder, command), len(server.calls()), time.monotonic()
         # By calls it is asking when it dies; by the clock it may as well be reading, or putting a folder in place.
-        calls, seconds = (rng.randint(1, 3), 60.0) if kill % 4 else (10**9, rng.uniform(0.3, 3.0))
+        calls, seconds = (rng.randint(1, 3), 60.0) if number % 4 else (10**9, rng.uniform(0.3, 3.0))
         while process.poll() is None and time.monotonic() - begun < seconds:
             if len(server.calls()) - before >= calls:
                 time.sleep(rng.uniform(0, 0.1))
                 break
             time.sleep(0.005)
-        assert process.poll() is None, f"it was done before kill {kill}: give it more to do"
-        os.killpg(process.pid, signal.SIGKILL)
+        assert process.poll() is None, f"it was done before kill {number}: give it more to do"
+        kill(family(process.pid))
         process.wait()
 
 

@@ -15,7 +15,6 @@ version that it was not tested with it registers nothing: vLLM 0.32 answered eve
 """
 
 import re
-import sys
 import warnings
 from collections.abc import Sequence
 from itertools import groupby
@@ -25,7 +24,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion
 from wrapt import register_post_import_hook
 
-from verl_p2r.plugin import TESTED_VLLM
+from verl_p2r.plugin import TESTED_VLLM, shm_tracker
 
 _TIMESTAMP = re.compile(r"<\d+\.\d seconds>$")
 
@@ -34,10 +33,7 @@ def register() -> None:
     """Entry point `vllm.general_plugins`: run in every vLLM process, acts only where such a model is loaded."""
     import vllm
 
-    if "verl" in sys.modules:  # verl's server, which is about to spawn the processes of its engine
-        from verl_p2r.plugin import shm_tracker
-
-        shm_tracker.start()
+    shm_tracker.start()  # before vLLM makes its queues and spawns the processes of its engine
     if not _is_tested(vllm.__version__):
         warnings.warn(
             f"verl_p2r leaves vLLM {vllm.__version__} as it is, because it is tested with vLLM {TESTED_VLLM} only. "
