@@ -33,8 +33,8 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-unit: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not e2e"
+unit: $(VENV)/installed ## a file's tests stay in one process, with its fixtures
+	$(BIN)/python -m pytest -m "not e2e" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 e2e: $(VENV)/installed ## a few steps of real SFT and RL on the CPU
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -m e2e -s
