@@ -19,6 +19,7 @@ from verl_p2r.planner import (
     step_time,
     total,
     traffic,
+    variants,
 )
 from verl_p2r.plugin.plan.from_config import Plan
 
@@ -46,6 +47,8 @@ def show(console: Console, plan: Plan, faults: list[str], assumed: Assumed, gpu:
         how = f"{job.prompts} prompts × {job.samples}, at most: guards and cached verdicts ask none"
         console.print(_lines("Judge", [Line("calls of a step", job.judge.calls, "calls", how)], formulas))
     console.print(_lines("Time of a step", step_time(job, assumed), formulas))
+    if job.rollout is not None:
+        console.print(_variants(job, assumed))
     console.print(
         f"Assumed, not measured: {assumed.mfu:.0%} of {job.gpu.operations / 1e12:.0f} T operations/s, "
         f"{assumed.decoding:.0%} of {job.gpu.bandwidth / 1e12:.2f} TB/s in sampling, {assumed.judge:g} s a verdict.",
@@ -88,6 +91,28 @@ def _memory(job: Job, assumed: Assumed, formulas: bool) -> Table:
     sums = [total(lines, phase) for phase in phases]
     marked = [f"[{'red' if used > job.gpu.memory else 'green'}]{used / GIB:.1f}[/]" for used in sums]
     table.add_row("together", *marked, *([""] if formulas else []), style="bold")
+    return table
+
+
+def _variants(job: Job, assumed: Assumed) -> Table:
+    """Compare the job with what it would be with and without a shared prefix and kept features."""
+    title = "With and without trainer.p2r.shared_prefix"
+    table = Table(title=title, box=None, title_justify="left", title_style="bold")
+    for column in ("", "a step", "its passes", "update, GPU memory", "this launch"):
+        table.add_column(column, justify="right" if column and column != "this launch" else "left", no_wrap=True)
+    for name, variant in variants(job):
+        lines = {line.name: line.value for line in step_time(variant, assumed)}
+        passes = sum(lines.get(part, 0.0) for part in ("old log-prob", "reference log-prob", "update"))
+        update = total(memory(variant, assumed), "update")
+        table.add_row(
+            name,
+            amount(lines["a step"], "s"),
+            amount(passes, "s"),
+            amount(update, "B"),
+            "<-" if variant.engine == job.engine else "",
+        )
+    if job.engine.parallel > 1:
+        table.caption = "The shared prefix is not built for ulysses_sequence_parallel_size > 1."
     return table
 
 
