@@ -38,6 +38,8 @@ def _all_to_all(outputs: list[Tensor], inputs: list[Tensor], group=None, async_o
 
 def install() -> None:
     """Replace both in this process, and keep float32, which verl would hand to flash-attn as bfloat16."""
-    qwen2_vl.flash_attn_varlen_func, qwen2_vl._flash_use_top_left_mask = _flash_attn_varlen_func, False
+    qwen2_vl.flash_attn_varlen_func = _flash_attn_varlen_func
+    for option in ("supports_window_size", "supports_deterministic", "use_top_left_mask"):
+        setattr(qwen2_vl, f"_flash_{option}", False)
     qwen2_vl.fa_peft_integration_check = lambda query, key, value, target_dtype: (query, key, value)
     ulysses.dist.all_to_all = _all_to_all

@@ -97,9 +97,10 @@ def _memory(job: Job, assumed: Assumed, formulas: bool) -> Table:
 def _variants(job: Job, assumed: Assumed) -> Table:
     """Compare the job with what it would be with and without a shared prefix and kept features."""
     title = "With and without trainer.p2r.shared_prefix"
-    table = Table(title=title, box=None, title_justify="left", title_style="bold")
-    for column in ("", "a step", "its passes", "update, GPU memory", "this launch"):
-        table.add_column(column, justify="right" if column and column != "this launch" else "left", no_wrap=True)
+    table = Table(title=title, box=None, title_justify="left", title_style="bold", caption_justify="left")
+    table.add_column("what")
+    for column in ("step", "passes", "GPU in update", ""):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, variant in variants(job):
         lines = {line.name: line.value for line in step_time(variant, assumed)}
         passes = sum(lines.get(part, 0.0) for part in ("old log-prob", "reference log-prob", "update"))
@@ -109,11 +110,17 @@ def _variants(job: Job, assumed: Assumed) -> Table:
             amount(lines["a step"], "s"),
             amount(passes, "s"),
             amount(update, "B"),
-            "<-" if variant.engine == job.engine else "",
+            "this launch" if _equal(variant, job) else "",
         )
     if job.engine.parallel > 1:
         table.caption = "The shared prefix is not built for ulysses_sequence_parallel_size > 1."
     return table
+
+
+def _equal(variant: Job, job: Job) -> bool:
+    """Compare in what `variants` changes; without a frozen tower no feature is kept, whatever the setting."""
+    features = job.engine.features > 0 and job.engine.frozen_vision
+    return variant.engine.shares_prefix == job.engine.shares_prefix and (variant.engine.features > 0) == features
 
 
 def amount(value: float, unit: str) -> str:
