@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and weigh the three training passes of a step: verl's engine against ours with the shared prefix.
 
-    python benchmarks/shared_prefix.py [--quick]
+    python benchmarks/shared_prefix.py [--quick] [--record]
 
 One run builds both engines on the same tiny Qwen2.5-VL of about 7 M parameters and gives both the same rows: rollouts
-of prompts with a clip (1088 prompt tokens, 192 response tokens, 8 rollouts each), the old log-probabilities, the
+of a prompt with a clip (1088 prompt tokens, 192 response tokens, 8 rollouts). It runs the old log-probabilities, the
 reference's and the update. `stock` is verl's FSDP2 engine as it runs on the machine, with nothing of ours: on a CPU it
-pads. Sides alternate, the fastest round of each counts, and what counts is processor time of one thread, which
-other processes on the machine disturb little. `--quick` takes 576 and 128 tokens and one round. Prints a table; the
-last line is a JSON object:
+pads. Sides alternate, the fastest round of each counts, and what counts is processor time of one thread, which other
+processes on the machine hardly disturb. A third pair of engines has a frozen vision tower and either keeps its features
+for the step or does not. `--quick` takes half the layers, 576 and 128 tokens and one round. Prints a table; the last
+line is a JSON object:
 
     train_ratio         how many times faster ours is over all passes
-    update_ratio        over the update alone
-    text_ratio          over all passes on rows of text that share nothing (and one small image: without any, verl
-                        0.9.1 crashes with transformers 5)
-    kept_memory_ratio   share of stock's memory that autograd keeps for the backward pass of the same rows
+    update_ratio        the same for the update alone
+    text_ratio          the same for all passes on rows of text that share nothing (and one small image: without any,
+                        verl 0.9.1 crashes with transformers 5)
+    features_ratio      how many times faster all passes are when a frozen tower makes its features once a step
+    kept_memory_ratio   memory that autograd keeps for the backward pass of the same rows, ours over stock's
     max_dlogp           largest difference of a log-probability or an entropy
     grad_rel            relative difference of the gradient of the worst parameter
-    tower_calls         of the vision tower in a micro-batch
+    tower_calls         calls of the vision tower in a micro-batch
+    frozen_tower_calls  calls of a frozen tower in all passes of a step
     gpu                 the device's name, or null
 """
 
@@ -47,10 +50,12 @@ import torch.distributed as dist  # noqa: E402
 ROLLOUTS, TEXT = 8, 60  # rows, tokens
 SIZE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8}
 SIDES = {"stock": (engines.StockEngine, ()), "ours": (engines.CPUFSDPEngine, (engines.SHARED,))}
+FROZEN = (engines.SHARED, "engine.freeze_vision_tower=True")
+FROZEN_SIDES = {"every pass": FROZEN, "once a step": (*FROZEN, "engine.vision_features_gib=1")}
 
 
-def write_model(folder: Path) -> Path:
-    """A Qwen2.5-VL of the quickstart's vocabulary, with more and wider layers."""
+def write_model(folder: Path, quick: bool) -> Path:
+    """Write a Qwen2.5-VL with the quickstart's vocabulary, but more and wider layers."""
     import make_model
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -59,6 +64,7 @@ def write_model(folder: Path) -> Path:
     text = config.text_config
     for key, value in SIZE.items():
         setattr(text, key, value)
+    text.num_hidden_layers //= 2 if quick else 1
     text.num_attention_heads, text.num_key_value_heads = 8, 2
     text.layer_types = ["full_attention"] * text.num_hidden_layers
     text.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
@@ -90,7 +96,7 @@ class Kept:
 
 
 def passes(engine: Any, batch: Callable[..., Any], config: Any) -> dict[str, Any]:
-    """The three passes: their processor seconds, what they gave, and what the update kept."""
+    """Run the three passes; return their processor seconds, their results, and the memory that the update kept."""
     kept, start = Kept(), time.process_time()
     outputs = engines.infer(engine, batch())
     engines.infer(engine, batch(calculate_entropy=False))
@@ -98,11 +104,12 @@ def passes(engine: Any, batch: Callable[..., Any], config: Any) -> dict[str, Any
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         _, grads = engines.train(engine, batch(), config)
     end = time.process_time()
+    engine.lr_scheduler_step()  # verl's end of a step
     return {"all": end - start, "update": end - middle, "outputs": outputs, "grads": grads, "kept": kept.mib}
 
 
 def best(built: dict[str, Any], batch: Callable[..., Any], config: Any, rounds: int) -> dict[str, dict[str, Any]]:
-    """The fastest of some rounds of each side; sides alternate."""
+    """Run some rounds of each side in turn; return the fastest of each."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in built}
     for _ in range(rounds):
         for side, engine in built.items():
@@ -124,9 +131,12 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
         text.group([TEXT], text=TEXT)
     print(f"prompt {len(clips.rows[0]['prompts'])} tokens, response {response}, {ROLLOUTS} rollouts")
 
+    def batch(**more: Any) -> Any:
+        return clips.batch(**{"micro_batch_size_per_gpu": ROLLOUTS, **more})
+
     of_text = best(built, lambda **more: text.batch(**more), loss, 2 if quick else 3)  # warms up, too
     calls = engines.TowerCalls(built["ours"])
-    made = best(built, lambda **more: clips.batch(**{"micro_batch_size_per_gpu": ROLLOUTS, **more}), loss, rounds)
+    made = best(built, batch, loss, rounds)
     stock, ours = made["stock"], made["ours"]
     for side, run in made.items():
         print(
@@ -141,19 +151,34 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
         "max_dlogp": max((ours["outputs"][k] - stock["outputs"][k]).abs().max().item() for k in stock["outputs"]),
         "grad_rel": engines.worst(ours["grads"], stock["grads"]),
         "tower_calls": calls.calls / (3 * rounds),  # all rows are one micro-batch
+        **measure_features(folder, batch, loss, rounds),
         "gpu": None,
     }
 
 
+def measure_features(folder: Path, batch: Callable[..., Any], loss: Any, rounds: int) -> dict[str, float]:
+    """Time a step's passes with a frozen tower, whose features are made in every pass or once a step."""
+    frozen = {side: engines.build(folder, engines.CPUFSDPEngine, *more) for side, more in FROZEN_SIDES.items()}
+    calls = engines.TowerCalls(frozen["once a step"])
+    made = best(frozen, batch, loss, rounds)
+    seconds = {side: run["all"] for side, run in made.items()}
+    for side, value in seconds.items():
+        print(f"frozen tower, features {side:12}{value:9.2f} s all passes")
+    ratio = seconds["every pass"] / seconds["once a step"]
+    return {"features_ratio": round(ratio, 2), "frozen_tower_calls": calls.calls / rounds}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round on one prompt")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smaller model, shorter rows, one round; ends within 50 seconds"
+    )
     recording.add_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     with tempfile.TemporaryDirectory(prefix="p2r") as name:
-        results = measure(write_model(Path(name) / "model"), arguments.quick)
+        results = measure(write_model(Path(name) / "model", arguments.quick), arguments.quick)
     dist.destroy_process_group()
     recording.finish("shared_prefix", results, arguments)
 

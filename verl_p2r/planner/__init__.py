@@ -23,6 +23,7 @@ from verl_p2r.planner.job import (
 )
 from verl_p2r.planner.memory import cache_tokens, host, memory, traffic
 from verl_p2r.planner.seconds import step_time
+from verl_p2r.planner.sharing import variants
 from verl_p2r.planner.tokens import SHAPES, count, text_estimate, worst_media
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "text_estimate",
     "total",
     "traffic",
+    "variants",
     "worst_media",
 ]

@@ -112,6 +112,8 @@ class Engine:
         lora_rank: 0 to train all weights; `lora_vision`: adapters in the vision tower, too.
         fsdp2: verl's strategy `fsdp2`, not `fsdp`.
         frozen_vision: the vision tower is not trained.
+        shares_prefix: a prompt is computed once for all its responses.
+        features: bytes of a frozen tower's features that a GPU's process may keep for a step.
     """
 
     gpus: int
@@ -135,6 +137,8 @@ class Engine:
     lora_vision: bool = False
     fsdp2: bool = False
     frozen_vision: bool = False
+    shares_prefix: bool = False
+    features: float = 0
 
     @property
     def trains_vision(self) -> bool:
@@ -235,8 +239,11 @@ class Job:
     def micro_tokens(self, budget: float) -> float:
         """Tokens that a GPU has at a time: the budget, or all it gets of a mini-batch of the longest rows."""
         groups = self.engine.gpus // self.engine.parallel
-        rows = max(1, self.rows / self.engine.mini_batches / groups)
-        return min(budget, rows * self.lengths.longest / self.engine.parallel)
+        share = 1 / self.engine.mini_batches / groups
+        if self.engine.shares_prefix:
+            tokens = self.lengths.prompt_limit + self.samples * self.lengths.response_limit
+            return min(budget, max(1, self.prompts * share) * tokens)
+        return min(budget, max(1, self.rows * share) * self.lengths.longest / self.engine.parallel)
 
 
 @dataclass(frozen=True)

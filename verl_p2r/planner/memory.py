@@ -6,6 +6,7 @@ from math import ceil
 
 from verl_p2r.planner.job import GIB, PHASES, Assumed, Job, Line, giga
 from verl_p2r.planner.model_shape import ModelShape
+from verl_p2r.planner.sharing import features_bytes, gathered_share, kept_features, logit_share, media_share
 
 
 def memory(job: Job, assumed: Assumed) -> list[Line]:
@@ -65,7 +66,7 @@ def _activations(job: Job) -> Iterator[Line]:
     e, s, v = job.engine, job.shape, job.shape.vision
     for phase, budget in (("log-prob", e.infer_tokens), ("update", e.tokens)):
         tokens, train = job.micro_tokens(budget), phase == "update"
-        patches = tokens * e.parallel * job.lengths.media / job.lengths.row * v.merge
+        patches = tokens * media_share(job) * v.merge  # a GPU of a cut sequence has its share of the frames
         text = e.compute / 2 * tokens * text_activations(s)
         vision = e.compute / 2 * patches * vision_activations(s)
         work = f"{tokens:,.0f} tokens × (16 × {s.hidden} + 6 × {s.queries} + 8 × {s.keys} + 12 × {s.inner}) B"
@@ -85,9 +86,14 @@ def _activations(job: Job) -> Iterator[Line]:
         yield Line("activations of a layer" if e.checkpointing else "activations", value, "B", formula, (phase,))
         if not e.fused:
             copies = 2 if (e.entropy or not train) else 1
-            formula = f"{copies} × {e.compute} B × {tokens:,.0f} tokens × {s.vocab}"
+            logits = tokens * logit_share(job)
+            formula = f"{copies} × {e.compute} B × {logits:,.0f} tokens × {s.vocab}"
             formula += " (a second copy for the entropy)" if copies == 2 else " (gradients take their place)"
-            yield Line("logits", copies * e.compute * tokens * s.vocab, "B", formula, (phase,))
+            yield Line("logits", copies * e.compute * logits * s.vocab, "B", formula, (phase,))
+        gathered = e.compute * 2 * s.keys * tokens * gathered_share(job)
+        layers = s.layers if train and not e.checkpointing else 1
+        formula = f"{layers} layers × {e.compute} B × 2 × {s.keys} × {tokens * gathered_share(job):,.0f} keys"
+        yield Line("keys and values of shared prefixes", layers * gathered, "B", formula, (phase,))
         pixels = patches * v.patch * (4 + e.compute)
         yield Line("pixels", pixels, "B", f"{patches:,.0f} patches × {v.patch} × (4 + {e.compute}) B", (phase,))
 
@@ -157,6 +163,10 @@ def host(job: Job) -> list[Line]:
                 f"{r.width} B × {giga(s.params)} × {per} GPUs / {r.tensor}",
             )
         )
+    if kept_features(job):
+        kept = min(e.features, features_bytes(job))
+        formula = f"{kept / GIB:.2f} GiB × {per} GPUs: features of the frozen vision tower"
+        lines.append(Line("vision features of a step", kept * per, "B", formula))
     if job.pixel_store:
         nodes = ceil(e.gpus / e.per_node)
         how = f"× agent loop workers / {nodes} nodes, at most"

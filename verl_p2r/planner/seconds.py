@@ -6,6 +6,7 @@ from math import ceil
 
 from verl_p2r.planner.job import Assumed, Engine, Job, Line
 from verl_p2r.planner.memory import cache_tokens
+from verl_p2r.planner.sharing import kept_features, pass_tokens, text_operations, vision_operations
 
 
 def step_time(job: Job, assumed: Assumed) -> list[Line]:
@@ -32,16 +33,6 @@ def step_time(job: Job, assumed: Assumed) -> list[Line]:
     return lines
 
 
-def forward(job: Job, rows: float) -> tuple[float, float]:
-    """Operations of a forward pass over usual rows: of the language model, and of the vision tower.
-
-    With sequence parallelism every GPU of a sequence runs the whole vision tower.
-    """
-    text = job.shape.text_operations([job.lengths.row]) * rows
-    vision = job.shape.vision_operations(job.patches, job.lengths.grid) * rows
-    return text, vision * job.engine.parallel
-
-
 def judge_time(job: Job, assumed: Assumed) -> float:
     """Seconds that all verdicts of a step take."""
     return ceil(job.judge.calls / job.judge.in_flight) * assumed.judge if job.judge else 0.0
@@ -51,17 +42,18 @@ def _passes(job: Job, assumed: Assumed) -> Iterator[Line]:
     e = job.engine
     speed = e.gpus * job.gpu.operations * assumed.mfu
     rate = f"({e.gpus} GPUs × {job.gpu.operations / 1e12:.0f} T/s × {assumed.mfu:g})"
-    text, vision = forward(job, job.rows)
-    both = f"({text / 1e15:.2f} + {vision / 1e15:.2f}) P"
-    if job.old_log_prob:
-        yield Line("old log-prob", (text + vision) / speed, "s", f"{both} operations / {rate}")
-    if job.reference:
-        yield Line("reference log-prob", (text + vision) / speed, "s", f"{both} operations / {rate}")
-    again = 1 if e.checkpointing else 0
-    text_passes = (2 if e.lora_rank else 3) + again  # frozen weights need no gradient, only what lies below them
+    text, vision = text_operations(job, job.rows), vision_operations(job, job.rows)
+    later = vision * (1 - kept_features(job))  # of a pass that follows another one of the step
+    passes = [name for name, there in (("old", job.old_log_prob), ("reference", job.reference)) if there]
+    for n, name in enumerate(passes):
+        seen = later if n else vision
+        formula = f"({text / 1e15:.2f} + {seen / 1e15:.2f}) P operations / {rate}"
+        yield Line(f"{name} log-prob", (text + seen) / speed, "s", formula)
+    text_passes = (2 if e.lora_rank else 3) + int(e.checkpointing)  # frozen weights need no gradient of their own
     vision_passes = text_passes if e.trains_vision else 1
-    seconds = e.epochs * (text_passes * text + vision_passes * vision) / speed
-    formula = f"({text_passes} × {text / 1e15:.2f} + {vision_passes} × {vision / 1e15:.2f}) P operations / {rate}"
+    seen = later if passes else (vision + (e.epochs - 1) * later) / e.epochs
+    seconds = e.epochs * (text_passes * text + vision_passes * seen) / speed
+    formula = f"({text_passes} × {text / 1e15:.2f} + {vision_passes} × {seen / 1e15:.2f}) P operations / {rate}"
     formula += f" × {e.epochs} epochs" if e.epochs > 1 else ""
     sent, how = _communication(job, assumed)
     if sent > seconds:
@@ -76,7 +68,7 @@ def _communication(job: Job, assumed: Assumed) -> tuple[float, str]:
         return 0.0, ""
     link = _link(e, assumed)
     groups = e.gpus // e.parallel
-    tokens = job.rows * job.lengths.row / groups / e.mini_batches / e.parallel
+    tokens = pass_tokens(job) / groups / e.mini_batches / e.parallel
     batches = max(1, ceil(tokens / e.tokens)) * e.mini_batches * e.epochs
     sent = batches * (2 * e.compute * job.all_params + 4 * job.trained)
     how = f"{batches} micro-batches × (2 × {e.compute} B × {job.all_params / 1e9:.2f} G + 4 B × "
@@ -102,7 +94,7 @@ def _moves(job: Job, assumed: Assumed) -> Iterator[Line]:
         how.append(f"2 × 2 × {e.width} B × {job.trained / 1e9:.2f} G / {e.shard}")
     if job.own_reference:
         groups = e.gpus // e.parallel
-        batches = max(1, ceil(job.rows * job.lengths.row / groups / e.parallel / e.infer_tokens))
+        batches = max(1, ceil(pass_tokens(job) / groups / e.parallel / e.infer_tokens))
         moved += batches * e.width * job.shape.params / e.shard
         how.append(
             f"{batches} micro-batches of the reference × {e.width} B × {job.shape.params / 1e9:.2f} G / {e.shard}"

@@ -123,21 +123,40 @@ class Rollouts:
         """
         parts, grids, inputs = [self.text(5)], [], {}
         for kind, grid in media:
-            tokens, of_medium = self._medium(kind, grid)
-            parts.append(tokens)
-            grids += of_medium
-            suffix = "" if kind == "image" else "_videos"
-            pixels = torch.randn(grid[0] * grid[1] * grid[2], self.width, generator=self.random)
-            inputs.setdefault(f"pixel_values{suffix}", []).append(pixels)
-            inputs.setdefault(f"{kind}_grid_thw", []).append(torch.tensor([grid]))
+            parts.append(self._add_medium(kind, grid, grids, inputs))
         prompt = torch.cat([*parts, self.text(text)])
-        inputs = {name: torch.cat(values) for name, values in inputs.items()}
         for size in responses:
-            self._row(prompt, size, grids, inputs)
+            self._row(prompt, self.text(size), grids, _joined(inputs))
         return self
 
-    def _row(self, prompt, size, grids, inputs) -> None:
-        ids = torch.cat([prompt, self.text(size)])
+    def turns(self, sizes, kind: str, grid: tuple[int, int, int]) -> "Rollouts":
+        """Add rollouts of the last prompt in which a tool shows a medium of its own between two turns.
+
+        Args:
+            sizes: for each rollout, the number of words of both turns together.
+            kind: `image` or `video`.
+            grid: of the medium.
+        """
+        last = self.rows[-1]
+        for size in sizes:
+            grids, inputs = list(last["grids"]), {name: [values] for name, values in last["media"].items()}
+            shown = self._add_medium(kind, grid, grids, inputs)
+            response = torch.cat([self.text(size // 2), shown, self.text(size - size // 2)])
+            self._row(last["prompts"], response, grids, _joined(inputs))
+            self.rows[-1]["response_mask"][size // 2 : size // 2 + len(shown)] = 0  # in the loss mask as well
+        return self
+
+    def _add_medium(self, kind, grid, grids, inputs) -> torch.Tensor:
+        tokens, of_medium = self._medium(kind, grid)
+        grids += of_medium
+        suffix = "" if kind == "image" else "_videos"
+        pixels = torch.randn(grid[0] * grid[1] * grid[2], self.width, generator=self.random)
+        inputs.setdefault(f"pixel_values{suffix}", []).append(pixels)
+        inputs.setdefault(f"{kind}_grid_thw", []).append(torch.tensor([grid]))
+        return tokens
+
+    def _row(self, prompt, response, grids, inputs) -> None:
+        ids, size = torch.cat([prompt, response]), len(response)
         tokens = [self.config.image_token_id, self.config.video_token_id]
         vision = mrope_positions(ids, grids, [2.0] * len(grids), placeholder_ids=tokens, merge_size=self.merge)
         mask = torch.ones(size, dtype=torch.int64)
@@ -147,7 +166,7 @@ class Rollouts:
         self.rows.append(
             {
                 "prompts": prompt,
-                "responses": ids[len(prompt) :],
+                "responses": response,
                 "input_ids": ids,
                 "response_mask": mask,
                 "loss_mask": mask,
@@ -157,6 +176,7 @@ class Rollouts:
                 "advantages": torch.randn(1, generator=self.random).expand(size).clone(),
                 "rollout_is_weights": torch.rand(size, generator=self.random) + 0.5,
                 "media": inputs,
+                "grids": grids,
             }
         )
 
@@ -171,7 +191,7 @@ class Rollouts:
         tensors = {
             key: tu.nested_tensor_from_tensor_list([row[key] for row in rows], ragged_idx=rows[0][key].dim())
             for key in rows[0]
-            if key != "media"
+            if key not in ("media", "grids")
         }
         tensors["multi_modal_inputs"] = [{k: v.clone() for k, v in row["media"].items()} for row in rows]
         common = {
@@ -188,6 +208,10 @@ class Rollouts:
         of_rows = {name: value for name, value in settings.items() if isinstance(value, torch.Tensor)}
         common = {name: value for name, value in settings.items() if name not in of_rows}
         return tu.get_tensordict(tensor_dict={**tensors, **of_rows}, non_tensor_dict=common)
+
+
+def _joined(inputs: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat(values) for name, values in inputs.items()}
 
 
 def mixed_rollouts(config) -> Rollouts:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention behind a shared prefix: each row's own attention, in float64, forward and backward, on both paths.
 
-The variable-length kernel of a GPU is stood in for by a loop with its contract: segments by cumulative lengths, causal
-mask aligned to the bottom right, grouped-query attention.
+A plain-torch kernel with the contract of a GPU's variable-length kernel takes its place.
 """
 
 import math
 
 import pytest
 import torch
+import varlen_reference
 
 from verl_p2r.plugin.fsdp import attention as shared
 from verl_p2r.prefix.plan import PrefixPlan
@@ -21,23 +21,8 @@ GROUPS = {
 }
 
 
-def kernel(q, k, v, query_boundaries, key_boundaries, longest_query, longest_key, scaling):
-    outputs = []
-    for n in range(len(query_boundaries) - 1):
-        a, b = int(query_boundaries[n]), int(query_boundaries[n + 1])
-        c, d = int(key_boundaries[n]), int(key_boundaries[n + 1])
-        assert b - a <= longest_query
-        assert d - c <= longest_key
-        keys, values = (x[c:d].repeat_interleave(HEADS // KEY_HEADS, 1) for x in (k, v))
-        scores = torch.einsum("qhw,khw->hqk", q[a:b], keys) * scaling
-        hidden = torch.ones(b - a, d - c, dtype=torch.bool).triu(d - c - (b - a) + 1)
-        weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
-        outputs.append(torch.einsum("hqk,khw->qhw", weights, values))
-    return torch.cat(outputs)
-
-
 def in_one_call(q, k, v, plan):
-    return shared.attend_in_one_call(q, k, v, WIDTH**-0.5, plan, kernel)
+    return shared.attend_in_one_call(q, k, v, WIDTH**-0.5, plan, varlen_reference.attend)
 
 
 def by_segment(q, k, v, plan):

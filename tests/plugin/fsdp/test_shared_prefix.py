@@ -136,6 +136,18 @@ def test_rollout_correction_weights_and_other_losses_reach_their_rows(models):
     assert unweighted != pytest.approx(losses[1], abs=1e-4)  # the weights are not ones
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_media_that_a_tool_shows_later_make_groups_of_one(family, models):
+    """Their rows share tokens and a clip with the prompt's other rollouts, but not the media as a whole."""
+    folder = models(family)
+    theirs = engines.build(folder, engines.StockEngine)
+    ours = engines.build(folder, engines.CPUFSDPEngine, engines.SHARED)
+    rollouts = engines.Rollouts(theirs.module.config).group([9, 14, 5], ("video", (2, 8, 8)))
+    rollouts.turns([8, 11], "image", (1, 4, 8)).shuffled()
+    config = engines.loss_config(folder)
+    check(numbers(ours, rollouts, config), numbers(theirs, rollouts, config))
+
+
 def test_a_batch_without_prompts_runs_as_it_is(models):
     """SFT's: every position but the last of a row has a log-probability."""
     folder = models("qwen2_5_vl")

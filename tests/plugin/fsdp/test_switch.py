@@ -8,6 +8,8 @@ import torch
 from cpu_config import make_config
 from transfer_queue import KVBatchMeta
 from transformers import Qwen2_5_VLConfig, Qwen3Config
+from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 
@@ -89,13 +91,14 @@ def test_distillation_over_whole_rows_is_refused():
         switch.check_batch(data)
 
 
+@pytest.mark.parametrize("mode", ["p2r_sync", "p2r_colocate_async", "p2r_separate_async"])
 @pytest.mark.parametrize("on", [True, False])
-def test_the_trainer_keeps_groups_on_one_rank(on, monkeypatch):
+def test_every_trainer_keeps_groups_on_one_rank(on, mode, monkeypatch):
     keys = [f"{uid}_{session}_0" for session in range(4) for uid in ("a_1", "b", "c", "d")]
     tags = [{"prompt_len": 10 + len(key), "response_len": 5, "seq_len": 15 + len(key)} for key in keys]
     batch = KVBatchMeta(partition_id="train", keys=list(keys), tags=tags)
-    monkeypatch.setattr("verl.trainer.ppo.v1.PPOTrainerSync._balance_batch", lambda self, batch, metrics: batch)
-    trainer = object.__new__(P2RTrainerSync)
+    monkeypatch.setattr(PPOTrainer, "_balance_batch", lambda self, batch, metrics: batch)
+    trainer = object.__new__(get_trainer_cls(mode))
     trainer.run = {"shared_prefix": on}
     trainer.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0, 1]})
     metrics: dict = {}

@@ -273,3 +273,19 @@ def test_a_frozen_vision_tower_is_read(config):
     assert whole.trained - frozen.trained == frozen.shape.vision_params
     sft = launch_of("p2r_sft", ["model.path=Qwen/Qwen2.5-VL-7B-Instruct", "engine.freeze_vision_tower=True"], {})
     assert plan_of(sft, Options(rows=0)).job.trained == frozen.trained
+
+
+def test_the_shared_prefix_and_kept_features_are_read_and_compared():
+    model = ["actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct"]
+    frozen = "actor_rollout_ref.actor.freeze_vision_tower=True"
+    on = plan_of(launch_of("p2r_ppo", [*model, frozen, "trainer.p2r.shared_prefix=True"], {}), Options(rows=0)).job
+    assert (on.engine.shares_prefix, on.engine.features) == (True, 2 * 2**30)
+    off = plan_of(launch_of("p2r_ppo", [*model, "trainer.p2r.vision_features_gib=0"], {}), Options(rows=0)).job
+    assert (off.engine.shares_prefix, off.engine.features) == (False, 0)
+    shown = CliRunner().invoke(app, ["plan", "p2r_ppo", *model, "--rows", "0"], env={"COLUMNS": "200"}).output
+    table = shown.split("With and without trainer.p2r.shared_prefix")[1]
+    [whole, shared] = [line for line in table.splitlines() if line.startswith((" whole rows", " shared prefix"))]
+    assert whole.rstrip().endswith("this launch")
+    assert not shared.rstrip().endswith("this launch")
+    seconds = [float(line.split()[2]) for line in (whole, shared)]
+    assert seconds[1] < 0.7 * seconds[0]

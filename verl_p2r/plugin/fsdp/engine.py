@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's FSDP engine, which can freeze the vision tower: see `vision_tower.py`.
+"""verl's FSDP engine with what this project adds: see the four mixins.
 
-In verl's registry the engine of a vendor comes before that of a device, which is verl's own. Loaded by the hook on
-verl's engine alone: imported before verl's, it would meet itself half-made. Can go when verl's engine reads the flag.
+In verl's registry an engine for a vendor takes precedence over one for a device, which is verl's own. The hook on
+verl's engine module imports this one; importing it earlier causes a circular import. It can go when verl's engine reads
+`freeze_vision_tower` and calls the vision tower once.
 """
 
 from verl.workers.config.optimizer import build_optimizer
@@ -10,11 +11,12 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl_p2r.plugin.fsdp.shared_prefix import SharedPrefix
+from verl_p2r.plugin.fsdp.step_features import StepFeatures
 from verl_p2r.plugin.fsdp.tower import OneTowerCall
 from verl_p2r.plugin.fsdp.vision_tower import check_strategy, freeze
 
 
-class FreezableFSDPEngine(SharedPrefix, OneTowerCall, FSDPEngineWithLMHead):
+class FreezableFSDPEngine(SharedPrefix, StepFeatures, OneTowerCall, FSDPEngineWithLMHead):
     """verl's FSDP engine; with `freeze_vision_tower` in its config it trains everything but the vision tower."""
 
     def __init__(self, model_config, engine_config, *args, **kwargs):

@@ -20,7 +20,7 @@ from verl.workers.engine.utils import postprocess_batch_func
 
 from verl_p2r.plugin.fsdp.attention import NAME, AttentionPlan, varlen_kernel
 from verl_p2r.plugin.fsdp.switch import check_batch, check_engine, check_model
-from verl_p2r.plugin.fsdp.vision_inputs import MicroBatchMedia, distinct_media, media_rows
+from verl_p2r.plugin.fsdp.vision_inputs import distinct_media, media_rows
 from verl_p2r.prefix.plan import PrefixPlan, micro_batches, shared_groups
 
 _PLAN = "p2r_prefix_plan"
@@ -87,7 +87,6 @@ class SharedPrefix:
         plan: PrefixPlan = tu.get_non_tensor_data(data=micro_batch, key=_PLAN, default=None)
         rows = micro_batch["input_ids"].unbind()
         device = rows[0].device
-        media = MicroBatchMedia([row.cpu() for row in rows], media_rows(micro_batch), self.model_config.hf_config)
         positions = plan.pack(micro_batch["position_ids"].unbind())
         labels = plan.responses(rows)
         temperature = micro_batch["temperature"]
@@ -99,7 +98,7 @@ class SharedPrefix:
             "attention_mask": None,
             "position_ids": positions.unsqueeze(-2),
             "shared_prefix": AttentionPlan(plan, device),
-            "vision": media.inputs(plan.pack(media.places), device),
+            "vision": self.vision_inputs(micro_batch, plan),
         }
         if tu.get_non_tensor_data(data=micro_batch, key="use_fused_kernels", default=False):
             if not scalar:

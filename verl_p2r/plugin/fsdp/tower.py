@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One call of the vision tower for each micro-batch, whatever media are in it.
+"""At most one call of the vision tower for each micro-batch, whatever media are in it.
 
-verl 0.9.1 calls the tower once for images and once more for videos, so that FSDP ranks with other media run another
-number of collectives, and on a micro-batch without media (padding rows are text) it crashes for Qwen2-VL and Qwen2.5-VL
-with transformers 5. It also calls the tower on every row, though the rollouts of a prompt share their pixels. Here the
-distinct media of a micro-batch go through the tower in one call, and a micro-batch without media calls it on one blank
-image whose features are added with weight 0.
-Can go when verl's forward does the same.
+verl 0.9.1 calls the tower once for images and once more for videos, so FSDP ranks with different media run different
+numbers of collectives. On a micro-batch without media (padding rows are text) it crashes for Qwen2-VL and Qwen2.5-VL
+with transformers 5. It also calls the tower on every row, although the rollouts of a prompt share their pixels. Here
+the distinct media of a micro-batch go through the tower in one call, and a micro-batch without media calls it on one
+blank image whose features are added with weight 0.
+This module can go when verl's forward does the same.
 """
 
 from types import MethodType
@@ -16,8 +16,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 from verl.utils.transformers_compat import unpack_visual_output
+from verl.utils.ulysses import get_ulysses_sequence_parallel_group
 
+from verl_p2r.plugin.fsdp.tower_split import run_split
 from verl_p2r.plugin.fsdp.vision_inputs import MicroBatchMedia, VisionInputs, media_rows
+from verl_p2r.prefix.plan import PrefixPlan
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _BLANK = [[1, 4, 4]]  # grid (t, h, w) of the image that stands in for missing media
@@ -36,22 +39,37 @@ class OneTowerCall:
     def prepare_model_inputs(self, micro_batch: TensorDict):
         if not self._one_call:
             return super().prepare_model_inputs(micro_batch)
-        rows = [row.cpu() for row in micro_batch["input_ids"].unbind()]
-        media = MicroBatchMedia(rows, media_rows(micro_batch), self.model_config.hf_config)
         text = micro_batch.exclude("multi_modal_inputs")
         model_inputs, output_args = super().prepare_model_inputs(text)
-        model_inputs["vision"] = media.inputs(torch.cat(media.places), micro_batch["input_ids"].device)
+        model_inputs["vision"] = self.vision_inputs(micro_batch)
         return model_inputs, output_args
+
+    def vision_inputs(self, micro_batch: TensorDict, plan: PrefixPlan | None = None) -> VisionInputs:
+        """Find the media of a micro-batch and where their features belong.
+
+        Args:
+            micro_batch: verl's.
+            plan: how its rows are packed; None when they follow one another whole.
+        """
+        rows = [row.cpu() for row in micro_batch["input_ids"].unbind()]
+        media = MicroBatchMedia(rows, media_rows(micro_batch), self.model_config.hf_config)
+        places = torch.cat(media.places) if plan is None else plan.pack(media.places)
+        index = places[places >= 0].to(micro_batch["input_ids"].device)
+        return self.make_vision_inputs(media, index)
+
+    def make_vision_inputs(self, media: MicroBatchMedia, index: Tensor) -> VisionInputs:
+        """Decide what the tower computes: here all of it. Arguments as of `VisionInputs`."""
+        return VisionInputs(media.sets, index)
 
 
 def _base_forward(self: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any):
-    """Forward of a Qwen-VL model below its head, as verl patches it, with the vision tower called once.
+    """Run a Qwen-VL model below its head as verl patches it, but with one call of the vision tower.
 
     Args:
         input_ids: Shape: (B, L) or (1, packed tokens).
         attention_mask: Shape: (B, L), or None for a packed sequence.
-        vision: what the engine prepared; without it, somebody else calls, and verl's own forward answers.
-        shared_prefix: the plan of a packed micro-batch: hidden states are given where they predict a response.
+        vision: what the engine prepared. Without it the caller is not our engine, and verl's own forward answers.
+        shared_prefix: the plan of a packed micro-batch; only hidden states that predict a response are returned.
     """
     vision = kwargs.pop("vision", None)
     if vision is None:
@@ -59,16 +77,19 @@ def _base_forward(self: nn.Module, input_ids: Tensor, attention_mask: Tensor | N
     for name in ("labels", "pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw"):
         kwargs.pop(name, None)
     embeds = self.get_input_embeddings()(input_ids)
-    features, deepstack = _call_tower(self, vision, embeds)
-    if vision.pixels is None:
-        embeds = embeds + 0.0 * sum(part.sum() for part in (features, *deepstack)).to(embeds.dtype)
-    else:
+    if vision.calls_tower:
+        missing = vision.missing()
+        made = _call_tower(self, missing or _blank(self, embeds), embeds.device)
+        if missing is None:
+            embeds = embeds + 0.0 * sum(part.sum() for part in made).to(embeds.dtype)
+        else:
+            vision.receive(made)
+    if vision.sets:
+        features, *deepstack = vision.at_placeholders(embeds.device)
         mask = (input_ids == self.config.image_token_id) | (input_ids == self.config.video_token_id)
-        chosen = features.to(embeds.dtype).index_select(0, vision.index)
-        embeds = embeds.masked_scatter(mask.unsqueeze(-1), chosen)
+        embeds = embeds.masked_scatter(mask.unsqueeze(-1), features.to(embeds.dtype))
         if deepstack:
-            kwargs["visual_pos_masks"] = mask
-            kwargs["deepstack_visual_embeds"] = [part.index_select(0, vision.index) for part in deepstack]
+            kwargs |= {"visual_pos_masks": mask, "deepstack_visual_embeds": deepstack}
     kwargs |= {"input_ids": None, "inputs_embeds": embeds, "attention_mask": attention_mask}  # PEFT names some, too
     output = self.language_model(**kwargs)
     if (plan := kwargs.get("shared_prefix")) is not None:
@@ -76,13 +97,22 @@ def _base_forward(self: nn.Module, input_ids: Tensor, attention_mask: Tensor | N
     return output
 
 
-def _call_tower(model: nn.Module, vision: VisionInputs, embeds: Tensor) -> tuple[Tensor, list[Tensor]]:
-    pixels, grids = vision.pixels, vision.grids
-    if pixels is None:
-        config = model.config.vision_config
-        width = config.in_channels * config.temporal_patch_size * config.patch_size**2
-        grids = torch.tensor(_BLANK, device=embeds.device)
-        pixels = embeds.new_zeros(int(grids.prod()), width)
-    pixels = pixels.to(embeds.device).type(model.visual.dtype)
-    features, deepstack = unpack_visual_output(model.visual(pixels, grid_thw=grids))
-    return features, list(deepstack or [])
+def _blank(model: nn.Module, embeds: Tensor) -> tuple[Tensor, Tensor]:
+    config = model.config.vision_config
+    width = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    grids = torch.tensor(_BLANK)
+    return embeds.new_zeros(int(grids.prod()), width), grids
+
+
+def _call_tower(model: nn.Module, inputs: tuple[Tensor, Tensor], device: Any) -> list[Tensor]:
+    """Run the tower on patches and grids; return the features, and those for deepstack."""
+    pixels, grids = inputs
+
+    def tower(pixels: Tensor, grids: Tensor) -> list[Tensor]:
+        features, deepstack = unpack_visual_output(
+            model.visual(pixels.to(device).type(model.visual.dtype), grid_thw=grids.to(device))
+        )
+        return [features, *(deepstack or [])]
+
+    group = get_ulysses_sequence_parallel_group()
+    return tower(pixels, grids) if group is None else run_split(tower, pixels, grids, group)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Freezing the vision tower, for FSDP: verl 0.9.1 has the flag, and nothing reads it.
+"""Freezing the vision tower, for FSDP: verl 0.9.1 accepts the flag but ignores it.
 
     actor_rollout_ref.actor.freeze_vision_tower=True      # RL: verl's own key
     engine.freeze_vision_tower=True                       # SFT: ours, in the config `p2r_sft`
 
-The whole of `model.visual` is frozen, its mergers (Qwen3-VL: also those of deepstack) and any LoRA adapters in it: what
-the flag meant in verl while verl read it. Two doors of verl carry it: the engine config's `_target_` (here), and the
-engine registry (`fsdp_engine.py`). The reference policy and the rollout know nothing of it.
-Can go when verl's FSDP engine reads the flag.
+The whole of `model.visual` is frozen: its mergers (for Qwen3-VL also those of deepstack) and any LoRA adapters in it.
+The flag meant the same while verl read it. It reaches the engine through the engine config's `_target_` (here) and
+verl's engine registry (`engine.py`). The rollout does not need to know about it. This module can go when verl's FSDP
+engine reads the flag.
 """
 
 from dataclasses import dataclass
@@ -18,29 +18,44 @@ from torch import nn
 from verl.workers.config import FSDPEngineConfig
 
 TOWER = "visual"  # its name in Qwen2-VL, Qwen2.5-VL and Qwen3-VL
+STRATEGIES = ("fsdp", "fsdp2")
+FEATURES_GIB = 2.0  # of host memory for a step's features on each rank, if the config does not say
 
 
 @dataclass
 class FreezableFSDPEngineConfig(FSDPEngineConfig):
-    """verl's, and whether the vision tower stays as it is and whether rollouts share their prompt."""
+    """verl's FSDP engine config with our three fields.
+
+    Args:
+        freeze_vision_tower: the vision tower is not trained.
+        shared_prefix: rollouts share their prompt; see `switch.py`.
+        vision_features_gib: host memory for features that a frozen tower makes once a step; 0 keeps none. See
+            `step_features.py`.
+    """
 
     freeze_vision_tower: bool = False
-    shared_prefix: bool = False  # see `fsdp/switch.py`
+    shared_prefix: bool = False
+    vision_features_gib: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
-        if self.freeze_vision_tower and self.strategy == "fsdp_turbo":  # an engine of its own, which knows no flag
+        if self.freeze_vision_tower and self.strategy == "fsdp_turbo":  # another engine, which ignores the flag
             check_strategy(self)
 
 
 ENGINE_CONFIG = f"{__name__}.{FreezableFSDPEngineConfig.__name__}"
 
 
+def towers_of(module: nn.Module) -> list[nn.Module]:
+    """Find the vision tower of a model, plain or inside PEFT's or FSDP's wrapper; empty for a model without one."""
+    return [part for name, part in module.named_modules() if name.rpartition(".")[2] == TOWER]
+
+
 def freeze(module: nn.Module) -> int:
-    """Take the gradients of a model's vision tower away.
+    """Exclude a model's vision tower from training.
 
     Args:
-        module: a Hugging Face model, as it is or inside PEFT's wrapper; not yet sharded.
+        module: a Hugging Face model, plain or inside PEFT's wrapper; not yet sharded.
 
     Returns:
         The number of frozen parameters, as elements.
@@ -48,7 +63,7 @@ def freeze(module: nn.Module) -> int:
     Raises:
         ValueError: for a model without a tower.
     """
-    towers = [part for name, part in module.named_modules() if name.rpartition(".")[2] == TOWER]
+    towers = towers_of(module)
     if not towers:
         raise ValueError(
             f"freeze_vision_tower=True, but {type(module).__name__} has no module named {TOWER!r}: set it to False, or "
@@ -60,7 +75,7 @@ def freeze(module: nn.Module) -> int:
 
 
 def check_strategy(config: Any) -> None:
-    """Refuse what could not freeze, or would leave the flag unread.
+    """Refuse an engine that cannot freeze, or would ignore the flag.
 
     Args:
         config: with `strategy` and, for FSDP1, `use_orig_params`.
@@ -68,7 +83,7 @@ def check_strategy(config: Any) -> None:
     Raises:
         ValueError: with the remedy.
     """
-    if config.strategy not in ("fsdp", "fsdp2"):
+    if config.strategy not in STRATEGIES:
         raise ValueError(
             f"freeze_vision_tower=True works with the strategies fsdp and fsdp2; strategy={config.strategy} would "
             "ignore it: change one of them"
@@ -82,7 +97,9 @@ def check_strategy(config: Any) -> None:
 
 
 def freeze_actor(config: DictConfig) -> None:
-    """Hand `actor.freeze_vision_tower`, which verl's worker drops, to the actor's engine. Changes `config`.
+    """Pass `actor.freeze_vision_tower`, which verl's worker drops, to the actor's engine. Changes `config`.
+
+    The engines of actor and reference also learn how much memory the frozen tower's features may take.
 
     Args:
         config: of verl's PPO trainer, whole.
@@ -90,12 +107,18 @@ def freeze_actor(config: DictConfig) -> None:
     Raises:
         ValueError: when the actor's strategy cannot freeze.
     """
-    actor = config.actor_rollout_ref.actor
+    roles = config.actor_rollout_ref
+    actor = roles.actor
     if not actor.get("freeze_vision_tower", False):
         return
     check_strategy(
         DictConfig({"strategy": actor.strategy, "use_orig_params": actor.get("fsdp_config", {}).get("use_orig_params")})
     )
-    with open_dict(actor):
+    gib = (config.trainer.get("p2r") or {}).get("vision_features_gib", FEATURES_GIB)
+    with open_dict(roles):
         actor.fsdp_config._target_ = ENGINE_CONFIG
         actor.fsdp_config.freeze_vision_tower = True
+        actor.fsdp_config.vision_features_gib = gib
+        if roles.ref.strategy in STRATEGIES:
+            roles.ref.fsdp_config._target_ = ENGINE_CONFIG
+            roles.ref.fsdp_config.vision_features_gib = gib

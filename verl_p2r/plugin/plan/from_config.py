@@ -116,6 +116,8 @@ def _rl_job(launch: Launch, shape: ModelShape, lengths: Lengths, options: Option
         epochs=actor.ppo_epochs,
         entropy=bool(actor.calculate_entropy or actor.entropy_coeff),
         frozen_vision=bool(actor.get("freeze_vision_tower", False)),
+        shares_prefix=bool((trainer.get("p2r") or {}).get("shared_prefix", False)),
+        features=(trainer.get("p2r") or {}).get("vision_features_gib", 0) * GIB,
     )
     cache, workers = cache_settings(config.data), rollout.agent.num_workers
     return Job(

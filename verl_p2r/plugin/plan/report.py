@@ -19,6 +19,7 @@ from verl_p2r.planner import (
     step_time,
     total,
     traffic,
+    variants,
 )
 from verl_p2r.plugin.plan.from_config import Plan
 
@@ -46,6 +47,8 @@ def show(console: Console, plan: Plan, faults: list[str], assumed: Assumed, gpu:
         how = f"{job.prompts} prompts × {job.samples}, at most: guards and cached verdicts ask none"
         console.print(_lines("Judge", [Line("calls of a step", job.judge.calls, "calls", how)], formulas))
     console.print(_lines("Time of a step", step_time(job, assumed), formulas))
+    if job.rollout is not None:
+        console.print(_variants(job, assumed))
     console.print(
         f"Assumed, not measured: {assumed.mfu:.0%} of {job.gpu.operations / 1e12:.0f} T operations/s, "
         f"{assumed.decoding:.0%} of {job.gpu.bandwidth / 1e12:.2f} TB/s in sampling, {assumed.judge:g} s a verdict.",
@@ -89,6 +92,35 @@ def _memory(job: Job, assumed: Assumed, formulas: bool) -> Table:
     marked = [f"[{'red' if used > job.gpu.memory else 'green'}]{used / GIB:.1f}[/]" for used in sums]
     table.add_row("together", *marked, *([""] if formulas else []), style="bold")
     return table
+
+
+def _variants(job: Job, assumed: Assumed) -> Table:
+    """Compare the job with what it would be with and without a shared prefix and kept features."""
+    title = "With and without trainer.p2r.shared_prefix"
+    table = Table(title=title, box=None, title_justify="left", title_style="bold", caption_justify="left")
+    table.add_column("what")
+    for column in ("step", "passes", "GPU in update", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, variant in variants(job):
+        lines = {line.name: line.value for line in step_time(variant, assumed)}
+        passes = sum(lines.get(part, 0.0) for part in ("old log-prob", "reference log-prob", "update"))
+        update = total(memory(variant, assumed), "update")
+        table.add_row(
+            name,
+            amount(lines["a step"], "s"),
+            amount(passes, "s"),
+            amount(update, "B"),
+            "this launch" if _equal(variant, job) else "",
+        )
+    if job.engine.parallel > 1:
+        table.caption = "The shared prefix is not built for ulysses_sequence_parallel_size > 1."
+    return table
+
+
+def _equal(variant: Job, job: Job) -> bool:
+    """Compare in what `variants` changes; without a frozen tower no feature is kept, whatever the setting."""
+    features = job.engine.features > 0 and job.engine.frozen_vision
+    return variant.engine.shares_prefix == job.engine.shares_prefix and (variant.engine.features > 0) == features
 
 
 def amount(value: float, unit: str) -> str:

@@ -29,6 +29,7 @@ from verl_p2r.plugin.fsdp.balance import keep_groups_together
 from verl_p2r.plugin.fsdp.switch import share_prefix
 from verl_p2r.plugin.fsdp.vision_tower import freeze_actor
 from verl_p2r.plugin.rl.advantage import ProcessRewards, process_rewards
+from verl_p2r.plugin.rl.bypass import check_bypass
 from verl_p2r.plugin.rl.checkpoints import correct_tracker, save_place
 from verl_p2r.plugin.rl.metrics import process_metrics
 from verl_p2r.plugin.rl.verl_judge import make_judge
@@ -49,6 +50,7 @@ def check_config(config) -> P2RSettings:
     """
     settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
     make_judge(config, settings)
+    check_bypass(config)
     manager = config.reward.reward_manager
     if manager.source == "register" and manager.name != MANAGER:
         raise ValueError(

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The branch for a GPU, run on a CPU: a plain-torch kernel with flash-attn's contract takes the place of the real one.
+
+Everything else is what runs on a GPU: gathered keys and values, segment boundaries, the summed gradients of shared
+tokens. `test_attention.py` compares the same indices with every row alone in float64, forward and backward.
+"""
+
+import prefix_engines as engines
+import pytest
+import varlen_reference
+
+from verl_p2r.plugin.fsdp import attention
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("world")]
+
+HALF = ("engine.mixed_precision.param_dtype=bf16", "engine.dtype=bfloat16")
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Have the attention take the branch of CUDA in half precision."""
+    calls = []
+
+    def attend(query, key, value, scaling, plan):
+        calls.append(plan.shares)
+        return attention.attend_in_one_call(query, key, value, scaling, plan, varlen_reference.attend)
+
+    monkeypatch.setattr(attention, "attend_by_segment", attend)
+    yield
+    assert any(calls)
+
+
+def numbers(engine, rollouts, config):
+    return engines.infer(engine, rollouts.batch()), *engines.train(engine, rollouts.batch(), config)
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_numbers_are_stocks(family, models):
+    folder = models(family)
+    stock, ours = (
+        engines.build(folder, engines.StockEngine),
+        engines.build(folder, engines.CPUFSDPEngine, engines.SHARED),
+    )
+    rollouts, config = engines.mixed_rollouts(stock.module.config), engines.loss_config(folder)
+    expected, found = (numbers(engine, rollouts, config) for engine in (stock, ours))
+    for name in ("log_probs", "entropy"):
+        assert (found[0][name] - expected[0][name]).abs().max() <= 5e-6
+    assert found[1] == pytest.approx(expected[1], abs=1e-6)
+    assert engines.worst(found[2], expected[2]) <= 1e-5
+
+
+def errors(found, expected) -> tuple[float, float]:
+    """Root-mean-square error of the log-probabilities, and relative error of all gradients together."""
+    difference = (found[0]["log_probs"].float() - expected[0]["log_probs"]).square().mean().sqrt().item()
+    off = sum((found[2][name].float() - grad).square().sum() for name, grad in expected[2].items())
+    return difference, (off / sum(grad.square().sum() for grad in expected[2].values())).sqrt().item()
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_bfloat16_errs_no_more_than_stocks(models):
+    """Both against verl's engine in float32; the bound is the issue's."""
+    folder = models("qwen2_5_vl")
+    exact, stock = engines.build(folder, engines.StockEngine), engines.build(folder, engines.StockEngine, *HALF)
+    ours = engines.build(folder, engines.CPUFSDPEngine, engines.SHARED, *HALF)
+    rollouts = engines.Rollouts(exact.module.config)
+    for width in (8, 12):
+        rollouts.group([30, 25, 33, 18], ("video", (2, 8, width)), text=20)
+    config = engines.loss_config(folder)
+    expected, theirs, found = (numbers(engine, rollouts, config) for engine in (exact, stock, ours))
+    stocks, own = errors(theirs, expected), errors(found, expected)
+    assert stocks[0] > 1e-4  # half precision is really used
+    for mine, other in zip(own, stocks, strict=True):
+        assert mine <= 1.2 * other, (own, stocks)
