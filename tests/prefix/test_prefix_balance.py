@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Groups over ranks: whole where the numbers allow it, and level."""
+"""Groups stay whole where the numbers allow it, and ranks get about the same work."""
 
 import random
 
@@ -10,7 +10,7 @@ from verl_p2r.prefix.plan import workload
 
 
 def batch(seed: int, prompts: int, rollouts: int, lost: int = 0):
-    """Rows of images, clips and a few long clips, as in the paper's data; responses of about 600 tokens."""
+    """Make rows with images, clips and a few long clips, as in the paper's data, and responses of about 600 tokens."""
     rng = random.Random(seed)
     keys, prefix, suffix = [], [], []
     for n in range(prompts):
@@ -69,6 +69,6 @@ def test_by_hand():
     assert load[0] == load[1]
 
 
-def test_rows_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="3 rows do not divide by 2 ranks"):
+def test_rows_that_cannot_be_split_equally_are_refused():
+    with pytest.raises(ValueError, match="3 rows cannot be split equally over 2 ranks"):
         balanced_order("abc", [1, 1, 1], [1, 1, 1], 2)

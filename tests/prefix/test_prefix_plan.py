@@ -12,7 +12,7 @@ BATCHES = 3000
 
 
 def random_batch(seed: int):
-    """Rows of a few prompts that differ in tokens, in media or in positions alone, in any order."""
+    """Make rows of a few prompts that differ in tokens, only in media or only in positions, in any order."""
     rng = random.Random(seed)
     kinds = []
     for _ in range(rng.randint(1, 5)):
@@ -138,7 +138,7 @@ def test_a_group_is_cut_only_where_it_does_not_fit():
     assert micro_batches([[0, 1, 2, 3], [4]], prefix, suffix, 19) == [[[0, 1]], [[2, 3]], [[4]]]
 
 
-def test_one_more_micro_batch_parts_groups_before_it_cuts_one():
+def test_one_more_micro_batch_separates_groups_before_it_cuts_one():
     prefix, suffix = [5] * 6, [2] * 6
     groups = [[0, 1, 2], [3, 4, 5]]
     assert micro_batches(groups, prefix, suffix, 100, at_least=2) == [[[0, 1, 2]], [[3, 4, 5]]]
@@ -146,7 +146,7 @@ def test_one_more_micro_batch_parts_groups_before_it_cuts_one():
     assert sorted(map(len, (pieces[0] for pieces in three))) == [1, 2, 3]
 
 
-def test_what_cannot_be_packed_is_said():
+def test_rows_that_cannot_be_packed_are_refused():
     with pytest.raises(ValueError, match="a row of 14 tokens is larger than a micro-batch of 13"):
         micro_batches([[0]], [10], [4], 13)
     with pytest.raises(ValueError, match="2 rows cannot fill 3 micro-batches"):

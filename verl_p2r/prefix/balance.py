@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows over ranks, so that the rollouts of a prompt stay together and every rank has about the same work."""
+"""Distribute rows over ranks so that a prompt's rollouts stay together and every rank has about the same work."""
 
 from collections.abc import Callable, Hashable, Sequence
 
@@ -9,25 +9,25 @@ from verl_p2r.prefix.plan import workload
 def balanced_order(
     groups: Sequence[Hashable], prefix: Sequence[int], suffix: Sequence[int], ranks: int
 ) -> tuple[list[int], list[int]]:
-    """Order the rows so that equal consecutive chunks, one for each rank, hold whole groups and equal work.
+    """Order the rows so that equal consecutive chunks, one for each rank, hold whole groups and about the same work.
 
-    Largest group first, onto the least loaded rank with room for all of it; then single exchanges of equally large
-    groups between the most and the least loaded rank, while they help. Groups that fit nowhere whole are cut.
+    The largest group is placed first, on the least loaded rank with room for all of it. Then equally large groups are
+    exchanged between the most and the least loaded rank while that helps. A group that fits on no rank is cut.
 
     Args:
         groups: a key for each row; equal keys share a prompt.
         prefix: prompt length of each row, tokens.
         suffix: response length of each row, tokens.
-        ranks: number of equal chunks.
+        ranks: number of chunks.
 
     Returns:
         (row indices in their new order, the workload of each rank).
 
     Raises:
-        ValueError: the rows do not divide by the ranks.
+        ValueError: the number of rows is not a multiple of the number of ranks.
     """
     if len(groups) % ranks:
-        raise ValueError(f"{len(groups)} rows do not divide by {ranks} ranks")
+        raise ValueError(f"{len(groups)} rows cannot be split equally over {ranks} ranks")
     members: dict[Hashable, list[int]] = {}
     for row, key in enumerate(groups):
         members.setdefault(key, []).append(row)
@@ -61,7 +61,7 @@ def balanced_order(
 
 
 def _exchange(held: list[list[list[int]]], load: list[int], cost: Callable[[list[int]], int]) -> None:
-    """Exchange pieces of equally many rows between the most and the least loaded rank until no exchange helps."""
+    """Exchange pieces with equally many rows between the most and the least loaded rank until no exchange helps."""
     ranks = range(len(held))
     for _ in range(4 * sum(map(len, held))):
         high, low = max(ranks, key=load.__getitem__), min(ranks, key=load.__getitem__)

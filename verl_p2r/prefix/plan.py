@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows of a batch share a prefix, how they are packed, and where everything lies in the packed sequence.
+"""Which rows of a batch share a prefix, how they are packed, and where each token is in the packed sequence.
 
 All rollouts of a prompt repeat its tokens. Rows with equal prompts, equal media and equal positions form a group, and
 a group is computed as
 
     [ prefix | suffix 1 | suffix 2 | ... | suffix G ]
 
-in which a suffix attends to the prefix and, causally, to itself. A causal prefix never sees a suffix, so every row gets
-exactly the numbers it would get alone. A group of one is an ordinary causal row. Nothing here knows a prompt's uid or a
-constant group size: lost rollouts, padding rows and rows without a twin need no special case.
+in which a suffix attends to the prefix and, causally, to itself. A causal prefix never attends to a suffix, so each row
+gets exactly the numbers it would get alone. A group of one is an ordinary causal row. Neither a prompt's uid nor a
+constant group size is used, so lost rollouts, padding rows and single rows need no special case.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,10 +27,10 @@ def shared_groups(prompts: Sequence[Tensor], media: Sequence[int], positions: Se
         positions: position ids of each row, prompt first. Shape: (..., L), L >= P.
 
     Returns:
-        Row indices, each row once; groups in the order of their first rows, rows in ascending order.
+        Groups of row indices, each row once; groups in the order of their first rows, rows in ascending order.
 
     Raises:
-        ValueError: a prompt has no token, so nothing predicts the first token of its response.
+        ValueError: a prompt is empty, so nothing predicts the first token of its response.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for row, (prompt, medium, places) in enumerate(zip(prompts, media, positions, strict=True)):
@@ -44,10 +44,10 @@ def shared_groups(prompts: Sequence[Tensor], media: Sequence[int], positions: Se
 
 
 def packed_tokens(piece: Sequence[int], prefix: Sequence[int], suffix: Sequence[int]) -> int:
-    """Count the tokens of a group's rows over one copy of their prefix.
+    """Count the tokens of a group's rows with one copy of their prefix.
 
     Args:
-        piece: row indices, all of one group.
+        piece: row indices of one group.
         prefix: prompt length of each row of the batch, tokens.
         suffix: response length of each row of the batch, tokens.
     """
@@ -55,10 +55,10 @@ def packed_tokens(piece: Sequence[int], prefix: Sequence[int], suffix: Sequence[
 
 
 def workload(prefix: int, suffixes: Iterable[int]) -> int:
-    """Estimate the work of a group, in verl's unit of `24576 x + x²` for a row of x tokens [ours].
+    """Estimate the work of a group, in verl's unit: `24576 x + x²` for a row of x tokens [ours].
 
     Args:
-        prefix: prompt length, tokens; paid once.
+        prefix: prompt length, tokens; counted once.
         suffixes: response length of each row, tokens.
     """
     return 24576 * prefix + prefix**2 + sum(24576 * size + 2 * prefix * size + size**2 for size in suffixes)
@@ -71,20 +71,20 @@ def micro_batches(
     budget: int,
     at_least: int = 1,
 ) -> list[list[list[int]]]:
-    """Pack groups into micro-batches, cutting a group only where it does not fit.
+    """Pack groups into micro-batches; a group is cut only if it does not fit into one.
 
     Args:
         groups: row indices, each row once.
         prefix: prompt length of each row, tokens.
         suffix: response length of each row, tokens.
         budget: packed tokens that a micro-batch may hold.
-        at_least: number of micro-batches wanted; ranks with less work make as many forward calls as the others.
+        at_least: number of micro-batches to make, so that ranks with less work make as many forward calls as others.
 
     Returns:
         Micro-batches, each a list of pieces, each a list of row indices of one group.
 
     Raises:
-        ValueError: a row alone is larger than the budget, or there are fewer rows than micro-batches wanted.
+        ValueError: a single row is larger than the budget, or there are fewer rows than `at_least`.
     """
     pieces = [piece for group in groups for piece in _cut_to_fit(group, prefix, suffix, budget)]
     bins: list[list[list[int]]] = []
@@ -120,7 +120,7 @@ def _cut_to_fit(group: Sequence[int], prefix: Sequence[int], suffix: Sequence[in
 
 
 def _split_one(bins: list[list[list[int]]], prefix: Sequence[int], suffix: Sequence[int], wanted: int) -> None:
-    """Make one micro-batch more: between two groups while any holds two, and only then inside a group."""
+    """Split one micro-batch: between two groups if any holds two, otherwise inside a group."""
 
     def tokens(pieces: list[list[int]]) -> int:
         return sum(packed_tokens(piece, prefix, suffix) for piece in pieces)
@@ -152,14 +152,14 @@ class Segment(NamedTuple):
 
 
 class PrefixPlan:
-    """Where everything lies in a packed micro-batch.
+    """Where each token is in a packed micro-batch.
 
     Not a dataclass: FSDP1 takes the dataclasses among a module's arguments apart.
 
     Args:
-        groups: row indices of each group, in packed order; together they are a permutation of the rows.
-        prefix: prompt length of each row, tokens; equal in a group.
-        lengths: length of each row, prompt and response, tokens.
+        groups: row indices of each group, in packed order; together a permutation of the rows.
+        prefix: prompt length of each row, tokens; equal within a group.
+        lengths: length of each row with its response, tokens.
 
     Attributes:
         order: row indices in packed order.
@@ -193,7 +193,7 @@ class PrefixPlan:
         self.predict = torch.cat(predict)
 
     def pack(self, rows: Sequence[Tensor]) -> Tensor:
-        """Lay rows out in packed order, with each group's prefix once.
+        """Concatenate rows in packed order, with each group's prefix once.
 
         Args:
             rows: values per token of each row. Shape: (..., L).
@@ -208,7 +208,7 @@ class PrefixPlan:
         return torch.cat(parts, -1)
 
     def responses(self, rows: Sequence[Tensor]) -> Tensor:
-        """Lay the rows' responses out in packed order: the labels that `predict` predicts.
+        """Concatenate the rows' responses in packed order; these are the labels of `predict`.
 
         Args:
             rows: values per token of each row. Shape: (..., L).
@@ -219,14 +219,14 @@ class PrefixPlan:
         return torch.cat([rows[row][..., self.prefix[row] :] for row in self.order], -1)
 
     def unpack(self, values: Tensor) -> list[Tensor]:
-        """Bring predictions back to the rows, aligned as verl's engine aligns them.
+        """Split predictions into rows, aligned as verl's engine aligns them.
 
         Args:
             values: one per predicted response token, in packed order. Shape: (sum of response lengths,).
 
         Returns:
-            For each row, in the batch's order, Shape: (L,): at position t the value for token t + 1; zeros where
-            nothing was predicted.
+            One tensor for each row in the batch's order, Shape: (L,): at position t the value for token t + 1, and
+            zeros where nothing was predicted.
         """
         sizes = [self.lengths[row] - self.prefix[row] for row in self.order]
         rows: list[Tensor] = [values] * len(sizes)
@@ -237,7 +237,7 @@ class PrefixPlan:
         return rows
 
     def key_index(self) -> Tensor:
-        """Packed positions of the keys, segment by segment: a segment's prefix, then the segment itself.
+        """Return the packed positions of the keys, segment by segment: a segment's prefix, then the segment itself.
 
         Returns:
             Shape: (sum of key lengths,), int64.
@@ -248,7 +248,7 @@ class PrefixPlan:
         return torch.cat(parts)
 
     def boundaries(self) -> tuple[Tensor, Tensor]:
-        """Cumulative lengths of the query and of the key segments, as a variable-length attention kernel wants them.
+        """Return cumulative lengths of query and key segments, as variable-length attention kernels take them.
 
         Returns:
             (query, key), each of Shape: (segments + 1,), int32, beginning with 0.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention behind a shared prefix: each row's own attention, in float64, forward and backward, on both paths.
+"""Attention behind a shared prefix against the attention of each row alone, in float64, forward and backward.
 
-A plain-torch kernel with the contract of a GPU's variable-length kernel takes its place.
+A plain-torch kernel with the contract of a GPU's variable-length kernel stands in for the real one.
 """
 
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The override of shared-prefix training: what it reaches, what it refuses, and what the trainer does with it."""
+"""The override for shared-prefix training: what it reaches, what it refuses, and what the trainer does with it."""
 
 from types import SimpleNamespace
 
@@ -43,14 +43,18 @@ def test_by_default_the_config_stays_verls():
 @pytest.mark.parametrize(
     ("overrides", "reason", "remedy"),
     [
-        (["actor.shuffle=True"], "tear the rollouts", "actor.shuffle=False"),
+        (["actor.shuffle=True"], "spread the rollouts", "actor.shuffle=False"),
         (["actor.strategy=fsdp_turbo"], "actor.strategy is fsdp_turbo", "fsdp and fsdp2"),
         (["actor.strategy=megatron"], "actor.strategy is megatron", "fsdp and fsdp2"),
         (["ref.strategy=fsdp_turbo"], "ref.strategy is fsdp_turbo", "fsdp and fsdp2"),
-        (["actor.ulysses_sequence_parallel_size=2"], "is not built", "ulysses_sequence_parallel_size=1"),
-        (["actor.fsdp_config.ulysses_sequence_parallel_size=2"], "is not built", "ulysses_sequence_parallel_size=1"),
-        (["ref.ulysses_sequence_parallel_size=2"], "is not built", "ulysses_sequence_parallel_size=1"),
-        (["actor.pad_to_length=True"], "no fixed length", "pad_to_length=False"),
+        (["actor.ulysses_sequence_parallel_size=2"], "not support", "ulysses_sequence_parallel_size=1"),
+        (
+            ["actor.fsdp_config.ulysses_sequence_parallel_size=2"],
+            "does not support",
+            "ulysses_sequence_parallel_size=1",
+        ),
+        (["ref.ulysses_sequence_parallel_size=2"], "not support", "ulysses_sequence_parallel_size=1"),
+        (["actor.pad_to_length=True"], "not pack rows to a fixed length", "pad_to_length=False"),
     ],
 )
 def test_what_cannot_be_served_is_refused_at_start(overrides, reason, remedy, monkeypatch):

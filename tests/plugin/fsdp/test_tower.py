@@ -44,7 +44,7 @@ def test_a_micro_batch_of_text_runs_where_verls_crashes(family, models):
     rollouts = of_two_kinds(stock.module.config)
     text = rollouts.rows[-1:]
     beside_media = engines.infer(stock, rollouts.batch())["log_probs"][-len(text[0]["responses"]) :]
-    with pytest.raises(AttributeError, match="mean"):  # when this fails, verl is cured: ours can go
+    with pytest.raises(AttributeError, match="mean"):  # when this fails, verl has fixed it and ours can go
         engines.infer(stock, rollouts.batch(text))
     assert (engines.infer(ours, rollouts.batch(text))["log_probs"] - beside_media).abs().max() <= 5e-6
 
@@ -58,7 +58,7 @@ def test_a_micro_batch_of_text_reaches_every_parameter_of_the_tower(models):
     assert all(torch.count_nonzero(grad) == 0 for name, grad in grads.items() if ".visual." in name)
 
 
-def test_prompt_and_media_that_do_not_match_are_said(models):
+def test_prompt_and_media_that_do_not_match_are_refused(models):
     ours = engines.build(models("qwen2_5_vl"))
     rollouts = engines.Rollouts(ours.module.config).group([5], VIDEO)
     rollouts.rows[0]["media"] = {

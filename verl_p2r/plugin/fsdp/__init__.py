@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What we add to verl's FSDP engine: one vision tower call for each micro-batch, and the shared prefix."""
+"""What we add to verl's FSDP engine.
+
+One call of the vision tower for each micro-batch, split over Ulysses ranks; a frozen tower, whose features are made
+once a step; and the shared prefix.
+"""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention over a packed micro-batch in which responses share their prompt, by transformers' own registries.
+"""Attention over a packed micro-batch in which responses share their prompt, through transformers' own registries.
 
-On CUDA in half precision it is one call of a variable-length kernel: query segments [P, R1 … RG], key segments
-[P, P+R1 … P+RG], made by gathering keys and values. The kernel aligns its causal mask to the bottom right, so a
-response sees all of its prefix and causally itself. Elsewhere each segment is one call of torch's attention.
+On CUDA in half precision it is one call of a variable-length kernel, with the query segments [P, R1 … RG] and the key
+segments [P, P+R1 … P+RG], which are made by gathering keys and values. The kernel aligns its causal mask to the bottom
+right, so a response attends to its whole prefix and causally to itself. Otherwise each segment is one call of torch's
+attention.
 """
 
 import functools
@@ -25,13 +26,17 @@ Kernel = Callable[..., Tensor]
 
 
 class AttentionPlan:
-    """A micro-batch's plan with its indices on the model's device; travels through the layers as a keyword.
+    """A micro-batch's plan with its indices on the model's device; it reaches the layers as a keyword argument.
 
     Not a dataclass: FSDP1 takes the dataclasses among a module's arguments apart.
 
     Args:
-        plan: where everything lies.
+        plan: where each token of the micro-batch is.
         device: where the model computes.
+
+    Attributes:
+        shares: whether any segment attends to a prefix.
+        used: whether some layer has attended by this plan.
     """
 
     def __init__(self, plan: PrefixPlan, device: Any):
@@ -46,7 +51,7 @@ class AttentionPlan:
         self._masks: dict[tuple[int, int, torch.dtype], Tensor] = {}
 
     def predicting(self, hidden: Tensor) -> Tensor:
-        """Take the hidden states that predict a response token, so that no logits are made of the prompt.
+        """Select the hidden states that predict a response token, so that the head makes no logits of the prompt.
 
         Args:
             hidden: Shape: (1, packed tokens, width).
@@ -55,7 +60,7 @@ class AttentionPlan:
             Shape: (1, sum of response lengths, width).
 
         Raises:
-            RuntimeError: the layers computed some other attention; every number would be wrong.
+            RuntimeError: the layers computed a different attention; every number would be wrong.
         """
         if not self.used:
             raise RuntimeError(
@@ -65,7 +70,12 @@ class AttentionPlan:
         return hidden.index_select(1, self._predict)
 
     def mask(self, segment: Segment, like: Tensor) -> Tensor:
-        """What is added to the scores of a segment with a prefix; one for all layers. Shape: (R, P + R)."""
+        """Return the mask that is added to the scores of a segment with a prefix. Shape: (R, P + R).
+
+        Args:
+            segment: with a prefix.
+            like: a tensor of the mask's device and dtype.
+        """
         key = (segment.prefix_size, segment.size, like.dtype)
         if key not in self._masks:
             hidden = like.new_full((segment.size, segment.prefix_size + segment.size), float("-inf"))
@@ -83,22 +93,22 @@ def attention(
     shared_prefix: AttentionPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers' attention functions do.
+    """Attend with the signature of transformers' attention functions.
 
     Args:
         module: the attention layer.
         query: Shape: (1, heads, tokens, width).
         key: Shape: (1, key heads, tokens, width).
         value: Shape: (1, key heads, tokens, width).
-        attention_mask: None; the plan says what attends to what.
-        scaling: of the scores.
+        attention_mask: None; the plan determines what attends to what.
+        scaling: factor of the scores.
         shared_prefix: the plan.
 
     Returns:
         (Shape: (1, tokens, heads, width), None).
 
     Raises:
-        RuntimeError: there is no plan.
+        RuntimeError: without a plan.
     """
     if shared_prefix is None:
         raise RuntimeError(f"the attention {NAME!r} was called without a plan: use the engine's forward_backward_batch")
@@ -124,7 +134,7 @@ def attend_by_segment(query: Tensor, key: Tensor, value: Tensor, scaling: float 
 
 
 class _Gather(torch.autograd.Function):
-    """Take tokens by index; in backward, sum in float32 what the segments send to a shared token."""
+    """Gather tokens by index; the backward pass sums the gradients of a shared token in float32."""
 
     @staticmethod
     def forward(ctx, values: Tensor, index: Tensor) -> Tensor:
@@ -146,8 +156,8 @@ def attend_in_one_call(
     """Attend with one call of a variable-length kernel. Shapes as in `attention`.
 
     Args:
-        kernel: called with query, key and value of Shape: (tokens, heads, width), the boundaries of their segments and
-            the longest of each, and the scale; its mask is causal and aligned to the bottom right.
+        kernel: called with query, key and value of Shape: (tokens, heads, width), the boundaries of the query and of
+            the key segments, the longest of each, and the scale. Its mask is causal and aligned to the bottom right.
     """
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if plan.shares:
@@ -158,10 +168,10 @@ def attend_in_one_call(
 
 @functools.lru_cache(maxsize=1)
 def varlen_kernel() -> Kernel:
-    """Find a variable-length kernel: flash-attn's, else torch's own.
+    """Find a variable-length kernel: flash-attn's if it is installed, otherwise torch's own.
 
     Raises:
-        RuntimeError: there is neither.
+        RuntimeError: neither is installed.
     """
     try:
         return _flash(importlib.import_module("flash_attn").flash_attn_varlen_func)

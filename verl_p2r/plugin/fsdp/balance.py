@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rollouts of a prompt stay on one rank: verl balances single rows, which would tear them apart."""
+"""Keep the rollouts of a prompt on one rank: verl balances single rows, which would separate them."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from verl_p2r.prefix.balance import balanced_order
 
 
 def keep_groups_together(batch: KVBatchMeta, ranks: int, prefix: str = "global_seqlen") -> dict[str, Any]:
-    """Reorder a batch so that each rank's share holds whole groups and about equal work.
+    """Reorder a batch so that each rank gets whole groups and about the same work.
 
     Args:
-        batch: as verl balanced it; its rows divide by `ranks`. Reordered in place.
-        ranks: of data parallelism.
-        prefix: of the metrics' names.
+        batch: as verl balanced it; the number of its rows is a multiple of `ranks`. Changed in place.
+        ranks: number of data-parallel ranks.
+        prefix: beginning of the metrics' names.
 
     Returns:
-        verl's metrics of how even the ranks' tokens are, in this order.
+        verl's metrics of how evenly tokens are distributed over ranks, for the new order.
     """
     prompts = [tag["prompt_len"] for tag in batch.tags]
     responses = [tag["seq_len"] - tag["prompt_len"] for tag in batch.tags]

@@ -2,8 +2,8 @@
 """Shared-prefix training in verl's FSDP engine: a prompt is computed once for all its rollouts in a micro-batch.
 
 verl computes every row whole. With `shared_prefix` in the engine's config the rows of a prompt are packed behind one
-copy of it (`verl_p2r/prefix/plan.py`), logits are made of responses alone, and what comes out is what verl's engine
-would give: log-probabilities and entropies row by row, the loss, and gradients.
+copy of it (`verl_p2r/prefix/plan.py`), and the head makes logits of responses only. The results are those of verl's
+engine: log-probabilities and entropies row by row, the loss, and gradients.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,8 @@ class SharedPrefix:
             return super()._build_module()
         check_model(self.model_config.hf_config)
         if get_device_name() == "cuda":
-            varlen_kernel()  # refuse before anything is loaded
-        # verl would replace the attention of Qwen2-VL and Qwen2.5-VL by one that asks no registry
+            varlen_kernel()  # fail before the weights are loaded
+        # With use_remove_padding, verl replaces the attention of Qwen2-VL and Qwen2.5-VL by one without a registry.
         self.use_remove_padding, before = False, self.use_remove_padding
         try:
             module = super()._build_module()
@@ -102,7 +102,7 @@ class SharedPrefix:
         }
         if tu.get_non_tensor_data(data=micro_batch, key="use_fused_kernels", default=False):
             if not scalar:
-                raise ValueError("use_fused_kernels wants one temperature for all rows: set it to False")
+                raise ValueError("use_fused_kernels needs one temperature for all rows: set it to False")
             model_inputs |= {"temperature": temperature, "return_dict": True, "shift_labels": labels.unsqueeze(0)}
         return model_inputs, {
             "temperature_is_one": scalar and float(temperature) == 1.0,
@@ -115,7 +115,7 @@ class SharedPrefix:
         }
 
     def prepare_model_outputs(self, output, output_args, micro_batch: TensorDict, logits_processor_func):
-        """Have verl compute its outputs over the responses alone, then give each row its length, with zeros before."""
+        """Let verl compute its outputs over the responses, then pad each row to its length with zeros in front."""
         if not self._shares:
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
         plan: PrefixPlan = tu.get_non_tensor_data(data=micro_batch, key=_PLAN, default=None)
@@ -131,21 +131,21 @@ class SharedPrefix:
 
 
 def _sizes(data: TensorDict) -> tuple[list[int], list[int]]:
-    """Prompt and response length of each row; without prompts (SFT), a row's first token is its prefix."""
+    """Return prompt and response length of each row; without prompts (SFT), a row's first token is its prefix."""
     lengths = data["input_ids"].offsets().diff().tolist()
     prefix = data["prompts"].offsets().diff().tolist() if "prompts" in data else [1] * len(lengths)
     return prefix, [length - size for length, size in zip(lengths, prefix, strict=True)]
 
 
 def _micro_batches(data: TensorDict, group: Any) -> list[list[list[int]]]:
-    """Pack the rows of this rank; every rank makes as many micro-batches as the one that needs most."""
+    """Pack the rows of this rank; every rank makes as many micro-batches as the rank that needs the most."""
     prefix, suffix = _sizes(data)
     rows = data["input_ids"].unbind()
     prompts = [row[:size] for row, size in zip(rows, prefix, strict=True)]
     groups = shared_groups(prompts, distinct_media(media_rows(data))[1], data["position_ids"].unbind())
     if tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
         budget = tu.get_non_tensor_data(data=data, key="max_token_len_per_gpu", default=None)
-    else:  # what so many rows would be, padded
+    else:  # the size of a padded micro-batch
         size = tu.get_non_tensor_data(data=data, key="micro_batch_size_per_gpu", default=1)
         budget = size * max(p + s for p, s in zip(prefix, suffix, strict=True))
     need = torch.tensor(len(micro_batches(groups, prefix, suffix, budget)), device=get_device_id())
@@ -154,7 +154,7 @@ def _micro_batches(data: TensorDict, group: Any) -> list[list[list[int]]]:
 
 
 def _select(data: TensorDict, pieces: list[list[int]]) -> TensorDict:
-    """The rows of a micro-batch in packed order, with their plan."""
+    """Select the rows of a micro-batch in packed order, and attach their plan."""
     micro_batch = tu.index_select_tensor_dict(data, [row for piece in pieces for row in piece])
     prefix, suffix = _sizes(micro_batch)
     count, groups = 0, []
@@ -167,7 +167,7 @@ def _select(data: TensorDict, pieces: list[list[int]]) -> TensorDict:
 
 
 def _in_the_rows_order(outputs: list[Any], packed: list[list[list[int]]], data: TensorDict) -> Any:
-    """verl's post-processing, which restores the order of the rows only where it knows a dynamic batch."""
+    """Run verl's post-processing, which restores the order of the rows for dynamic batches only."""
     order = [[row for piece in pieces for row in piece] for pieces in packed]
     dynamic = tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True)
     tu.assign_non_tensor(data, use_dynamic_bsz=True)

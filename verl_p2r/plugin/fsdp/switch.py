@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The switch of shared-prefix training, and what it refuses: at start, with the reason and the remedy.
+"""The switch of shared-prefix training, and the settings that it refuses at start.
 
     trainer.p2r.shared_prefix=True
 
-The trainer hands it to the engines of the actor and the reference, where it is
+The trainer passes it to the engines of the actor and the reference, as
 `actor_rollout_ref.{actor,ref}.fsdp_config.shared_prefix`.
 """
 
@@ -21,21 +21,21 @@ OFF = "or set trainer.p2r.shared_prefix=False"
 
 
 def share_prefix(config: DictConfig) -> None:
-    """Hand `trainer.p2r.shared_prefix` to the engines of actor and reference. Changes `config`.
+    """Pass `trainer.p2r.shared_prefix` to the engines of actor and reference. Changes `config`.
 
     Args:
         config: of verl's PPO trainer, whole.
 
     Raises:
-        ValueError: the run cannot share prefixes.
+        ValueError: the run cannot share prefixes; the message names the remedy.
     """
     if not (config.trainer.get("p2r") or {}).get("shared_prefix", False):
         return
     roles = config.actor_rollout_ref
     if roles.actor.get("shuffle", False):
         raise ValueError(
-            "shared_prefix with actor.shuffle=True: verl would tear the rollouts of a prompt apart over mini-batches, "
-            f"and nothing would be shared: set actor_rollout_ref.actor.shuffle=False, {OFF}"
+            "shared_prefix with actor.shuffle=True: verl would spread the rollouts of a prompt over mini-batches, and "
+            f"nothing would be shared: set actor_rollout_ref.actor.shuffle=False, {OFF}"
         )
     for name in ("actor", "ref"):
         role = roles[name]
@@ -54,7 +54,7 @@ def share_prefix(config: DictConfig) -> None:
 
 
 def check_engine(config: Any) -> None:
-    """Refuse an engine's config that shared prefixes do not serve.
+    """Refuse an engine config that does not support shared prefixes.
 
     Args:
         config: with `strategy`, `ulysses_sequence_parallel_size` and `pad_to_length`.
@@ -69,49 +69,49 @@ def check_engine(config: Any) -> None:
         )
     if (config.get("ulysses_sequence_parallel_size") or 1) > 1:
         raise ValueError(
-            "shared_prefix with ulysses_sequence_parallel_size > 1 is not built: a packed prefix would have to be "
-            f"split over ranks inside a segment: set ulysses_sequence_parallel_size=1, {OFF}"
+            "shared_prefix does not support ulysses_sequence_parallel_size > 1: a packed prefix would have to be split "
+            f"over ranks inside a segment: set ulysses_sequence_parallel_size=1, {OFF}"
         )
     if config.get("pad_to_length"):
-        raise ValueError(f"shared_prefix packs rows to no fixed length: set pad_to_length=False, {OFF}")
+        raise ValueError(f"shared_prefix does not pack rows to a fixed length: set pad_to_length=False, {OFF}")
 
 
 def check_model(config: Any, module: nn.Module | None = None) -> None:
-    """Refuse a model whose rows would not compute the same behind a shared prefix.
+    """Refuse a model whose rows would give different numbers behind a shared prefix.
 
     Args:
         config: the Hugging Face config of the model.
-        module: the model with its adapters, if they are in already.
+        module: the model with its adapters; None before they are added.
 
     Raises:
         ValueError: with the remedy.
     """
     if config.model_type not in FAMILIES:
         raise ValueError(
-            f"shared_prefix knows the models {', '.join(FAMILIES)}, and this is {config.model_type}: train one of "
+            f"shared_prefix supports the models {', '.join(FAMILIES)}, and this is {config.model_type}: train one of "
             f"them, {OFF}"
         )
     text = config.get_text_config()
     if getattr(text, "attention_dropout", 0.0):
         raise ValueError(
-            f"shared_prefix with attention_dropout={text.attention_dropout}: the rows of a prompt would share its "
-            f"mask: set it to 0 in actor_rollout_ref.model.override_config, {OFF}"
+            f"shared_prefix with attention_dropout={text.attention_dropout}: the rows of a prompt would share one "
+            f"dropout mask: set it to 0 in actor_rollout_ref.model.override_config, {OFF}"
         )
     if "sliding_attention" in (getattr(text, "layer_types", None) or []):
         raise ValueError(
-            "shared_prefix with sliding-window layers: a response would have to see a part of its prefix only: set "
+            "shared_prefix with sliding-window layers: a response would have to attend to a part of its prefix: set "
             f"use_sliding_window=False in actor_rollout_ref.model.override_config, {OFF}"
         )
     for name, part in module.named_modules() if module is not None else ():
         if isinstance(part, nn.Dropout) and part.p > 0:
             raise ValueError(
-                f"shared_prefix with dropout {part.p} in {name}: the rows of a prompt would share its mask: set it to "
-                f"0 (lora_dropout of the adapter), {OFF}"
+                f"shared_prefix with dropout {part.p} in {name}: the rows of a prompt would share one dropout mask: "
+                f"set it to 0 (lora_dropout of the adapter), {OFF}"
             )
 
 
 def check_batch(data: TensorDict) -> None:
-    """Refuse a batch that asks for what is not computed over responses alone.
+    """Refuse a batch that needs outputs over whole rows.
 
     Args:
         data: verl's batch, with its settings.
@@ -121,6 +121,6 @@ def check_batch(data: TensorDict) -> None:
     """
     if tu.get_non_tensor_data(data=data, key="distillation_use_topk", default=False):
         raise ValueError(
-            "shared_prefix with top-k distillation: the teacher's tensors are laid out over whole rows: set "
+            "shared_prefix with top-k distillation: the teacher's tensors cover whole rows: set "
             f"distillation.distillation_loss.use_topk=False, {OFF}"
         )
