@@ -14,8 +14,8 @@ import unicodedata
 import pytest
 from paths import TABLES
 
-from verl_p2r.judge import KNOWN_REQUESTS, JudgeRequest, ask, build_judge_prompt, get_judge, parse_verdict
-from verl_p2r.judge.guards import MAX_OBSERVATION, guarded
+from verl_p2r.judge import KNOWN_REQUESTS, JudgeRequest, Verdict, ask, build_judge_prompt, get_judge, parse_verdict
+from verl_p2r.judge.guards import MAX_OBSERVATION, rule_verdict
 from verl_p2r.settings import JudgeGuards
 
 TABLE = json.loads((TABLES / "judge_attacks.json").read_text(encoding="utf-8"))
@@ -101,8 +101,8 @@ def test_a_judge_that_quotes_an_attack_is_not_misread(attack, text, verdict):
 
 @pytest.mark.parametrize(("attack", "text"), [a for a in ATTACKS if a.values[0]["guard"]])
 def test_the_guards_turn_it_away(attack, text):
-    assert guarded(ASKED["question"], ASKED["solution"], text, BOTH) == attack["guard"]
-    assert guarded(ASKED["question"], ASKED["solution"], text, JudgeGuards()) is None
+    assert rule_verdict(request(text), BOTH) == Verdict(False, attack["guard"], "rule")
+    assert rule_verdict(request(text), JudgeGuards()) is None
 
 
 def test_what_only_a_judge_can_stop_is_marked():
@@ -110,7 +110,7 @@ def test_what_only_a_judge_can_stop_is_marked():
     unstopped = [attack for attack, _ in (a.values for a in ATTACKS) if attack["kind"] == "no evidence"]
     assert all(attack.get("only_a_judge", False) is (attack["guard"] is None) for attack in unstopped)
     left = [attack for attack in unstopped if attack["guard"] is None]
-    asked = [guarded(ASKED["question"], ASKED["solution"], text_of(attack), BOTH) for attack in left]
+    asked = [rule_verdict(request(text_of(attack)), BOTH) for attack in left]
     assert len(left) >= 50
     assert set(asked) == {None}
 

@@ -11,7 +11,8 @@ import task
 from paths import TABLES
 
 from verl_p2r.judge.answer_only import states_only_the_answer
-from verl_p2r.judge.guards import as_data, copies_the_question, guarded
+from verl_p2r.judge.guards import as_data, copies_the_question, rule_verdict
+from verl_p2r.judge.protocol import JudgeRequest
 from verl_p2r.settings import JudgeGuards
 
 BOTH = JudgeGuards(answer_only=True, copied_question=True)
@@ -87,7 +88,7 @@ def test_a_long_text_loses_its_middle(limit):
 def test_half_a_megabyte_of_noise_is_quick_work(noise):
     text = noise * (500_000 // len(noise)) + "red"
     assert as_data(text, 8000).endswith("red")
-    guarded("Which?\nA. red\nB. blue" + noise * 1000, "A", text, BOTH)  # ends
+    rule_verdict(JudgeRequest("Which?\nA. red\nB. blue" + noise * 1000, "A", text), BOTH)  # ends
 
 
 COLOUR = "Which colour is the ball that rolls to the left?\nOptions:\nA. dark red\nB. light blue\nC. green"
@@ -159,21 +160,21 @@ HONEST = json.loads((TABLES / "honest_observations.json").read_text("utf-8"))["o
 
 def test_no_guard_turns_an_honest_observation_away():
     """False positives stay 0; the attack table says what the guards catch."""
-    turned = [(case["observation"], why) for case in HONEST if (why := guarded(**task_of(case), guards=BOTH))]
-    assert turned == []
+    rejected = [(case["observation"], no) for case in HONEST if (no := rule_verdict(request_of(case), BOTH))]
+    assert rejected == []
     assert len(HONEST) >= 60
 
 
-def task_of(case):
-    return {field: case[field] for field in ("question", "solution", "observation")}
+def request_of(case):
+    return JudgeRequest(case["question"], case["solution"], case["observation"])
 
 
 def test_guards_are_off_unless_switched_on():
-    for observation in ("A", COLOUR):
-        assert guarded(COLOUR, "A", observation, JudgeGuards()) is None
-    assert guarded(COLOUR, "A", "A", JudgeGuards(answer_only=True)) == "merely states the answer"
-    assert guarded(COLOUR, "A", "A", JudgeGuards(copied_question=True)) is None
-    assert guarded(COLOUR, "A", COLOUR, JudgeGuards(copied_question=True)) == "merely repeats the question"
+    letter, copy = (JudgeRequest(COLOUR, "A", observation) for observation in ("A", COLOUR))
+    assert [rule_verdict(request, JudgeGuards()) for request in (letter, copy)] == [None, None]
+    assert rule_verdict(letter, JudgeGuards(answer_only=True)).reason == "merely states the answer"
+    assert rule_verdict(letter, JudgeGuards(copied_question=True)) is None
+    assert rule_verdict(copy, JudgeGuards(copied_question=True)).reason == "merely repeats the question"
 
 
 def test_even_switched_on_they_leave_the_quickstarts_observations_alone():
@@ -184,4 +185,4 @@ def test_even_switched_on_they_leave_the_quickstarts_observations_alone():
                 values = task.true_values(task.sample_scene(rng, level, "rl_train", family))
                 question = task.ask(rng, level, kind)
                 answer = task.solve(question, values)[1]
-                assert guarded(question.text, answer, task.observe(values), BOTH) is None
+                assert rule_verdict(JudgeRequest(question.text, answer, task.observe(values)), BOTH) is None

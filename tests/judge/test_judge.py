@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from verl_p2r import judge as judge_module
 from verl_p2r.judge import (
     Fact,
     FactsJudge,
@@ -20,7 +19,8 @@ from verl_p2r.judge import (
     parse_verdict,
     register_judge,
 )
-from verl_p2r.judge.guards import guarded
+from verl_p2r.judge import registry as judge_registry
+from verl_p2r.judge.guards import rule_verdict
 from verl_p2r.settings import JudgeGuards
 
 MEGABYTE = 1_000_000
@@ -284,7 +284,7 @@ def test_a_judge_that_knows_yes_from_no_is_healthy():
     assert yes.question == no.question
     assert yes.solution == no.solution
     both = JudgeGuards(answer_only=True, copied_question=True)
-    assert [guarded(r.question, r.solution, r.observation, both) for r in judge.asked] == [None, None]
+    assert [rule_verdict(r, both) for r in judge.asked] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ class SyncJudge:
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(judge_module, "_judges", dict(judge_module._judges))
+    monkeypatch.setattr(judge_registry._JUDGES, "_known", dict(judge_registry._JUDGES._known))
 
 
 def test_registered_judge_is_found_and_gets_its_options(registry):
@@ -343,9 +343,9 @@ def test_registered_judge_is_found_and_gets_its_options(registry):
 
 
 def test_a_name_is_registered_once(registry):
-    with pytest.raises(ValueError, match="'facts' is taken by FactsJudge"):
+    with pytest.raises(ValueError, match=r"'facts' is taken by verl_p2r\.judge\.facts_judge:FactsJudge"):
         register_judge("facts")(Custom)
-    with pytest.raises(ValueError, match=r"'openai' is taken by verl_p2r\.judge_client:OpenAIJudge"):
+    with pytest.raises(ValueError, match=r"'openai' is taken by verl_p2r\.judge\.openai_judge:OpenAIJudge"):
         register_judge("openai")(Custom)
     with pytest.raises(ValueError, match="marks an import path"):
         register_judge("my:judge")(Custom)
@@ -363,7 +363,7 @@ def test_judge_by_import_path():
 
 @pytest.mark.parametrize("path", ["no_such_module:Judge", f"{__name__}:Missing", ":", "json:", ":Judge", "..a:B"])
 def test_import_path_that_leads_nowhere(path):
-    with pytest.raises(ValueError, match=r"cannot be imported: .*write module:Class"):
+    with pytest.raises(ValueError, match=r"cannot be imported from .*write module:attribute"):
         get_judge(path)
 
 
