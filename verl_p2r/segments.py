@@ -167,5 +167,5 @@ def segment_masks(perception_length: Tensor, response_mask: Tensor) -> tuple[Ten
         )
     mask = response_mask.bool()
     positions = torch.arange(mask.shape[1], device=mask.device)
-    before = positions < perception_length.to(mask.device).unsqueeze(1)
-    return mask & before, mask & ~before
+    perception = mask & (positions < perception_length.to(mask.device).unsqueeze(1))
+    return perception, mask ^ perception
