@@ -11,9 +11,9 @@ from collections import Counter
 import pytest
 from aiohttp import web
 from judge_server import sha
-from tenacity import wait_fixed, wait_random_exponential
 
 from verl_p2r.chat import client as chat_client
+from verl_p2r.chat import endpoints
 from verl_p2r.chat.addresses import Route, read_addresses
 from verl_p2r.chat.errors import read_retry_after
 from verl_p2r.chat.reply import read_reply
@@ -50,7 +50,7 @@ def make(*servers, **kwargs) -> OpenAIJudge:
 
 @pytest.fixture(autouse=True)
 def quick_backoff(monkeypatch):
-    monkeypatch.setattr(chat_client, "_BACKOFF", wait_random_exponential(multiplier=0.01, max=0.1))
+    monkeypatch.setattr(chat_client, "_BACKOFF_S", 0.01)
 
 
 def test_a_yes_and_a_no_with_what_they_cost(judge_server):
@@ -88,11 +88,11 @@ def test_a_model_that_never_judges_is_asked_twice(judge_server, fault):
 @pytest.mark.parametrize(
     ("status", "remedy"),
     [
-        ("400", "the request does not suit the server"),
-        ("401", "it does not take the key in the environment variable OPENAI_API_KEY"),
-        ("403", "the key in the environment variable OPENAI_API_KEY may not use this model"),
-        ("404", "it has no model 'judge', or the URL lacks its path, most often /v1"),
-        ("422", "the request does not suit the server"),
+        ("400", "the server does not accept this request"),
+        ("401", "the server rejected the API key in $OPENAI_API_KEY"),
+        ("403", "the API key in $OPENAI_API_KEY may not use this model"),
+        ("404", "the server has no model 'judge', or the URL lacks its path, usually /v1"),
+        ("422", "the server does not accept this request"),
     ],
 )
 def test_what_cannot_pass_is_asked_once_and_said_clearly(judge_server, caplog, monkeypatch, status, remedy):
@@ -114,7 +114,7 @@ def test_a_key_that_is_not_set_is_named(judge_server, monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     judge_server.control(api_key=KEY)
     (verdict,) = run(make(judge_server, api_key_env="MY_KEY"), request())
-    assert "the environment variable MY_KEY, which is not set in this process" in verdict.reason
+    assert "the API key in $MY_KEY, which is not set in this process" in verdict.reason
     monkeypatch.setenv("MY_KEY", KEY)
     assert run(make(judge_server, api_key_env="MY_KEY"), request())[0].value is True
 
@@ -176,7 +176,7 @@ def test_retry_after_as_a_date():
 
 
 def test_a_server_that_asks_for_no_wait_is_not_hammered(judge_server, monkeypatch):
-    monkeypatch.setattr(chat_client, "_BACKOFF", wait_fixed(0.2))
+    monkeypatch.setattr(chat_client, "_pause_s", lambda failures: 0.2)
     judge_server.control(shares={"429": 1.0}, retry_after=0)
     (verdict,) = run(make(judge_server, deadline_s=1.0, timeout_s=1.0), request())
     assert verdict.value is None
@@ -185,8 +185,8 @@ def test_a_server_that_asks_for_no_wait_is_not_hammered(judge_server, monkeypatc
 
 def test_calls_that_fail_together_count_as_one(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(chat_client.time, "monotonic", lambda: clock[0])
-    endpoint = chat_client._Endpoint(Route(*read_addresses("http://a/v1", "the judge")))
+    monkeypatch.setattr(endpoints.time, "monotonic", lambda: clock[0])
+    endpoint = endpoints.Endpoint(Route(*read_addresses("http://a/v1", "the judge")))
     assert [endpoint.unreachable() for _ in range(5)] == [0.5] * 5
     clock[0] += 1
     assert [endpoint.unreachable() for _ in range(5)] == [1.0] * 5
@@ -204,8 +204,8 @@ def test_a_server_that_never_replies_costs_its_deadline_and_no_more(judge_server
     assert time.monotonic() - begun < 5
     for verdict in verdicts:
         assert verdict.value is None
-        assert verdict.reason.startswith("no reply of use within 1 s; at last: ")
-        assert verdict.reason.endswith("gave no reply within 0.3 s")
+        assert verdict.reason.startswith("no usable reply within 1 s; last failure: ")
+        assert verdict.reason.endswith("did not reply within 0.3 s")
 
 
 def test_calls_in_flight_are_bounded_and_connections_reused(judge_server):
@@ -254,7 +254,7 @@ def test_a_call_moves_on_to_another_server(make_judge_server, fault):
 
 
 def test_a_dead_server_is_left_and_taken_back(make_judge_server, monkeypatch):
-    monkeypatch.setattr(chat_client, "_REST_S", 0.2)
+    monkeypatch.setattr(endpoints, "_REST_S", 0.2)
     good, dead = make_judge_server(), make_judge_server()
     dead.kill()
     judge = make(good, dead, concurrency=4)
@@ -274,7 +274,7 @@ def test_a_dead_server_is_left_and_taken_back(make_judge_server, monkeypatch):
 
 
 def test_a_server_that_dies_and_comes_back_loses_nothing(judge_server, monkeypatch):
-    monkeypatch.setattr(chat_client, "_REST_S", 0.1)
+    monkeypatch.setattr(endpoints, "_REST_S", 0.1)
     judge_server.control(latency=0.2)
     judge = make(judge_server, concurrency=16)
 
