@@ -13,10 +13,11 @@ from paths import TABLES
 
 from verl_p2r.accuracy import PROBLEM_TYPES, answer_accuracy
 from verl_p2r.answers.normal import MAX_LAYERS, folded, normal, unwrapped
+from verl_p2r.answers.number_words import leading_word_number
 from verl_p2r.answers.numbers import read_quantity
 from verl_p2r.answers.options import Options, read_place
 from verl_p2r.answers.texts import text_similarity
-from verl_p2r.answers.units import UNITS, leading_word_number, read_unit
+from verl_p2r.answers.units import UNITS, read_unit
 
 CASES = [
     case
