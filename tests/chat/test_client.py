@@ -122,7 +122,7 @@ def test_a_filtered_generation_is_refused_for_good():
         (http(b"<html>login</html>"), 4, "it is a web page: check that the URL is the API's"),
         (http(b"data: {}\n\n"), 4, "it streams: remove stream from extra_body"),
         (http(b"", "204 No Content"), 4, "did not reply with a chat completion: ''"),
-        (http(b"x", Content_Encoding="br"), 4, "it is encoded as 'br', which was not asked for"),
+        (http(b"x", Content_Encoding="br"), 4, "it is encoded as 'br', which was not requested"),
         (http(b"nonsense", Content_Encoding="gzip"), 4, "its compression is damaged"),
         (http(b'{"choices":' + b"[" * 100_000), 4, "did not reply with a chat completion: "),
     ],

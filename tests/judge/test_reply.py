@@ -156,8 +156,8 @@ def test_a_body_is_collected_and_decompressed(encoding):
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "nope"])
-def test_an_encoding_that_was_not_asked_for(encoding):
-    with pytest.raises(UnreadableReply, match="which was not asked for"):
+def test_an_encoding_that_was_not_requested(encoding):
+    with pytest.raises(UnreadableReply, match="which was not requested"):
         Body(encoding)
 
 
