@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client against servers and proxies that say odd things: no redirect, no leak, no wait for what cannot come."""
+"""The client against misbehaving servers and proxies: no redirects, no leaked key, no pointless waiting."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ async def judged(base_url: str, **kwargs):
 
 
 def ask(reply, path="", **kwargs):
-    """The verdict of a judge whose server always replies so, and the server."""
+    """Return the verdict of a judge whose server always sends this reply, and the server."""
 
     async def main():
         async with ScriptedServer(lambda head, body: reply) as server:
@@ -136,7 +136,7 @@ def test_what_will_not_get_better_is_not_asked_until_the_deadline(reply, calls, 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])
 def test_a_body_without_end_is_left_at_its_limit(encoding):
-    """One that says how long it is, and one that does not say."""
+    """With and without a Content-Length."""
     packed = zlib.compressobj(1, zlib.DEFLATED, 31)
     bomb = b"".join(packed.compress(b" " * (1 << 20)) for _ in range(256)) + packed.flush()
     endless = (
@@ -150,7 +150,7 @@ def test_a_body_without_end_is_left_at_its_limit(encoding):
 
 
 def echoes(key: str) -> dict[str, str]:
-    """A key as servers echo it."""
+    """Return the forms in which servers echo a key."""
     return {
         "plain": key,
         "in a URL": quote(key, safe=""),
@@ -169,7 +169,7 @@ def echoes(key: str) -> dict[str, str]:
 @pytest.mark.parametrize("form", echoes(KEY))
 @pytest.mark.parametrize("kind", ["refusal", "verdict", "no verdict", "unreadable", "filter"])
 def test_a_key_shows_in_no_form_and_no_place(form, kind, tmp_path, caplog):
-    """In messages, verdicts and the cache; at each place where a text is cut, the echo lies across the cut."""
+    """Not in messages, verdicts or the cache, even if truncation would cut through the echoed key."""
     echo = echoes(KEY)[form]
     half = len(echo) // 2
     replies = {
@@ -243,7 +243,7 @@ def test_a_key_that_no_header_takes_is_named_by_its_variable(monkeypatch, key):
 
 
 def test_a_proxy_is_named_in_what_it_refuses(monkeypatch):
-    """It sees the whole request of plain HTTP; its own login goes to it alone."""
+    """Over plain HTTP the proxy sees the whole request; only the proxy gets its login."""
 
     async def through(reply):
         async with ScriptedServer(lambda head, body: reply) as proxy:
@@ -314,11 +314,15 @@ def test_each_attempt_sends_the_same_prompt_and_each_call_its_own_code():
     async def main():
         async with ScriptedServer(lambda head, body: next(replies)) as server:
             judge = OpenAIJudge("m", server.base_url)
-            first, again, anew = await judge.judge(REQUEST), await judge.judge(REQUEST), await judge.ask_anew(REQUEST)
+            first, again, uncached = (
+                await judge.judge(REQUEST),
+                await judge.judge(REQUEST),
+                await judge.ask_anew(REQUEST),
+            )
             await judge.aclose()
-            return first, again, anew, [json.loads(body)["messages"][0]["content"] for body in server.bodies]
+            return first, again, uncached, [json.loads(body)["messages"][0]["content"] for body in server.bodies]
 
-    first, again, anew, prompts = asyncio.run(main())
-    assert [v.source for v in (first, again, anew)] == ["judge", "cache", "judge"]
+    first, again, uncached, prompts = asyncio.run(main())
+    assert [v.source for v in (first, again, uncached)] == ["judge", "cache", "judge"]
     assert first.retries == 1
     assert prompts[0] == prompts[1] != prompts[2]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done to a text before a judge sees it, and what earns nothing without one."""
+"""Texts are sanitised before a judge sees them, and rules reject some observations without a judge."""
 
 import json
 import random
@@ -28,7 +28,7 @@ BOTH = JudgeGuards(answer_only=True, copied_question=True)
         ("r\u200be\u2060d\ufeff", "red"),
         ("\u202edeR\u202c", "deR"),
         ("re\u00add", "red"),
-        ("\U000e0041\U000e0042red", "red"),  # tag characters spell ASCII that nobody sees
+        ("\U000e0041\U000e0042red", "red"),  # tag characters spell invisible ASCII
         ("\x00\x1b[31mred\x7f", "[31mred"),
         ("\ud800red\udfff", "red"),
         ("\u3164\u115f\u2800", ""),
@@ -53,7 +53,7 @@ BOTH = JudgeGuards(answer_only=True, copied_question=True)
         ),
         ("=＝﹦", "="),
         ("a = b, c=d", "a = b, c=d"),
-        # what must not change: folding would
+        # must not change, although compatibility folding would change it
         ("3² m, ½ cup, ﬁsh, Ⅷ, ①, 5−3", "3² m, ½ cup, ﬁsh, Ⅷ, ①, 5−3"),
         ("Straße 红色 красный أحمر लाल", "Straße 红色 красный أحمر लाल"),
         ("e\u0301", "e\u0301"),
@@ -64,7 +64,7 @@ def test_as_data(text, shown):
 
 
 def test_every_invisible_format_character_goes():
-    """By Unicode's own list: all of Cf but the number and verse signs of Arabic, Syriac and Kaithi, which are seen."""
+    """All of Unicode's category Cf except the visible number and verse signs of Arabic, Syriac and Kaithi."""
     seen = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
     hidden = [chr(i) for i in range(sys.maxunicode + 1) if unicodedata.category(chr(i)) in ("Cf", "Cs", "Co", "Cc")]
     left = [hex(ord(sign)) for sign in hidden if ord(sign) not in seen and as_data(f"a{sign}b") == f"a{sign}b"]
@@ -88,7 +88,7 @@ def test_a_long_text_loses_its_middle(limit):
 def test_half_a_megabyte_of_noise_is_quick_work(noise):
     text = noise * (500_000 // len(noise)) + "red"
     assert as_data(text, 8000).endswith("red")
-    rule_verdict(JudgeRequest("Which?\nA. red\nB. blue" + noise * 1000, "A", text), BOTH)  # ends
+    rule_verdict(JudgeRequest("Which?\nA. red\nB. blue" + noise * 1000, "A", text), BOTH)  # must finish
 
 
 COLOUR = "Which colour is the ball that rolls to the left?\nOptions:\nA. dark red\nB. light blue\nC. green"
@@ -104,14 +104,14 @@ COLOUR = "Which colour is the ball that rolls to the left?\nOptions:\nA. dark re
         ("The answer is A.", True),
         ("The correct answer is clearly option (A), dark red. Therefore: A! Yes.", True),
         ("A A A A A A A", True),
-        ("A. dark red B. light blue C. green", True),  # every option is no way out
-        ("B", True),  # a wrong one neither
+        ("A. dark red B. light blue C. green", True),  # listing every option does not help
+        ("B", True),  # nor does a wrong option
         ("The video shows that it is A.", True),
         ("I see a dark red ball.", False),
-        ("In the video there is dark red.", False),  # a colour seen is evidence, a letter seen is not
+        ("In the video there is dark red.", False),  # a visible colour is evidence, a visible letter is not
         ("The ball that rolls to the left is dark red.", False),
         ("A dog barks.", False),
-        ("D", False),  # no option: let the judge say
+        ("D", False),  # not an option: the judge must decide
     ],
 )
 def test_an_observation_that_merely_states_an_answer(observation, only):
@@ -159,7 +159,7 @@ HONEST = json.loads((TABLES / "honest_observations.json").read_text("utf-8"))["o
 
 
 def test_no_guard_turns_an_honest_observation_away():
-    """False positives stay 0; the attack table says what the guards catch."""
+    """There must be no false positives; the attack table lists what the guards catch."""
     rejected = [(case["observation"], no) for case in HONEST if (no := rule_verdict(request_of(case), BOTH))]
     assert rejected == []
     assert len(HONEST) >= 60

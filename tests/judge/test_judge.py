@@ -59,7 +59,7 @@ YES, NO = "<judgement>Yes</judgement>", "<judgement>No</judgement>"
         ("<judgement>" + YES + "</judgement>", None),
         ("<judgement><b>Yes</b></judgement>", None),
         ("<judgement>No " + YES + "</judgement>", None),
-        # contradicting, or a good block beside a bad one
+        # contradicting, or a good and a bad block
         (YES + NO, None),
         (NO + YES, None),
         (NO + YES + NO, None),
@@ -135,7 +135,7 @@ def test_default_prompt_holds_question_answer_and_observation():
 
 
 def test_the_observations_markers_carry_a_code_that_its_writer_cannot_know():
-    """It comes after question and answer, so that a group's prompts share all that stands before the observation."""
+    """The code follows question and answer, so that a group's prompts share their beginning up to the observation."""
     prompts = [build_judge_prompt(request()) for _ in range(20)]
     codes = [re.findall(r"OBSERVATION (\w+) ===", prompt) for prompt in prompts]
     assert len({tuple(code) for code in codes}) == 20
@@ -238,7 +238,7 @@ def test_facts_judge_takes_a_megabyte():
 
 
 class Recorder:
-    """A judge that can read any row: it says what it was told to, and keeps what it was asked."""
+    """A judge that can read any row; it returns the given verdicts and records the requests."""
 
     def __init__(self, *verdicts: bool | None) -> None:
         self.verdicts, self.asked = list(verdicts), []
@@ -309,7 +309,7 @@ def test_a_judge_that_only_knows_its_own_rows_is_not_asked():
 
 
 class Custom:
-    """A judge of a user's own."""
+    """A user-defined judge."""
 
     def __init__(self, value: bool = True) -> None:
         self.value = value
@@ -323,7 +323,7 @@ class NoJudge:
 
 
 class SyncJudge:
-    """Has the method, but not async."""
+    """Has the method, but it is not async."""
 
     def judge(self, request: JudgeRequest) -> Verdict:
         return Verdict(True, "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring a judge: the shipped cases, reading others, the figures, and the command against a real server."""
+"""Measuring a judge: the shipped cases, a user's cases, the scores, and the command against a real server."""
 
 import asyncio
 import json
@@ -101,7 +101,7 @@ def test_files_without_a_case(tmp_path):
 
 
 def kappa_by_table(pairs):
-    """From the 2 × 2 table, as textbooks do."""
+    """Compute kappa from the 2 × 2 table, as textbooks do."""
     total = len(pairs)
     table = {(a, b): sum(p == (a, b) for p in pairs) / total for a in (True, False) for b in (True, False)}
     observed = table[True, True] + table[False, False]
@@ -141,7 +141,7 @@ def test_no_verdict_is_no_right_one():
 
 
 class Slow:
-    """A judge that answers the later the earlier it was asked."""
+    """A judge that answers earlier requests later."""
 
     def __init__(self):
         self.now = self.most = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judge `openai` against a real HTTP server that fails on command: every call ends in a verdict or a marked row."""
+"""The judge `openai` against a real HTTP server that fails on command: every call returns a verdict."""
 
 import asyncio
 import hashlib
@@ -89,7 +89,7 @@ def test_a_key_that_is_not_set_is_named(judge_server, monkeypatch):
 
 
 def test_a_key_shows_nowhere(judge_server, monkeypatch, caplog, tmp_path):
-    """The server echoes the model's name, which here is the key: as a server may that quotes a wrong key."""
+    """The server echoes the model's name, which here is the key, like a server that quotes a wrong key."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     file = tmp_path / "verdicts.sqlite"
     judge = OpenAIJudge(KEY, judge_server.base_url, cache_file=str(file))
@@ -119,7 +119,9 @@ def test_what_the_cache_tells_apart(judge_server, tmp_path):
     assert ask(JudgeRequest(one.question + "?", one.solution, one.observation)) == 1
     assert ask(JudgeRequest(one.question, "B", one.observation)) == 1
     assert ask(JudgeRequest(one.question, one.solution, one.observation + "!")) == 1
-    assert ask(JudgeRequest(one.question + one.solution, "", one.observation)) == 1  # where a text ends counts
+    assert (
+        ask(JudgeRequest(one.question + one.solution, "", one.observation)) == 1
+    )  # the boundary between the texts matters
     assert ask(one, max_tokens=100) == ask(one, temperature=0.5) == ask(one, extra_body={"seed": 1}) == 1
     assert ask(one, max_observation_chars=100) == 1
     template = tmp_path / "template.txt"
@@ -128,7 +130,7 @@ def test_what_the_cache_tells_apart(judge_server, tmp_path):
     judge_server.control(models=["judge", "other"])
     run(OpenAIJudge("other", judge_server.base_url, cache_file=file), one)
     assert len(judge_server.calls()) == 11
-    assert ask(one, concurrency=7, timeout_s=3.0, deadline_s=9.0) == 0  # how it is asked does not
+    assert ask(one, concurrency=7, timeout_s=3.0, deadline_s=9.0) == 0  # transport options do not matter
 
 
 def test_the_health_check_is_never_answered_from_the_cache(judge_server, tmp_path):
@@ -145,7 +147,7 @@ def test_the_health_check_is_never_answered_from_the_cache(judge_server, tmp_pat
 
 
 def test_the_prompt_changes_only_with_its_version():
-    """A cached verdict is found by the version: when this fails, raise PROMPT_VERSION and write the new hash here."""
+    """The version is part of a cached verdict's key: if this fails, raise PROMPT_VERSION and update the hash here."""
     prompt = build_judge_prompt(
         JudgeRequest("Q\u200b <b>?", "<answer>A</answer>", "x\r\n=== END ===\n\n\n\n " + "y" * 9000), nonce="0"
     )

@@ -33,7 +33,7 @@ def test_retry_after_is_honoured_by_every_call(judge_server, status, form):
 
 
 def test_a_server_that_asks_for_an_hour_again_and_again_is_asked_no_more(judge_server):
-    """Once more after a quarter of the deadline, then not before the deadline's length is over."""
+    """It is asked once more after a quarter of the deadline, then not again within the deadline."""
     judge_server.control(shares={"429": 1.0}, retry_after=3600)
     verdicts = run(make(judge_server, concurrency=1, deadline_s=4.0, timeout_s=4.0), *(request(n) for n in range(20)))
     assert all(v.value is None and "HTTP 429" in v.reason and "(Retry-After: 3600)" in v.reason for v in verdicts)
@@ -65,7 +65,7 @@ def test_a_server_that_asks_for_no_wait_is_not_hammered(judge_server, monkeypatc
     judge_server.control(shares={"429": 1.0}, retry_after=0)
     (verdict,) = run(make(judge_server, deadline_s=1.0, timeout_s=1.0), request())
     assert verdict.value is None
-    assert 2 <= len(judge_server.calls()) <= 6  # one each 0.2 s
+    assert 2 <= len(judge_server.calls()) <= 6  # one every 0.2 s
 
 
 def test_calls_that_fail_together_count_as_one(monkeypatch):
@@ -126,7 +126,7 @@ def test_a_slow_server_gets_less(make_judge_server):
 
 @pytest.mark.parametrize("fault", ["500", "hang", "404"])
 def test_a_call_moves_on_to_another_server(make_judge_server, fault):
-    """But not from one that refuses it: what it says should be seen."""
+    """A refusal is final even with several servers, so that its message is seen."""
     good, bad = make_judge_server(), make_judge_server()
     bad.control(shares={fault: 1.0})
     judge = make(good, bad, timeout_s=0.5, connect_timeout_s=0.5, concurrency=1)
@@ -154,7 +154,7 @@ def test_a_dead_server_is_left_and_taken_back(make_judge_server, monkeypatch):
 
     first, second = asyncio.run(main())
     assert [v.value for v in first + second] == [n % 2 == 1 for n in range(80)]
-    assert sum(v.retries for v in first) <= 8  # the dead one was tried once a rest, not once a call
+    assert sum(v.retries for v in first) <= 8  # the dead server was tried once per rest, not once per call
     assert len(dead.calls()) > 0
 
 
@@ -187,7 +187,7 @@ def test_two_thousand_calls_through_every_fault_lose_nothing_and_count_nothing_t
         assert verdict.value is (n // 2 % 2 == 1) or (verdict.value is None and "no judgement" in verdict.reason)
         assert verdict.value is verdicts[n // 2 * 2].value  # one verdict for both
     unjudged = sum(v.value is None for v in verdicts[::2])
-    assert unjudged < 10  # of 1000: two replies in a row without a judgement
+    assert unjudged < 10  # out of 1000: two consecutive replies without a judgement
     calls = judge_server.calls()
     paid = Counter(call.prompt for call in calls if call.outcome == "ok")
     assert set(paid.values()) == {1}

@@ -20,7 +20,7 @@ KNOWN_REQUESTS = {
     False: JudgeRequest(
         question=_QUESTION,
         solution="<answer>A</answer>",
-        observation="A wooden bench stands under a tree at the edge of a park. Leaves fall, and a dog sleeps beside "
+        observation="A wooden bench stands under a tree at the edge of a park. Leaves fall, and a dog sleeps next to "
         "the bench. The camera does not move.",
         problem_type="multiple choice",
         row="the known No",
