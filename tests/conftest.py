@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What many tests share: the CPU platform chosen before verl is imported, a folder for Ray, a tiny Qwen2.5-VL folder,
+"""Shared fixtures: the CPU platform, set before verl is imported, a folder for Ray, a tiny Qwen2.5-VL folder,
 small clips.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from paths import QUICKSTART
 
-# Ray keeps sockets here, whose paths may have 107 bytes, and the address that `ray.init()` looks up. A folder of this
-# session's own: no test needs what an earlier Ray left on the machine, or joins a cluster that runs on it.
+# Ray keeps sockets here, whose paths are limited to 107 bytes, and the address that `ray.init()` looks up. Each session
+# has its own folder, so that no test depends on an earlier Ray or joins a cluster that runs on this machine.
 TEMPORARY = tempfile.gettempdir()
 RAY_FOLDER = tempfile.mkdtemp(prefix="ray", dir=TEMPORARY if len(TEMPORARY) <= 24 else "/tmp")
 atexit.register(shutil.rmtree, RAY_FOLDER, ignore_errors=True)
@@ -32,7 +32,7 @@ os.environ.update(
     TORCHDYNAMO_DISABLE="1",
     OMP_NUM_THREADS="2",
 )
-os.environ.pop("FORCE_QWENVL_VIDEO_READER", None)  # the tests say themselves when a reader is forced
+os.environ.pop("FORCE_QWENVL_VIDEO_READER", None)  # tests that force a reader set it themselves
 sys.path.insert(0, str(QUICKSTART))
 
 import av  # noqa: E402
@@ -40,11 +40,11 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from judge_server import JudgeServer  # noqa: E402
 
-import verl_p2r.plugin  # noqa: E402, F401  torch and torchvision made to fit before anything imports them
+import verl_p2r.plugin  # noqa: E402, F401  repairs torchvision before anything imports it
 
 
 def write_clip(path: Path, frames: int, rate: Fraction | int, *, side: int = 112, start: int = 0) -> Path:
-    """Write an mp4 whose frame i is an even grey of about 16 + 5 · (start + i): a frame tells its index."""
+    """Write an mp4 whose frame i is a uniform grey of about 16 + 5 · (start + i), which encodes its index."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.width = stream.height = side
@@ -59,7 +59,7 @@ def write_clip(path: Path, frames: int, rate: Fraction | int, *, side: int = 112
 
 @pytest.fixture(scope="session")
 def make_clip(tmp_path_factory) -> Callable[..., Path]:
-    """`make_clip(frames, rate, side=112, start=0)`: a clip of one's own in a session folder."""
+    """`make_clip(frames, rate, side=112, start=0)`: write a clip into a session folder."""
     folder = tmp_path_factory.mktemp("clips")
 
     def make(frames: int, rate: Fraction | int, **kwargs) -> Path:
@@ -88,7 +88,7 @@ def tiny_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def processor(tiny_model):
-    """The tiny model's processor, as verl's trainers make it: with the model's config bound to it."""
+    """The tiny model's processor as verl's trainers make it, with the model's config bound to it."""
     from verl.utils import hf_processor
 
     return hf_processor(str(tiny_model))
@@ -96,7 +96,7 @@ def processor(tiny_model):
 
 @pytest.fixture(scope="session")
 def idle_judge_servers() -> Iterator[list[JudgeServer]]:
-    """Servers that run and that no test holds: starting one takes half a second."""
+    """Running servers that no test uses; they are reused because starting one takes half a second."""
     servers: list[JudgeServer] = []
     yield servers
     for server in servers:

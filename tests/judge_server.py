@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A judge behind real HTTP: a server process of its own that speaks OpenAI's chat completions, and fails on command.
+"""A judge behind real HTTP: a separate server process with OpenAI's chat completions API that fails on command.
 
     python tests/judge_server.py [--port 0] [--journal FILE]     prints {"port": N} once it listens
 
@@ -80,14 +80,14 @@ FAULTS |= set(VERDICT_FAULTS)
 
 
 def sha(prompt: str) -> str:
-    """How the journal names a prompt, whatever nonce it carries."""
+    """Return the journal's name of a prompt, which does not depend on its nonce."""
     if nonce := re.search(r"^=== OBSERVATION (\w+) ===$", prompt, re.MULTILINE):
         prompt = prompt.replace(nonce[1], "")
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def section(prompt: str, name: str) -> str:
-    """The text between a section's markers in the judge's prompt; the whole prompt when it has none."""
+    """Return the text between a section's markers in the judge's prompt, or the whole prompt without markers."""
     found = re.search(rf"=== {name}(?: \w+)? ===\n(.*)\n=== END OF {name}(?: \w+)? ===", prompt, re.DOTALL)
     return found[1] if found else prompt
 
@@ -158,7 +158,7 @@ class Server:
         return body, "".join(part["text"] for part in content if part["type"] == "text")
 
     def answer(self, body: dict[str, Any], prompt: str) -> str:
-        """What the model says: a judge's verdict; of a request with media, what it sees."""
+        """Return the model's reply: a judge's verdict, or a description if the request has media."""
         if isinstance(body["messages"][-1]["content"], str):
             return f"As asked.\n<judgement>{verdict(prompt, self.script['yes_when'])}</judgement>"
         return vision_answer.respond(body, prompt)
@@ -267,7 +267,7 @@ class Call:
 
 
 class JudgeServer:
-    """The server as a test holds it."""
+    """A test's handle on the server."""
 
     def __init__(self, journal: Path) -> None:
         self.journal, self.port, self.script = journal, 0, {}
@@ -285,7 +285,7 @@ class JudgeServer:
         return f"{self.url}/v1"
 
     def start(self) -> None:
-        """Start, or come back on the same port under the same control."""
+        """Start, or restart on the same port with the same script."""
         assert self.process is None, "it runs: kill it first"
         command = [sys.executable, __file__, "--port", str(self.port), "--journal", str(self.journal), "--tied"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -295,7 +295,7 @@ class JudgeServer:
             self.control(**self.script)
 
     def kill(self) -> None:
-        """Die at once, with whatever is in flight."""
+        """Kill the server together with the requests in flight."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.communicate()
@@ -328,7 +328,7 @@ class JudgeServer:
         ]
 
     def reset(self) -> None:
-        """Back to the defaults, with an empty journal."""
+        """Restore the defaults and empty the journal."""
         if self.process is None or self.process.poll() is not None:
             self.kill()
             self.start()

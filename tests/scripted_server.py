@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An HTTP server that says byte for byte what a test wants, and keeps what it was asked.
+"""An HTTP server that sends exactly the bytes a test gives, and records its requests.
 
 async with ScriptedServer(lambda head, body: http(completion("…"))) as server:
     server.base_url, server.heads, server.bodies
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def http(body: Any = b"", status: str = "200 OK", **headers: str) -> bytes:
-    """A response; a body that is not bytes goes as JSON. Underscores of header names become hyphens."""
+    """Build a response; a body that is not bytes is sent as JSON. Underscores in header names become hyphens."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(data)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
@@ -26,7 +26,7 @@ def completion(content: Any, finish_reason: Any = "stop", **message: Any) -> dic
 
 
 class ScriptedServer:
-    """Answers each request with what `reply(head, body)` gives: bytes, or an awaitable of them."""
+    """Answers each request with the result of `reply(head, body)`: bytes, or an awaitable of them."""
 
     def __init__(self, reply: Callable[[str, bytes], bytes | Awaitable[bytes]]) -> None:
         self.reply = reply

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answer accuracy: a table of cases per problem type, slow references, and inputs that must not hurt."""
+"""Answer accuracy: a table of cases per problem type, slow references, and hostile inputs."""
 
 import json
 import random
@@ -142,7 +142,7 @@ def test_random_texts_score_in_range():
 
 
 def slow_word_errors(reference, hypothesis):
-    """Levenshtein distance over words, by the recurrence."""
+    """Compute the Levenshtein distance over words by its recurrence."""
     row = list(range(len(hypothesis) + 1))
     for i, word in enumerate(reference, 1):
         previous, row = row, [i]

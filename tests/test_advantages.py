@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PA-GRPO's advantages: by hand, against a slow loop, against verl's GRPO, and by what must always hold."""
+"""PA-GRPO's advantages: worked by hand, against a slow loop, against verl's GRPO, and by invariants."""
 
 import math
 import os
@@ -55,7 +55,7 @@ def test_segment_weighting_by_hand():
 
 
 def test_rows_without_a_verdict_by_hand():
-    # Row 1 is out: R_P of the others is 1 1 0, mean 2/3. Its own perception tokens get 0, its reasoning is untouched.
+    # Row 1 is excluded: R_P of the others is 1 1 0, mean 2/3. Its perception tokens get 0, its reasoning does not change.
     third = 1 / 3
     expected = torch.tensor([[third, -1, -1, 0], [0, 0, 1, 1], [0, 0, 0, 0], [-2 * third, -2 * third, -2 * third, 0]])
     valid = torch.tensor([True, False, True, True])
@@ -78,7 +78,7 @@ def test_a_group_of_one_has_mean_zero_and_deviation_one():
 
 
 def slow(rewards_p, rewards_r, length, mask, ids, *, norm_by_std, epsilon, separate, valid, segment_weighting):
-    """The definition, row by row and token by token, in float64."""
+    """Compute the definition row by row and token by token, in float64."""
 
     def relative(rewards, row, counted):
         if not counted[row]:
@@ -110,7 +110,7 @@ def slow(rewards_p, rewards_r, length, mask, ids, *, norm_by_std, epsilon, separ
 
 
 def batch(generator, rows=None):
-    """Random rewards, lengths, masks with holes, and ids of mixed types."""
+    """Random rewards, lengths, masks with gaps, and ids of mixed types."""
     rows, width = rows or generator.randint(1, 12), generator.randint(1, 9)
     # A few values only, so that groups with equal rewards are common.
     rewards = [[generator.choice([0.0, 0.1, 0.7, 1.2, 2.2]) for _ in range(rows)] for _ in range(2)]
@@ -140,8 +140,7 @@ def test_seeded_batches_agree_with_the_slow_loop():
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5, msg=lambda text, case=case: f"{case}: {text}")
 
 
-def test_rows_beyond_one_block_agree_with_the_slow_loop():
-    # The output is written in blocks of 2^18 tokens: 700 rows of 1,024 make three, the last of them partial.
+def test_many_long_rows_agree_with_torch_statistics():
     generator = torch.Generator().manual_seed(0)
     p, r = torch.rand(2, 700, generator=generator)
     length = torch.randint(0, 1025, (700,), generator=generator)
@@ -203,7 +202,7 @@ def test_what_always_holds():
         shuffled = pa_grpo_advantages(p[order], r[order], length[order], mask[order], [ids[row] for row in order])
         torch.testing.assert_close(shuffled, advantages[order], rtol=1e-4, atol=1e-5)
 
-        # A perception reward never moves a reasoning token, nor the other way round: to the last bit.
+        # A perception reward never moves a reasoning token, nor vice versa, exactly.
         before = torch.arange(mask.shape[1]) < length[:, None]
         other = torch.rand(len(ids), generator=torch.Generator().manual_seed(generator.randint(0, 999)))
         assert torch.equal(pa_grpo_advantages(other, r, length, mask, ids)[~before], advantages[~before])
@@ -221,7 +220,7 @@ def test_what_always_holds():
 @pytest.mark.parametrize("size", [2, 3, 7, 8])
 @pytest.mark.parametrize("norm_by_std", [True, False])
 def test_equal_rewards_give_exactly_zero(reward, size, norm_by_std):
-    # In float32 the mean of equal rewards may miss them by a bit, which ε = 1e-6 would blow up to an advantage.
+    # In float32 the mean of equal rewards may miss them by a bit, which ε = 1e-6 would turn into an advantage.
     rewards = torch.full((size,), reward)
     mask = torch.ones(size, 4, dtype=torch.bool)
     for separate in (True, False):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processors are counted as this process may use them."""
+"""Only the processors that this process may use are counted."""
 
 import os
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two rewards of Eq. 5: every term by hand, and every switch."""
+"""The two rewards of Eq. 5: every term worked by hand, and every switch."""
 
 from dataclasses import replace
 
@@ -107,7 +107,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("padding", PADDING)
 def test_padding_earns_no_length_reward_even_when_it_is_counted(padding, place):
-    """A caller may count tokens as it likes: no more of them are believed than there are visible characters."""
+    """Even if a caller counts more tokens, at most the number of visible characters counts."""
     parsed = parse_response(PLACES[place].format(PADDING[padding] * 400))
     assert perception_reward(parsed, 200, True, DEFAULT).length == 0
     assert reasoning_reward(parsed, 400, 1.0, DEFAULT).length == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The segment boundary on generated ids, against a reference that counts bytes token by token, and the masks."""
+"""The segment boundary on generated ids, against a reference that counts bytes per token, and the masks."""
 
 import io
 import itertools
@@ -71,7 +71,7 @@ def sentencepiece_unigram():
 
 
 class Reader:
-    """A tokenizer, and what its tokens are in bytes, read off the vocabulary rather than by decoding."""
+    """A tokenizer with the bytes of its tokens, taken from the vocabulary instead of decoding."""
 
     def __init__(self, tokenizer, metaspace):
         self.tokenizer, self.metaspace = tokenizer, metaspace
@@ -92,20 +92,20 @@ class Reader:
         return piece.replace("▁", " ").encode()
 
     def slow_length(self, ids):
-        """The definition, byte by byte: a token is P's when its first byte lies before the end of P's region."""
+        """The definition, byte by byte: a token belongs to P if its first byte lies before the end of P's region."""
         pieces = self.pieces(ids)
-        # The region in bytes: the tags are ASCII, so that latin-1 finds them at the byte they stand at.
+        # The region in bytes: the tags are ASCII, so latin-1 decoding keeps their byte positions.
         end = perception_end(b"".join(pieces).decode("latin-1"))
         starts = itertools.accumulate(map(len, pieces[:-1]), initial=0)
         return sum(start < end for start in starts) if pieces else 0
 
     def slow_visible(self, ids):
-        """The definition, byte by byte: the first byte inside a block, and a byte of a character that can be seen."""
+        """The definition, byte by byte: the first byte inside a block, and a byte of a visible character."""
         pieces = self.pieces(ids)
         raw = b"".join(pieces)
         # "\x85" and "\xa0" are white space in latin-1: without them, the spans in bytes are those in characters.
         spans = block_spans(raw.translate(bytes.maketrans(b"\x85\xa0", b"xx")).decode("latin-1"))
-        seen = []  # for each byte, whether its character can be seen
+        seen = []  # for each byte, whether its character is visible
         for character in raw.decode("utf-8", "surrogateescape"):
             size = len(character.encode("utf-8", "surrogateescape"))
             seen += [not (character.isspace() or character in NOTHING or "\udc80" <= character <= "\udcff")] * size
@@ -217,17 +217,17 @@ RED, BALL = "é".encode(), "🔴".encode()
         ([b"<observation>a</observation><think>"], 1),
         # Special tokens decode to nothing: the one inside is P's, the two at the end are R's.
         ([b"<observation>", b"", b"a</observation>", b"", b"", b"<think>"], 3),
-        # A leading special token stands where P's first byte stands; with P empty it is R's.
+        # A leading special token has the position of P's first byte; if P is empty it belongs to R.
         ([b"", b"<observation>a</observation>"], 2),
         ([b"", b"<answer>"], 0),
-        # P ends before <think>, in an "é" cut in two: both halves are P's.
+        # P ends before <think>, after the two bytes of an "é" in separate tokens: both belong to P.
         ([RED[:1], RED[1:], b"<think>"], 2),
         # Special tokens between the halves do not close the character.
         ([RED[:1], b"", b"", b"", b"", RED[1:], b"<think>"], 6),
         ([b"a", BALL[:2], BALL[2:] + b"<th", b"ink>"], 3),
         # A multi-byte character cut right after P's end changes nothing.
         ([b"<observation>a</observation>", BALL[:1], BALL[1:3], BALL[3:], b"<think>"], 1),
-        # P ends in bytes that are no character: two of the three bytes of "球", then <think>.
+        # P ends in invalid bytes: two of the three bytes of "球", then <think>.
         ([b"\xe7", b"\x90", b"<think>"], 2),
         ([b"\xe7", b"\x90<", b"think>"], 2),
         ([b"\xe7", b"\x90", b"", b"", b"<", b"think>"], 2),
@@ -267,7 +267,7 @@ def test_visible_tokens_are_what_a_byte_count_says(reader):
 
 @pytest.mark.parametrize("nothing", [" ", "\n", "\u00a0", "\u200b", "\u3164", "\u00ad", "\u2800", "\U000e0041"])
 def test_padding_has_no_length_wherever_it_stands(reader, nothing):
-    """Zero-width characters are cut into bytes by these vocabularies: no single token shows what they are."""
+    """These vocabularies split zero-width characters into bytes, so that no single token reveals them."""
     padding = encode(reader, nothing * 50)
     parts = [
         encode(reader, f"<observation>{'é' if nothing == ' ' else 'a'} red ball"),
@@ -292,7 +292,7 @@ def test_a_response_without_blocks_has_no_visible_length(reader):
 
 
 def test_a_tag_spelt_in_byte_tokens_amid_characters_spelt_so():
-    """Byte-fallback decoding spoils a whole run of byte tokens when the run is cut inside its last character."""
+    """Byte-fallback decoding invalidates a whole run of byte tokens if its last character is incomplete."""
     reader = Reader(sentencepiece_unigram(), metaspace=True)
     for tail in range(40):
         text = "<observation>" + "球🔴" * 9 + "</observation>" + "球" * tail
@@ -307,7 +307,7 @@ def test_ids_may_come_as_a_tensor(reader):
 
 
 def test_masks_by_hand():
-    # Row 0: tokens 0-2 are P's, of which token 1 is a tool's (a hole). Row 1: P is empty. Row 2: P is all, and a
+    # Row 0: tokens 0-2 are P's, of which token 1 is a tool's (a gap). Row 1: P is empty. Row 2: P is all, and a
     # length beyond the row changes nothing. Row 3: padding only.
     perception, reasoning = segment_masks(
         torch.tensor([3, 0, 9, 2]),

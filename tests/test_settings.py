@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: the paper's defaults, one switch per ablation, and errors that say where and what to do."""
+"""Settings: the paper's defaults, one switch per ablation, and errors that name the place and the remedy."""
 
 import dataclasses
 import re

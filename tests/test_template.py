@@ -64,7 +64,7 @@ def test_well_formedness_is_what_a_hand_written_reader_says():
     well_formed = 0
     template = ["<observation>", "a", "</observation>", "<think>", "a", "</think>", "<answer>", "a", "</answer>"]
     for _ in range(5000):
-        # Half the texts are the template with a few pieces changed, so that both verdicts are common.
+        # Half the texts are the template with a few pieces changed, so that both outcomes are common.
         pieces = list(template) if generator.random() < 0.5 else generator.choices(PIECES, k=generator.randint(0, 12))
         for _ in range(generator.randint(0, 2)):
             pieces.insert(generator.randint(0, len(pieces)), generator.choice(PIECES))
@@ -122,5 +122,5 @@ for flood in floods:
 
 
 def test_a_megabyte_of_hostile_text_is_read_in_linear_time():
-    # Linear: some seconds for all. Quadratic, a single text of these would take hours: the limit is no stopwatch.
+    # Linear code takes seconds; quadratic code would take hours for a single text, so the limit does not measure speed.
     subprocess.run([sys.executable, "-c", HOSTILE], check=True, timeout=300)

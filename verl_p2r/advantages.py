@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PA-GRPO's advantages: each process is compared with its own group, and each token gets its segment's advantage."""
+"""PA-GRPO's advantages: each process is compared within its own group; each token gets its segment's advantage."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from verl_p2r.segments import segment_masks
-
-_BLOCK_TOKENS = 2**17  # half a MiB of float32
 
 
 @torch.no_grad()
@@ -28,36 +26,36 @@ def pa_grpo_advantages(
     perception_valid: Tensor | None = None,
     segment_weighting: Literal["token", "segment"] = "token",
 ) -> Tensor:
-    """Give each generated token the group-relative advantage of the process it belongs to.
+    """Give each generated token the group-relative advantage of its process.
 
     A_{i,k} = (R_{i,k} − mean_j R_{j,k}) / (std_j R_{j,k} + ε),  k ∈ {P, R}      (arXiv 2511.11113, Eq. 6)
 
     where j runs over the responses to the same question; every token of segment k of response i gets A_{i,k}.
 
     Args:
-        perception_rewards: R_P. Shape (bs,), any real dtype; computed on in float32.
-        reasoning_rewards: R_R. Shape (bs,), as above.
-        perception_length: Shape (bs,), integer, tokens. Positions before it are P's (`segments.segment_masks`).
-        response_mask: Shape (bs, L), bool or 0/1; non-zero on generated tokens. Its device is the one computed on.
-        group_ids: Shape (bs,), a sequence or an array of hashables; equal ids make a group.
-        norm_by_std: Divide by the standard deviation; False leaves the difference from the mean (Dr. GRPO).
+        perception_rewards: R_P. Shape (bs,), any real dtype; converted to float32.
+        reasoning_rewards: R_R. Shape (bs,), any real dtype; converted to float32.
+        perception_length: Shape (bs,), integer, tokens. Positions before it belong to P (`segments.segment_masks`).
+        response_mask: Shape (bs, L), bool or 0/1; non-zero on generated tokens. The result is on its device.
+        group_ids: Shape (bs,), a sequence or array of hashables; equal ids form a group.
+        norm_by_std: Divide by the standard deviation; False keeps the difference from the mean (Dr. GRPO).
         epsilon: ε, added to the unbiased standard deviation, as in verl's GRPO `[ours]`.
         separate: False gives every token A computed from R_P + R_R (the paper's "no separation").
-        perception_valid: Shape (bs,), bool; False where the judge gave no verdict. None: all have one.
-        segment_weighting: "token" leaves A as it is. "segment" scales it by T / 2T_k, T_k being the row's tokens in
-            segment k and T their sum, so that both segments weigh the same in a token-mean loss (the sum over k in
-            Eq. 7); a row with one segment empty keeps weight 1 `[ours]`.
+        perception_valid: Shape (bs,), bool; False where the judge gave no verdict. None: every row has one.
+        segment_weighting: "token" leaves A unchanged. "segment" scales it by T / 2T_k, where T_k is the row's number of
+            tokens in segment k and T their sum, so that both segments have equal weight in a token-mean loss (the sum
+            over k in Eq. 7). A row with an empty segment keeps weight 1 `[ours]`.
 
     Returns:
-        Shape (bs, L), float32; 0 wherever `response_mask` is.
+        Shape (bs, L), float32; 0 wherever `response_mask` is 0.
 
-        A group whose rewards are all equal has advantage 0, to the last bit. A group of one has mean 0 and
-        standard deviation 1, as in verl `[ours]`. Rows without a verdict stay out of the statistics that use R_P and
-        get 0 from them; if that leaves fewer than two rows of a larger group, the whole group gets 0 `[ours]`.
+        A group whose rewards are all equal has an advantage of exactly 0. A group of one has mean 0 and standard
+        deviation 1, as in verl `[ours]`. Rows without a verdict are excluded from the statistics that use R_P and get 0
+        from them; if that leaves fewer than two rows of a larger group, the whole group gets 0 `[ours]`.
 
     Raises:
-        ValueError: Shapes do not fit together, a reward is not finite (the row is named, and a row without a verdict
-            is no exception `[ours]`), or `segment_weighting` is unknown.
+        ValueError: Shapes do not match, a reward is not finite (even in a row without a verdict; the message names the
+            row `[ours]`), or `segment_weighting` is unknown.
 
     >>> pa_grpo_advantages(
     ...     torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([1, 2]),
@@ -86,16 +84,17 @@ def pa_grpo_advantages(
         perception, reasoning = relative(perception, judged), relative(reasoning, everyone)
     else:
         perception = reasoning = relative(perception + reasoning, judged)
+    in_perception, in_reasoning = segment_masks(length, response_mask)
     if segment_weighting == "segment":
-        perception, reasoning = _weigh_segments_alike(perception, reasoning, length, response_mask)
-
-    return _spread(perception, reasoning, length, response_mask)
+        perception, reasoning = _equal_segment_weights(perception, reasoning, in_perception, in_reasoning)
+    advantages = torch.where(in_reasoning, reasoning.unsqueeze(1), 0.0)
+    return torch.where(in_perception, perception.unsqueeze(1), advantages, out=advantages)
 
 
 def _checked(name: str, values: Tensor, rows: int, finite: bool = False) -> Tensor:
     values = torch.as_tensor(values)
     if values.shape != (rows,):
-        raise ValueError(f"expected {name} of shape ({rows},), as response_mask has it, got {tuple(values.shape)}")
+        raise ValueError(f"expected {name} of shape ({rows},), to match response_mask, got {tuple(values.shape)}")
     if finite:
         values = values.float()
         if not torch.isfinite(values).all():
@@ -105,23 +104,23 @@ def _checked(name: str, values: Tensor, rows: int, finite: bool = False) -> Tens
 
 
 def _group_numbers(group_ids: Sequence[Hashable] | Any, rows: int, device: torch.device) -> tuple[Tensor, int]:
-    """Number the groups 0, 1, … in order of appearance: (each row's number of shape (bs,), how many groups)."""
-    # Tensors hash by identity and numpy scalars slowly, so both become Python values first.
+    """Number the groups 0, 1, … in order of appearance; return each row's number, of shape (bs,), and their count."""
+    # Tensors hash by identity, and numpy scalars hash slowly: convert both to Python values first.
     ids = group_ids.tolist() if hasattr(group_ids, "tolist") else list(group_ids)
     if not isinstance(ids, list) or len(ids) != rows:
-        raise ValueError(f"expected group_ids of shape ({rows},), as response_mask has it, got {group_ids!r:.80}")
+        raise ValueError(f"expected group_ids of shape ({rows},), to match response_mask, got {group_ids!r:.80}")
     numbers = {group: number for number, group in enumerate(dict.fromkeys(ids))}
     return torch.tensor(list(map(numbers.__getitem__, ids)), dtype=torch.int64, device=device), len(numbers)
 
 
 def _group_relative(rewards: Tensor, valid: Tensor, groups: Tensor, count: int, epsilon: float | None) -> Tensor:
-    """Normalise float32 rewards of shape (bs,) within their groups (Eq. 6); `epsilon` None: no division."""
+    """Normalise float32 rewards of shape (bs,) within their groups (Eq. 6); without division if `epsilon` is None."""
 
     def total(values: Tensor) -> Tensor:
         return values.new_zeros(count).index_add_(0, groups, values)
 
-    # Measured from the group's lowest reward, equal rewards are exactly 0, and so is everything made of them;
-    # measured from 0 their mean may miss them by a rounding error, which a standard deviation of 0 then blows up.
+    # Relative to the group's lowest reward, equal rewards are exactly 0, and so is everything computed from them.
+    # Otherwise rounding could separate them from their mean, and dividing by a tiny deviation would amplify that.
     lowest = rewards.new_full((count,), torch.inf).scatter_reduce_(0, groups, rewards.where(valid, torch.inf), "amin")
     height = (rewards - lowest[groups]).where(valid, 0.0)
     judged = total(valid.to(rewards.dtype))
@@ -133,36 +132,14 @@ def _group_relative(rewards: Tensor, valid: Tensor, groups: Tensor, count: int, 
     return centred if epsilon is None else centred / (deviation.masked_fill(alone, 1.0)[groups] + epsilon)
 
 
-def _weigh_segments_alike(
-    perception: Tensor, reasoning: Tensor, length: Tensor, response_mask: Tensor
+def _equal_segment_weights(
+    perception: Tensor, reasoning: Tensor, in_perception: Tensor, in_reasoning: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Scale both advantages of each row by T / 2T_k, where both segments have tokens."""
-    in_perception, in_reasoning = (mask.sum(dim=1).float() for mask in segment_masks(length, response_mask))
-    both = (in_perception > 0) & (in_reasoning > 0)
-    tokens = in_perception + in_reasoning
+    """Scale both advantages of each row, of shape (bs,), by T / 2T_k if both segments have tokens."""
+    perception_tokens, reasoning_tokens = in_perception.sum(dim=1).float(), in_reasoning.sum(dim=1).float()
+    both = (perception_tokens > 0) & (reasoning_tokens > 0)
+    tokens = perception_tokens + reasoning_tokens
     return (
-        torch.where(both, perception * tokens / (2.0 * in_perception), perception),
-        torch.where(both, reasoning * tokens / (2.0 * in_reasoning), reasoning),
+        torch.where(both, perception * tokens / (2.0 * perception_tokens), perception),
+        torch.where(both, reasoning * tokens / (2.0 * reasoning_tokens), reasoning),
     )
-
-
-def _spread(perception: Tensor, reasoning: Tensor, length: Tensor, response_mask: Tensor) -> Tensor:
-    """Write each row's two advantages, of shape (bs,), onto the tokens of its two segments: shape (bs, L), float32."""
-    rows, width = response_mask.shape
-    # Row L − p of this view is 1 at the first p positions and 0 after: copying it is faster than comparing positions.
-    steps = torch.arange(2 * width, device=response_mask.device).lt(width).to(torch.int8).unfold(0, width, 1)
-    advantages = torch.empty(rows, width, dtype=torch.float32, device=response_mask.device)
-    # Memory traffic is all the cost here. Blocks keep what lies between mask and output small enough for the cache.
-    block = max(_BLOCK_TOKENS // max(width, 1), 1) if advantages.device.type == "cpu" else max(rows, 1)
-    scratch = torch.empty(min(block, rows), width, dtype=torch.float32, device=response_mask.device)
-    inputs = (width - length.clamp(0, width), response_mask, perception.unsqueeze(1), reasoning.unsqueeze(1))
-    for out, start, mask, of_perception, of_reasoning in zip(
-        advantages.split(block), *(part.split(block) for part in inputs), strict=True
-    ):
-        in_reasoning = mask.to(torch.int8)
-        in_perception = steps.index_select(0, start).bitwise_and_(in_reasoning)
-        in_reasoning = in_reasoning ^ in_perception
-        # Exact, although a sum: one of its two terms is always 0.
-        out.copy_(in_perception).mul_(of_perception)
-        out.addcmul_(scratch[: len(out)].copy_(in_reasoning), of_reasoning)
-    return advantages

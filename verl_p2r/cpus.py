@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many processors there are for this process."""
+"""The number of processors available to this process."""
 
 import os
 
 
 def available_cpus() -> int:
-    """The number of logical processors this process may run on, at least 1.
+    """Return the number of logical processors that this process may use, at least 1.
 
-    Smaller than `os.cpu_count()` under a CPU affinity: `taskset`, `numactl`, a Slurm or container CPU set.
+    It is smaller than `os.cpu_count()` under a CPU affinity, for example by `taskset`, Slurm or a container.
     """
     try:
         return len(os.sched_getaffinity(0))

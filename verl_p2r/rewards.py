@@ -10,9 +10,14 @@ from verl_p2r.visible import count_visible, is_visible
 
 @dataclass(frozen=True)
 class ProcessReward:
-    """The three terms of one process's reward for one response, their weights already applied.
+    """The three weighted terms of one process's reward for one response.
 
         R_k = R_acc,k + R_form,k + R_len,k                                      (arXiv 2511.11113, Eq. 5)
+
+    Args:
+        accuracy: The accuracy term.
+        format: The format term.
+        length: The length term.
 
     >>> round(ProcessReward(accuracy=1.0, format=1.0, length=0.2).total, 6)
     2.2
@@ -29,20 +34,21 @@ class ProcessReward:
 
 
 NO_REWARD = ProcessReward(0.0, 0.0, 0.0)
-"""What a process earns that is switched off."""
+"""The reward of a disabled process."""
 
 
 def length_reward(tokens: int, band: LengthBand, *, accuracy: float, format: float) -> float:
-    """Reward a segment of the wanted length, once its content is right and its form is whole.
+    """Reward a segment of the desired length if its content is accurate and its form is correct.
 
         R_len,k = band.reward  if R_acc,k ≠ 0, R_form,k ≠ 0 and minimum ≤ tokens ≤ maximum, else 0
 
-    (arXiv 2511.11113, Eq. 5; both ends of the band belong to it.)
+    (arXiv 2511.11113, Eq. 5; the band includes both ends.)
 
     Args:
-        tokens: the segment's length: its tokens of visible text, see `segments.visible_lengths` [ours].
-        band: the lengths that earn the reward, in tokens.
-        accuracy, format: the process's own, before weights [ours].
+        tokens: The segment's length, in tokens of visible text (see `segments.visible_lengths`) [ours].
+        band: The lengths that earn the reward, in tokens.
+        accuracy: The process's accuracy before weighting [ours].
+        format: The process's format reward before weighting [ours].
 
     >>> band = LengthBand(128, 320, 0.2)
     >>> [length_reward(n, band, accuracy=1.0, format=1.0) for n in (127, 128, 320, 321)]
@@ -55,7 +61,7 @@ def length_reward(tokens: int, band: LengthBand, *, accuracy: float, format: flo
 
 
 def has_observation(parsed: ParsedResponse) -> bool:
-    """Tell whether there is a complete observation with something to see in it: only then is the judge asked.
+    """Tell whether a response has a complete observation with visible text; only then is the judge asked.
 
     >>> from verl_p2r.template import parse_response
     >>> has_observation(parse_response("<observation>a red ball</observation>")), has_observation(parse_response("hm"))
@@ -70,18 +76,18 @@ def perception_reward(
     """Reward the perception process of one response: R_P of Eq. 5.
 
     Args:
-        parsed: the response's parts.
-        tokens: the visible tokens of the observation, see `segments.visible_lengths`.
-        verdict: the judge's; None when it gave none: accuracy is then 0, and the caller marks the row invalid so that
-            it stays out of the group's statistics.
-        settings: weights, band and switches.
+        parsed: The parsed response.
+        tokens: The visible tokens of the observation, see `segments.visible_lengths`.
+        verdict: The judge's verdict. None if there is none: the accuracy is then 0, and the caller marks the row
+            invalid to exclude it from the group's statistics.
+        settings: Weights, band and switches.
 
     Returns:
-        The weighted terms; all 0 when `perception.enabled` is false.
+        The weighted terms; all 0 if `perception.enabled` is false.
 
     Edge rules:
-        Without a complete observation of visible text the accuracy is 0 whatever the verdict [ours]. No more tokens
-        count than the observation has visible characters, because each token of visible text holds one [ours].
+        Without a complete observation of visible text the accuracy is 0, regardless of the verdict [ours]. The number
+        of tokens is at most the number of visible characters, because each visible token contains one [ours].
     """
     accuracy = float(verdict is True and has_observation(parsed))
     tokens = min(tokens, count_visible(parsed.observation or ""))
@@ -92,20 +98,20 @@ def reasoning_reward(parsed: ParsedResponse, tokens: int, accuracy: float, setti
     """Reward the reasoning process of one response: R_R of Eq. 5.
 
     Args:
-        parsed: the response's parts.
-        tokens: the visible tokens of think and answer, see `segments.visible_lengths`.
-        accuracy: `answer_accuracy` of the response's answer, in [0, 1].
-        settings: weights, band and switches.
+        parsed: The parsed response.
+        tokens: The visible tokens of think and answer, see `segments.visible_lengths`.
+        accuracy: The `answer_accuracy` of the response's answer, in [0, 1].
+        settings: Weights, band and switches.
 
     Returns:
-        The weighted terms; all 0 when `reasoning.enabled` is false.
+        The weighted terms; all 0 if `reasoning.enabled` is false.
 
     Edge rules:
-        Without an answer of visible text the accuracy is 0 [ours]. No more tokens count than think and answer have
-        visible characters [ours].
+        Without an answer of visible text the accuracy is 0 [ours]. The number of tokens is at most the number of
+        visible characters in think and answer [ours].
 
     Raises:
-        ValueError: the accuracy is not in [0, 1].
+        ValueError: The accuracy is not in [0, 1].
     """
     if not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy is {accuracy}: it must lie in [0, 1], as answer_accuracy's does")

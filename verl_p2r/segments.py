@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which generated tokens belong to perception and which to reasoning, found on the token ids themselves."""
+"""Which generated tokens belong to perception and which to reasoning, determined on the token ids themselves."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ from torch import Tensor
 from verl_p2r.template import block_spans, perception_end
 from verl_p2r.visible import is_visible
 
-_BROKEN = "\ufffd"  # what decoding gives for bytes that are no character, or not yet
+_BROKEN = "\ufffd"  # the decoded form of bytes that do not make a character, or not yet
 _MAX_CHARACTER_BYTES = 4
 
 
 def decode_response(token_ids: Sequence[int], tokenizer: Any) -> str:
-    """The text of generated ids, special tokens left out: what is parsed, and what the boundary is found in."""
+    """Decode generated ids without special tokens; this text is parsed, and the boundary is found in it.
+
+    Args:
+        token_ids: Shape (n,), the generated ids of one response, without padding.
+        tokenizer: Any Hugging Face tokenizer.
+    """
     return str(tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def perception_length(token_ids: Sequence[int], tokenizer: Any) -> int:
     """Count the leading response tokens that belong to perception.
 
-    A token belongs to P when its first byte lies inside P's region (`template.perception_end`) of the decoded
-    response; every later token belongs to R, end-of-sequence included `[ours]`. The count comes from decoded prefixes
-    of the given ids, never from tokenising text again, and takes O(log n) decodes.
+    A token belongs to P if its first byte lies inside P's region (`template.perception_end`) of the decoded response.
+    Every later token belongs to R, including end-of-sequence `[ours]`. The count is found by decoding prefixes of the
+    given ids, never by tokenising text again, and takes O(log n) decodes.
 
     Args:
         token_ids: Shape (n,), the generated ids of one response, without padding.
         tokenizer: Any Hugging Face tokenizer. The template's tags must not be special tokens: decoding skips those.
 
     Returns:
-        The number of tokens in P, 0 to n. A skipped special token has no bytes and stands where the next byte does:
-        inside P's region it belongs to P, at its end to R `[ours]`.
+        The number of tokens in P, 0 to n. A skipped special token has no bytes and takes the position of the next
+        byte: inside P's region it belongs to P, at its end to R `[ours]`.
 
     >>> class Letters:
     ...     def decode(self, ids, **_):
@@ -49,20 +54,20 @@ def perception_length(token_ids: Sequence[int], tokenizer: Any) -> int:
 
 
 def visible_lengths(token_ids: Sequence[int], tokenizer: Any) -> tuple[int, int]:
-    """Count the tokens of visible text inside the blocks of each process: what the length reward measures.
+    """Count the tokens of visible text inside the blocks of each process, which the length reward measures.
 
-    A token counts when its first byte lies inside the content of the observation (for P), or of the think or the
-    answer (for R), and it holds a character that can be seen `[ours]`: neither tags nor text between, before or behind
-    the blocks count, nor tokens of white space, zero-width characters, fillers and bytes that are no character. The
-    paper gives its band in tokens of the segment; measured so, padding would earn the reward.
+    A token counts if its first byte lies inside the content of the observation (for P), or of the think or answer block
+    (for R), and it contains a visible character `[ours]`. Tags and text outside the blocks do not count. Neither do
+    tokens of white space, zero-width characters, fillers or invalid bytes. The paper gives its band in tokens of the
+    whole segment, but then padding would earn the reward.
 
     Args:
         token_ids: Shape (n,), the generated ids of one response, without padding.
-        tokenizer: Any Hugging Face tokenizer, as `perception_length` takes it.
+        tokenizer: Any Hugging Face tokenizer, as for `perception_length`.
 
     Returns:
-        `(perception, reasoning)`, in tokens. Takes O(n) decodes of at most four tokens each, most of them remembered,
-        and O(log n) decodes of prefixes.
+        `(perception, reasoning)`, in tokens. Takes O(n) decodes of at most four tokens each, most of them cached, and
+        O(log n) decodes of prefixes.
 
     >>> class Letters:
     ...     def decode(self, ids, **_):
@@ -80,16 +85,16 @@ def visible_lengths(token_ids: Sequence[int], tokenizer: Any) -> tuple[int, int]
 
 
 def _count_visible_tokens(ids: list[int], tokenizer: Any) -> int:
-    """Count tokens that hold a visible character, whole or in part."""
+    """Count tokens that contain a visible character or a part of one."""
     count, start = 0, 0
     while start < len(ids):
-        # A character cut into several tokens is read from all of them.
+        # A character that spans several tokens is decoded from all of them.
         for size in range(1, _MAX_CHARACTER_BYTES + 1):
             text = _decoded(tuple(ids[start : start + size]), tokenizer)
             if _BROKEN not in text:
                 break
         else:
-            size, text = 1, _decoded((ids[start],), tokenizer).replace(_BROKEN, "")  # bytes that are no character
+            size, text = 1, _decoded((ids[start],), tokenizer).replace(_BROKEN, "")  # invalid bytes
         count += size if is_visible(text) else 0
         start += size
     return count
@@ -101,7 +106,7 @@ def _decoded(token_ids: tuple[int, ...], tokenizer: Any) -> str:
 
 
 class _Prefixes:
-    """Where the characters of a response stand among its tokens, read from decoded prefixes of the ids."""
+    """Maps the characters of a response to its tokens by decoding prefixes of the ids."""
 
     def __init__(self, token_ids: Sequence[int], tokenizer: Any) -> None:
         self.ids = [int(token) for token in token_ids]
@@ -109,13 +114,13 @@ class _Prefixes:
         self.text = self._decode(self.ids)
 
     def tokens_before(self, character: int) -> int:
-        """Count the leading tokens whose first byte lies before the character at an index of the text."""
+        """Count the leading tokens whose first byte lies before the character at this index of the text."""
         if character == 0:
             return 0
         if self.text[character - 1] != _BROKEN:
             return self._tokens_through(character - 1)
-        # The character before is a byte that is no character, and a prefix does not tell how many tokens hold it: look
-        # back from the "<" that follows.
+        # The preceding character is an invalid byte, and prefixes do not reveal how many tokens encode it: search
+        # backwards from the "<" that follows.
         count = self._tokens_through(character)
         last = self._decode(self.ids[count - 1 : count])
         if not last.startswith("<"):
@@ -126,10 +131,10 @@ class _Prefixes:
         return decode_response(part, self._tokenizer)
 
     def _settled(self, length: int) -> int:
-        """Count the characters that the first `length` tokens hold whole, whatever follows them."""
+        """Count the characters that the first `length` tokens determine, regardless of the following tokens."""
         for shorter in range(length, max(length - _MAX_CHARACTER_BYTES, -1), -1):
-            # Byte-fallback decoders spoil a whole run of byte tokens when its last character is cut: step back to
-            # the last cut between characters.
+            # Byte-fallback decoders invalidate a whole run of byte tokens if its last character is incomplete: step
+            # back to the last boundary between characters.
             text = self._decode(self.ids[:shorter])
             if not text.endswith(_BROKEN):
                 break
@@ -145,16 +150,16 @@ def segment_masks(perception_length: Tensor, response_mask: Tensor) -> tuple[Ten
     P_{i,t} = m_{i,t} ∧ (t < p_i),  R_{i,t} = m_{i,t} ∧ (t ≥ p_i)      (the segments of arXiv 2511.11113, Eq. 7)
 
     Args:
-        perception_length: Shape (bs,), integer, tokens. Positions of the padded response row before it belong to P.
-        response_mask: Shape (bs, L), bool or number; non-zero where the policy generated the token. It may have holes
-            (tool tokens): they belong to neither segment but count as positions.
+        perception_length: Shape (bs,), integer, tokens. Earlier positions of the padded response row belong to P.
+        response_mask: Shape (bs, L), bool or number; non-zero where the policy generated the token. It may have gaps
+            (tool tokens), which belong to neither segment but count as positions.
 
     Returns:
-        `(perception_mask, reasoning_mask)`, each of shape (bs, L), bool, on the device of `response_mask`: disjoint,
-        and together exactly `response_mask`.
+        `(perception_mask, reasoning_mask)`, each of shape (bs, L), bool, on the device of `response_mask`. They are
+        disjoint, and their union is `response_mask`.
 
     Raises:
-        ValueError: The shapes do not fit together.
+        ValueError: The shapes do not match.
 
     >>> perception, reasoning = segment_masks(torch.tensor([2]), torch.tensor([[1, 0, 1, 1, 0]]))
     >>> perception.int().tolist(), reasoning.int().tolist()
@@ -167,5 +172,5 @@ def segment_masks(perception_length: Tensor, response_mask: Tensor) -> tuple[Ten
         )
     mask = response_mask.bool()
     positions = torch.arange(mask.shape[1], device=mask.device)
-    before = positions < perception_length.to(mask.device).unsqueeze(1)
-    return mask & before, mask & ~before
+    perception = mask & (positions < perception_length.to(mask.device).unsqueeze(1))
+    return perception, mask ^ perception

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of PA-GRPO: the YAML node `algorithm.p2r` as frozen dataclasses, checked when they are built.
+"""The settings of PA-GRPO: the YAML node `algorithm.p2r` as frozen dataclasses that validate themselves.
 
 Defaults are the paper's. Each ablation of its table 2 is one switch:
 
@@ -33,8 +33,12 @@ class LengthBand:
     """The band of segment lengths that earns the length reward, both ends included.
 
     Args:
-        minimum, maximum: lengths in tokens of visible text inside the segment's blocks, tags not counted [ours].
+        minimum: Shortest length, in tokens of visible text inside the segment's blocks, without tags [ours].
+        maximum: Longest length, in the same tokens.
         reward: R_len inside the band.
+
+    Raises:
+        ValueError: A number is negative or not finite, or the band is empty.
     """
 
     minimum: int
@@ -46,7 +50,7 @@ class LengthBand:
         if self.maximum < self.minimum:
             raise ValueError(
                 f"maximum is {self.maximum}, below minimum {self.minimum}, so no length could earn the reward: "
-                "swap them, or set length_reward: false to switch the length reward off"
+                "swap them, or set length_reward: false to turn the length reward off"
             )
 
 
@@ -55,9 +59,13 @@ class ProcessSettings:
     """The reward of one process: R = accuracy_weight·R_acc + format_weight·R_form + R_len (arXiv 2511.11113, Eq. 5).
 
     Args:
-        enabled: False takes this process's reward out altogether.
-        accuracy_weight, format_weight: 1 in the paper.
-        length: the band of the length reward.
+        length: The band of the length reward.
+        enabled: False removes this process's reward.
+        accuracy_weight: Weight of R_acc; 1 in the paper.
+        format_weight: Weight of R_form; 1 in the paper.
+
+    Raises:
+        ValueError: A weight is negative or not finite, or both are 0.
     """
 
     length: LengthBand
@@ -76,11 +84,11 @@ class ProcessSettings:
 
 @dataclass(frozen=True)
 class JudgeGuards:
-    """Rules that give a No before any judge is asked [ours]; off in the paper's setting.
+    """Rules that give a No before the judge is asked [ours]; off in the paper's setting.
 
     Args:
-        answer_only: an observation that merely states an answer is no evidence for it.
-        copied_question: nor is a near-verbatim copy of the question.
+        answer_only: Reject an observation that merely states an answer.
+        copied_question: Reject an observation that is a near-verbatim copy of the question.
     """
 
     answer_only: bool = False
@@ -89,14 +97,17 @@ class JudgeGuards:
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """Who decides whether an observation suffices to deduce the answer.
+    """The judge, which decides whether an observation suffices to deduce the answer.
 
     Args:
-        name: a registered judge, or `module:Class`.
-        max_no_verdict_share: the share of a batch's rows, in [0, 1], that may stay without a verdict.
-        health_check: ask the judge two questions with known verdicts before the run begins.
-        guards: rules that come before the judge.
-        kwargs: the judge's own options.
+        name: A registered judge, or `module:Class`.
+        max_no_verdict_share: The largest share of a batch's rows without a verdict, in [0, 1].
+        health_check: Whether to ask the judge two questions with known verdicts before the run.
+        guards: Rules applied before the judge.
+        kwargs: The judge's own options.
+
+    Raises:
+        ValueError: The name is empty, or the share is out of range.
     """
 
     name: str = "facts"
@@ -116,19 +127,20 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class P2RSettings:
-    """Everything a user can set about the two rewards and their advantages.
+    """All settings of the two rewards and their advantages.
 
     Args:
-        strict: score answers by Video-R1's comparisons, to the letter.
+        strict: Whether to score answers exactly by Video-R1's comparisons.
         length_reward: False is the "no R_len" ablation.
-        separate: give each segment its own advantage. None: as soon as both rewards are on; False is the "no
+        separate: Whether each segment gets its own advantage. None: if both rewards are on; False is the "no
             separation" ablation, R_P + R_R over all tokens.
-        segment_weighting: `token`, or `segment` to let both segments of a response weigh the same in the loss.
-        perception, reasoning: the two rewards.
-        judge: who gives the perception verdict.
+        segment_weighting: `token`, or `segment` to give both segments of a response equal weight in the loss.
+        perception: The perception reward.
+        reasoning: The reasoning reward.
+        judge: The judge of the perception reward.
 
     Raises:
-        ValueError: a value out of its range, both rewards off, or `separate: true` with one of them off.
+        ValueError: Both rewards are off, or `separate` is true although one of them is off.
 
     >>> P2RSettings().separated
     True
@@ -165,14 +177,14 @@ class P2RSettings:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str = "algorithm.p2r") -> "P2RSettings":
-        """Read the settings from a (possibly partial) mapping; what it leaves out keeps its default.
+        """Read the settings from a mapping; missing keys keep their defaults.
 
         Args:
-            mapping: the configuration node, plain or OmegaConf.
-            where: the node's dotted path, for error messages.
+            mapping: The configuration node, plain or OmegaConf.
+            where: The node's dotted path, for error messages.
 
         Raises:
-            ValueError: an unknown key, a value of the wrong type or out of range, or settings that contradict each
+            ValueError: A key is unknown, a value has the wrong type or is out of range, or settings contradict each
                 other; the message names the dotted path and says what to write.
 
         >>> P2RSettings.from_mapping({"strickt": True})  # doctest: +ELLIPSIS
@@ -184,7 +196,16 @@ class P2RSettings:
 
 
 def merge(default: T, mapping: Any, where: str) -> T:
-    """Replace a dataclass's fields by a mapping's values, recursively, checking names and types."""
+    """Replace a dataclass's fields with a mapping's values, recursively, checking names and types.
+
+    Args:
+        default: The dataclass with its defaults.
+        mapping: Field name → value, or a mapping for a nested dataclass.
+        where: The node's dotted path, for error messages.
+
+    Raises:
+        ValueError: See `P2RSettings.from_mapping`.
+    """
     if not isinstance(mapping, Mapping):
         raise ValueError(f"{where} is {mapping!r}: give a mapping of settings, or leave it out for the defaults")
     names = [f.name for f in dataclasses.fields(default)]  # type: ignore[arg-type]
@@ -207,7 +228,7 @@ def merge(default: T, mapping: Any, where: str) -> T:
 
 
 def _typed(value: Any, kind: Any, where: str) -> Any:
-    """Check one value against its annotation; an int may stand for a float, nothing else is converted."""
+    """Check one value against its annotation; only an int is converted, to a float."""
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if not isinstance(value, str) or value not in choices:
@@ -234,7 +255,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
 
 
 def _unwrap(value: Any) -> Any:
-    """Copy nested mappings and lists (OmegaConf's too) into plain dicts and lists."""
+    """Copy nested mappings and lists, also OmegaConf's, into plain dicts and lists."""
     if isinstance(value, Mapping):
         return {str(key): _unwrap(item) for key, item in value.items()}
     if isinstance(value, typing.Sequence) and not isinstance(value, str | bytes):

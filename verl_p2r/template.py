@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The response template: three tagged blocks, two regions, and the one definition of where perception ends.
+"""The response template: three tagged blocks, two regions, and the definition of where perception ends.
 
     <observation> … </observation> <think> … </think> <answer> … </answer>
     └── perception region P ──────┘└── reasoning region R ──────────────┘
 
-Everything here runs in time linear in the text, whatever the text: a policy in training writes anything.
+Everything here takes time linear in the length of the text, because a policy in training may write anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from verl_p2r.visible import INVISIBLE
 
 _TAG = r"</?(?:observation|think|answer)>"
-# Unrolled, so that each `<` is looked at once; a lazy `.*?` would rescan the text for every closing tag.
+# Unrolled, so that each `<` is examined once; a lazy `.*?` would rescan the text for every closing tag.
 _BODY = rf"[^<]*(?:(?!{_TAG})<[^<]*)*"
 
 
@@ -29,12 +29,12 @@ _REASONING = re.compile(rf"\s*{_block('think')}\s*{_block('answer')}\s*")
 
 @dataclass(frozen=True)
 class ParsedResponse:
-    """A response read by the template.
+    """A response parsed by the template.
 
     Attributes:
-        observation: Text of the first complete block in P's region, white space stripped; None without one.
-        think: The same for `<think>`, in R's region.
-        answer: The same for `<answer>`, in R's region, whether or not the rest of R is well formed.
+        observation: The stripped text of the first complete block in P's region; None without one.
+        think: The same for `<think>` in R's region.
+        answer: The same for `<answer>` in R's region, even if the rest of R is malformed.
         perception_well_formed: P's region is white space and one non-empty observation.
         reasoning_well_formed: R's region is white space, one non-empty think, then one non-empty answer.
     """
@@ -49,8 +49,8 @@ class ParsedResponse:
 def perception_end(text: str) -> int:
     """Find the character index at which the perception region P of a response ends.
 
-    P ends with the first `</observation>` that follows an `<observation>`; without one, where the first `<think>`
-    begins, so that the blame reaches the tokens that earned it; without either, P is empty `[ours]`.
+    P ends with the first `</observation>` that follows an `<observation>`. Without one, it ends where the first
+    `<think>` begins, so that the tokens that broke the format are penalised. Without either, P is empty `[ours]`.
 
     Args:
         text: The decoded response, special tokens skipped.
@@ -70,14 +70,14 @@ def perception_end(text: str) -> int:
 
 
 def block_spans(text: str) -> dict[str, tuple[int, int]]:
-    """Find where the contents of a response's three blocks stand, each in its own region.
+    """Find the contents of a response's three blocks, each in its own region.
 
     Args:
         text: The decoded response, special tokens skipped.
 
     Returns:
-        For each block that `parse_response` gives a text of, in the order of the template, the first index of its
-        content and the index behind it, in characters of `text`.
+        Tag → (first index of the content, index after it), in characters of `text`, for each block for which
+        `parse_response` returns a text, in the order of the template.
 
     >>> text = "<observation>a</observation><answer> B </answer>"
     >>> {tag: text[start:stop] for tag, (start, stop) in block_spans(text).items()}
@@ -93,14 +93,14 @@ def block_spans(text: str) -> dict[str, tuple[int, int]]:
 
 
 def parse_response(text: str) -> ParsedResponse:
-    """Read a response by the template: its three texts, and whether each process kept to its form.
+    """Parse a response by the template: its three texts, and whether each process is well formed.
 
     R_form,k ∈ {0, 1} of arXiv 2511.11113, Eq. 5, is `perception_well_formed` for P and `reasoning_well_formed` for R.
 
-    Each process is read in its own region only (see `perception_end`). Tags are lower case; none of the three, opening
-    or closing, may occur inside a block; a block of nothing visible (white space, zero-width characters, fillers) is
-    empty, hence not well formed `[ours]`. A text is given even when the form is off, from the first opening tag to the
-    closing tag that follows it `[ours]`.
+    Each process is read only in its own region (see `perception_end`). Tags are lower case, and none of them, opening
+    or closing, may occur inside a block. A block without visible text (only white space, zero-width characters or
+    fillers) is empty and therefore malformed `[ours]`. A malformed process still has texts: each reaches from the first
+    opening tag to the next closing tag `[ours]`.
 
     Args:
         text: The decoded response, special tokens skipped.
@@ -128,7 +128,7 @@ def parse_response(text: str) -> ParsedResponse:
 
 
 def _first_block(text: str, tag: str, begin: int = 0, end: int | None = None) -> tuple[int, int] | None:
-    """Find the content of the first complete block between two indices: its first index and the index behind it."""
+    """Find the first complete block between two indices; return the first index of its content and the one after it."""
     opening = text.find(f"<{tag}>", begin, end)
     start = opening + len(tag) + 2
     stop = text.find(f"</{tag}>", start, end) if opening >= 0 else -1

@@ -15,7 +15,7 @@ from rich.table import Table
 from data_tools.records.files import Record
 from data_tools.records.history import history_of
 from data_tools.steps.decontaminate import question_key
-from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.accuracy import problem_types
 from verl_p2r.settings import LengthBand, P2RSettings
 from verl_p2r.template import block_spans
 from verl_p2r.visible import is_visible
@@ -126,9 +126,9 @@ def segment_lengths(responses: Sequence[str], tokenizer: Any) -> list[tuple[int,
 
 def types_table(counts: Mapping[tuple[str, str], int]) -> Table:
     """Records by modality and problem type."""
-    table = _table("modality", *PROBLEM_TYPES, "sum")
+    table = _table("modality", *problem_types(), "sum")
     for name, rows in (("image", ("image",)), ("video", ("video",)), ("sum", ("image", "video"))):
-        cells = [sum(counts.get((row, kind), 0) for row in rows) for kind in PROBLEM_TYPES]
+        cells = [sum(counts.get((row, kind), 0) for row in rows) for kind in problem_types()]
         table.add_row(name, *(f"{count:,}" for count in (*cells, sum(cells))))
     return table
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from data_tools.look.stats import PROCESSES, Stats, left_out, quantile, top_sources
 from data_tools.records.folders import whole_files
-from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.accuracy import problem_types
 from verl_p2r.settings import LengthBand, P2RSettings
 
 # One colour per process, as in the quickstart's report.
@@ -83,10 +83,10 @@ def write_plots(stats: Stats, folder: Path) -> list[Path]:
 def _types(stats: Stats) -> Figure:
     """Stacked bars: records of each problem type, by modality."""
     figure, (axis,) = _figure(5.6, 3.0)
-    below = [0] * len(PROBLEM_TYPES)
+    below = [0] * len(problem_types())
     for modality in ("image", "video"):
-        counts = [stats.types[modality, kind] for kind in PROBLEM_TYPES]
-        axis.bar(PROBLEM_TYPES, counts, 0.62, below, color=COLOURS[modality], label=modality)
+        counts = [stats.types[modality, kind] for kind in problem_types()]
+        axis.bar(problem_types(), counts, 0.62, below, color=COLOURS[modality], label=modality)
         below = [low + count for low, count in zip(below, counts, strict=True)]
     for place, total in enumerate(below):
         axis.text(place, total, f"{total:,}", ha="center", va="bottom", color=_SOFT, fontsize=8)

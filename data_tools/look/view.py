@@ -32,7 +32,7 @@ from data_tools.records.history import history_of
 from data_tools.records.outputs import check_file
 from data_tools.records.rejects import RejectLog
 from data_tools.steps.run import DROPPED
-from verl_p2r.accuracy import PROBLEM_TYPES, answer_accuracy, answer_text
+from verl_p2r.accuracy import answer_accuracy, answer_text, problem_types
 from verl_p2r.cpus import available_cpus
 from verl_p2r.data.errors import RowError
 from verl_p2r.template import parse_response
@@ -183,7 +183,7 @@ class Sample:
                 heappushpop(heap, (rank, -number, Card.of(record)))
         strata = [
             [card for *_, card in sorted(drawn.get((kind, state), []), reverse=True)]
-            for kind in PROBLEM_TYPES
+            for kind in problem_types()
             for state in STATES
         ]
         cards = [card for turn in zip_longest(*strata) for card in turn if card is not None][:count]
@@ -276,7 +276,7 @@ def _render(sample: Sample, cards: Sequence[tuple[Card, Pictures]]) -> str:
         name: sorted({getattr(card, name) for card, _ in cards} - {""})
         for name in ("problem_type", "source", "modality", "state", "reason")
     }
-    kinds = [kind for kind in PROBLEM_TYPES if any(sample.totals[kind, state] for state in STATES)]
+    kinds = [kind for kind in problem_types() if any(sample.totals[kind, state] for state in STATES)]
     return template.render(
         sample=sample,
         cards=cards,

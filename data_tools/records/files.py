@@ -70,7 +70,7 @@ class Record:
     Args:
         problem_id: unique in a data set.
         problem: the question, without its options.
-        problem_type: one of `accuracy.PROBLEM_TYPES`.
+        problem_type: one of `accuracy.problem_types()`.
         data_type: `image` or `video`.
         path: of the medium, relative, without `.` and `..`.
         solution: the correct answer, with or without its `<answer>` tags.

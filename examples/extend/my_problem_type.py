@@ -1,41 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Yes-or-no questions as a problem type that the package scores: multiple choice with two options.
+"""A problem type of your own: "time span", scored by the overlap of two spans of time.
 
-python examples/extend/my_problem_type.py yes_no.jsonl mine.jsonl
-verl-p2r-data to-parquet mine.jsonl --kind rl --out data/mine --media-root media
+Its package names the function in pyproject.toml, so that every command and every training worker finds it:
+
+    [project.entry-points."verl_p2r.problem_types"]
+    "time span" = "my_problem_type:time_span"
+
+The decorator serves scripts and tests, which import this module themselves.
 """
 
-import json
-import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Sequence
 
-OPTIONS = ["A. yes", "B. no"]
+from verl_p2r.accuracy import register_problem_type
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_SPAN = re.compile(rf"{_NUMBER}\s*s?\s*(?:-|–|to)\s*{_NUMBER}\s*s?", re.IGNORECASE)
 
 
-def as_multiple_choice(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rewrite records whose `problem_type` is `yes-no`; all others stay as they are.
+@register_problem_type("time span")
+def time_span(prediction: str, solution: str, options: Sequence[str]) -> float:
+    """Score a span such as `3.5 - 8 s` by its intersection over union with the true one.
 
-    Raises:
-        ValueError: a solution is neither yes nor no.
+    Args:
+        prediction: The answer's text, never empty.
+        solution: The ground truth, likewise.
+        options: The row's options; this type has none.
+
+    Returns:
+        A number in [0, 1]; 0 if a text is not a single span.
+
+    >>> time_span("2 to 6", "4 - 8 s", ()), time_span("at the end", "4 - 8 s", ())
+    (0.3333333333333333, 0.0)
     """
-    for number, record in enumerate(records, start=1):
-        if record.get("problem_type") != "yes-no":
-            yield record
-            continue
-        word = str(record["solution"]).strip().lower()
-        if word not in ("yes", "no"):
-            raise ValueError(f"record {number}: solution is {word!r}: give yes or no")
-        letter = "A" if word == "yes" else "B"
-        yield {**record, "problem_type": "multiple choice", "options": OPTIONS, "solution": letter}
+    spans = [_read(text) for text in (prediction, solution)]
+    if None in spans:
+        return 0.0
+    (start, end), (true_start, true_end) = spans
+    shared = max(0.0, min(end, true_end) - max(start, true_start))
+    return shared / (max(end, true_end) - min(start, true_start)) if shared else 0.0
 
 
-def main(source: Path, target: Path) -> None:
-    """Rewrite a file of JSON lines."""
-    records = (json.loads(line) for line in source.read_text(encoding="utf-8").splitlines() if line.strip())
-    target.write_text("".join(json.dumps(record) + "\n" for record in as_multiple_choice(records)), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+def _read(text: str) -> tuple[float, float] | None:
+    match = _SPAN.fullmatch(text.strip())
+    span = (float(match[1]), float(match[2])) if match else None
+    return span if span and span[0] < span[1] else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading answers: the case tables, and what must hold for any text."""
+"""Reading answers: the case tables, and properties that hold for any text."""
 
 import json
 import random
@@ -13,10 +13,11 @@ from paths import TABLES
 
 from verl_p2r.accuracy import PROBLEM_TYPES, answer_accuracy
 from verl_p2r.answers.normal import MAX_LAYERS, folded, normal, unwrapped
+from verl_p2r.answers.number_words import leading_word_number
 from verl_p2r.answers.numbers import read_quantity
 from verl_p2r.answers.options import Options, read_place
 from verl_p2r.answers.texts import text_similarity
-from verl_p2r.answers.units import UNITS, leading_word_number, read_unit
+from verl_p2r.answers.units import UNITS, read_unit
 
 CASES = [
     case
@@ -119,7 +120,7 @@ def test_a_truth_is_right_against_itself():
 
 
 def test_dress_changes_nothing():
-    """Each dress around a right and a wrong answer that is plain."""
+    """Yield each kind of markup around a plain right and a plain wrong answer."""
     dresses = ["**{}**", "`{}`", '"{}"', "\\boxed{{{}}}", "$\\boxed{{\\text{{{}}}}}$", "The answer is {}.", "答案：{}"]
     plain = [
         ("multiple choice", "B", OPTIONS),
@@ -143,7 +144,7 @@ def test_the_normaliser_is_idempotent():
     for reader in (folded, normal, unwrapped):
         for text in texts:
             once = reader(text)
-            if reader is folded:  # folding may bring forth what it folds: its callers repeat it
+            if reader is folded:  # folding may produce text that folds again: its callers repeat it
                 once = folded(folded(once))
             assert reader(once) == once, (reader, text)
 
@@ -260,5 +261,5 @@ for flood in floods:
 
 @pytest.mark.slow
 def test_half_a_megabyte_of_anything_is_read_in_linear_time():
-    # Linear: some minutes at most on a busy machine. Quadratic, one text of these would take hours: no stopwatch.
+    # Linear code takes minutes at most; quadratic code would take hours for a single text, so no time is asserted.
     subprocess.run([sys.executable, "-c", HOSTILE], check=True, timeout=900)

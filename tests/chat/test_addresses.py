@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses as people copy them; `cases/judge_addresses.json` lists them."""
+"""Addresses in the forms that people copy; `cases/judge_addresses.json` lists them."""
 
 import json
 
@@ -19,7 +19,7 @@ BAD = [
 def test_where_requests_go(base_urls, chat):
     addresses = read_addresses(base_urls, "the judge")
     assert [address.chat for address in addresses] == chat
-    # What is shown can be given again.
+    # A normalised address can be used as input again.
     assert [address.chat for address in read_addresses([a.base for a in addresses], "the judge")] == chat
 
 

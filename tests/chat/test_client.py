@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client against servers and proxies that say odd things: no redirect, no leak, no wait for what cannot come."""
+"""The client against misbehaving servers and proxies: no redirects, no leaked key, no pointless waiting."""
 
 import asyncio
 import base64
@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 import pytest
 from scripted_server import ScriptedServer, completion, http
-from tenacity import wait_none
 
 from verl_p2r.chat import client as chat_client
 from verl_p2r.chat.client import ChatClient, Unanswered
@@ -26,7 +25,7 @@ YES = "<judgement>Yes</judgement>"
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """A key, an account, no proxy, and no wait between attempts."""
-    monkeypatch.setattr(chat_client, "_BACKOFF", wait_none())
+    monkeypatch.setattr(chat_client, "_BACKOFF_S", 0.0)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -43,7 +42,7 @@ async def judged(base_url: str, **kwargs):
 
 
 def ask(reply, path="", **kwargs):
-    """The verdict of a judge whose server always replies so, and the server."""
+    """Return the verdict of a judge whose server always sends this reply, and the server."""
 
     async def main():
         async with ScriptedServer(lambda head, body: reply) as server:
@@ -118,14 +117,14 @@ def test_a_filtered_generation_is_refused_for_good():
     [
         (http(completion(None, reasoning_content="hm")), 2, "or turn thinking off"),
         (http(completion(None, "length", reasoning="hm")), 2, "or turn thinking off"),
-        (http(completion(3)), 4, "replied with no chat completion: "),
-        (http({"choices": []}), 4, "replied with no chat completion: '{\"choices\": []}'"),
+        (http(completion(3)), 4, "did not reply with a chat completion: "),
+        (http({"choices": []}), 4, "did not reply with a chat completion: '{\"choices\": []}'"),
         (http(b"<html>login</html>"), 4, "it is a web page: check that the URL is the API's"),
         (http(b"data: {}\n\n"), 4, "it streams: remove stream from extra_body"),
-        (http(b"", "204 No Content"), 4, "replied with no chat completion: ''"),
-        (http(b"x", Content_Encoding="br"), 4, "it is encoded as 'br', which was not asked for"),
+        (http(b"", "204 No Content"), 4, "did not reply with a chat completion: ''"),
+        (http(b"x", Content_Encoding="br"), 4, "it is encoded as 'br', which was not requested"),
         (http(b"nonsense", Content_Encoding="gzip"), 4, "its compression is damaged"),
-        (http(b'{"choices":' + b"[" * 100_000), 4, "replied with no chat completion: "),
+        (http(b'{"choices":' + b"[" * 100_000), 4, "did not reply with a chat completion: "),
     ],
 )
 def test_what_will_not_get_better_is_not_asked_until_the_deadline(reply, calls, said):
@@ -137,7 +136,7 @@ def test_what_will_not_get_better_is_not_asked_until_the_deadline(reply, calls, 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])
 def test_a_body_without_end_is_left_at_its_limit(encoding):
-    """One that says how long it is, and one that does not say."""
+    """With and without a Content-Length."""
     packed = zlib.compressobj(1, zlib.DEFLATED, 31)
     bomb = b"".join(packed.compress(b" " * (1 << 20)) for _ in range(256)) + packed.flush()
     endless = (
@@ -151,7 +150,7 @@ def test_a_body_without_end_is_left_at_its_limit(encoding):
 
 
 def echoes(key: str) -> dict[str, str]:
-    """A key as servers echo it."""
+    """Return the forms in which servers echo a key."""
     return {
         "plain": key,
         "in a URL": quote(key, safe=""),
@@ -170,7 +169,7 @@ def echoes(key: str) -> dict[str, str]:
 @pytest.mark.parametrize("form", echoes(KEY))
 @pytest.mark.parametrize("kind", ["refusal", "verdict", "no verdict", "unreadable", "filter"])
 def test_a_key_shows_in_no_form_and_no_place(form, kind, tmp_path, caplog):
-    """In messages, verdicts and the cache; at each place where a text is cut, the echo lies across the cut."""
+    """Not in messages, verdicts or the cache, even if truncation would cut through the echoed key."""
     echo = echoes(KEY)[form]
     half = len(echo) // 2
     replies = {
@@ -227,7 +226,7 @@ def test_where_the_key_goes_and_the_account_does_not(monkeypatch):
 )
 def test_the_account_is_openais_business_alone(host, sent):
     client = ChatClient("m", f"https://{host}/v1")
-    headers = client._options(client._routes[0])["headers"]
+    headers = client._key.options(client._routes[0])["headers"]
     assert (headers.get("OpenAI-Organization"), headers.get("OpenAI-Project")) == (
         ("org-7", "proj-8") if sent else (None, None)
     )
@@ -237,12 +236,14 @@ def test_the_account_is_openais_business_alone(host, sent):
 def test_a_key_that_no_header_takes_is_named_by_its_variable(monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     verdict, server = ask(http(completion(YES)))
-    assert verdict.reason == "the key in OPENAI_API_KEY holds a character that no HTTP header takes: copy it again"
+    assert verdict.reason == (
+        "the API key in $OPENAI_API_KEY contains a character that HTTP headers do not allow: copy it again"
+    )
     assert not server.heads
 
 
 def test_a_proxy_is_named_in_what_it_refuses(monkeypatch):
-    """It sees the whole request of plain HTTP; its own login goes to it alone."""
+    """Over plain HTTP the proxy sees the whole request; only the proxy gets its login."""
 
     async def through(reply):
         async with ScriptedServer(lambda head, body: reply) as proxy:
@@ -250,8 +251,8 @@ def test_a_proxy_is_named_in_what_it_refuses(monkeypatch):
             return await judged("http://judge.example:8000/v1", deadline_s=5.0), proxy
 
     for status, said in (
-        ("407 Proxy Authentication Required", "the proxy wants a login: put it into the proxy's URL"),
-        ("403 Forbidden", "or it is the proxy that refuses: to go without this proxy, add judge.example to NO_PROXY"),
+        ("407 Proxy Authentication Required", "the proxy requires a login: add it to the proxy's URL"),
+        ("403 Forbidden", "or the proxy refuses: to go without this proxy, add judge.example to NO_PROXY"),
     ):
         verdict, proxy = asyncio.run(through(http(b"no", status)))
         assert verdict.value is None
@@ -304,7 +305,7 @@ def test_a_url_without_its_path_is_told_which_to_try():
             return await judged(server.base_url.removesuffix("/v1")), server.base_url
 
     verdict, base_url = asyncio.run(main())
-    assert verdict.reason.endswith(f"or the URL lacks its path, most often /v1: try {base_url}")
+    assert verdict.reason.endswith(f"or the URL lacks its path, usually /v1: try {base_url}")
 
 
 def test_each_attempt_sends_the_same_prompt_and_each_call_its_own_code():
@@ -313,11 +314,15 @@ def test_each_attempt_sends_the_same_prompt_and_each_call_its_own_code():
     async def main():
         async with ScriptedServer(lambda head, body: next(replies)) as server:
             judge = OpenAIJudge("m", server.base_url)
-            first, again, anew = await judge.judge(REQUEST), await judge.judge(REQUEST), await judge.ask_anew(REQUEST)
+            first, again, uncached = (
+                await judge.judge(REQUEST),
+                await judge.judge(REQUEST),
+                await judge.ask_anew(REQUEST),
+            )
             await judge.aclose()
-            return first, again, anew, [json.loads(body)["messages"][0]["content"] for body in server.bodies]
+            return first, again, uncached, [json.loads(body)["messages"][0]["content"] for body in server.bodies]
 
-    first, again, anew, prompts = asyncio.run(main())
-    assert [v.source for v in (first, again, anew)] == ["judge", "cache", "judge"]
+    first, again, uncached, prompts = asyncio.run(main())
+    assert [v.source for v in (first, again, uncached)] == ["judge", "cache", "judge"]
     assert first.retries == 1
     assert prompts[0] == prompts[1] != prompts[2]

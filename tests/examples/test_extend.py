@@ -3,7 +3,9 @@
 
 import asyncio
 import json
+import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -21,9 +23,9 @@ sys.path.insert(0, str(EXTEND))
 import check_family  # noqa: E402
 import check_pin  # noqa: E402
 import my_dataset  # noqa: E402
-import my_problem_type  # noqa: E402
 import my_step  # noqa: E402
 
+from verl_p2r import accuracy as scoring  # noqa: E402
 from verl_p2r.accuracy import answer_accuracy  # noqa: E402
 from verl_p2r.judge import KNOWN_REQUESTS, JudgeRequest, ask, get_judge  # noqa: E402
 
@@ -43,20 +45,45 @@ def test_the_judge_is_found_by_its_path_and_tells_the_known_cases_apart():
         get_judge("my_judge:WordsJudge", leest=2)
 
 
-def test_yes_or_no_becomes_a_choice_that_is_scored(tmp_path):
-    base = {"problem": "Does it rain?", "data_type": "video", "path": "a.mp4"}
-    records = [{**base, "problem_type": "yes-no", "solution": "No"}, {**base, "problem_type": "OCR", "solution": "B"}]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    my_problem_type.main(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    first, second = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
-    assert second == records[1]
-    scores = [
-        answer_accuracy(first["problem_type"], answer, first["solution"], options=first["options"])
-        for answer in ("B", "no", "yes")
-    ]
-    assert scores == [1.0, 1.0, 0.0]
-    with pytest.raises(ValueError, match="record 1: solution is 'maybe': give yes or no"):
-        list(my_problem_type.as_multiple_choice([{"problem_type": "yes-no", "solution": "maybe"}]))
+@pytest.mark.parametrize(
+    ("prediction", "accuracy"),
+    [("4 - 8 s", 1.0), ("2 to 6", 2 / 6), ("0-4", 0.0), ("8 - 4", 0.0), ("at the end", 0.0), ("", 0.0)],
+)
+def test_a_span_of_time_is_scored_by_its_overlap(prediction, accuracy, monkeypatch):
+    monkeypatch.setattr(scoring._SCORERS, "_known", dict(scoring._SCORERS._known))  # forgotten after the test
+    runpy.run_path(str(EXTEND / "my_problem_type.py"))
+    assert answer_accuracy("time span", prediction, "<answer>4 - 8 s</answer>") == pytest.approx(accuracy)
+
+
+def test_every_command_finds_the_problem_type_by_its_entry_point(tmp_path, clips):
+    """A process that does not import the module itself: the package's metadata lead to it."""
+    package = tmp_path / "site" / "my_problem_type-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: my-problem-type\nVersion: 1.0\n")
+    (entry,) = re.findall(r'^"(time span)" = "(.*)"$', (PAGES / "problem-type.md").read_text(), re.MULTILINE)
+    (package / "entry_points.txt").write_text(f"[verl_p2r.problem_types]\n{entry[0]} = {entry[1]}\n")
+    base = {"problem": "When does it cross?", "problem_type": "time span", "data_type": "video"}
+    solutions = ["2 - 4.5 s", "at the end"]
+    records = [{**base, "path": clips["slow"].name, "problem_id": i, "solution": s} for i, s in enumerate(solutions)]
+    source = tmp_path / "mine.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in records))
+    options = ("--kind", "rl", "--out", tmp_path / "out", "--media-root", clips["slow"].parent, "--val-share", "0")
+    done = subprocess.run(
+        [sys.executable, "-m", "data_tools", "to-parquet", source, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{EXTEND}:{package.parent}", "COLUMNS": "200"},
+    )
+    assert "2 records read, 1 written" in done.stdout, done.stdout + done.stderr
+    assert "time span" in done.stdout
+    (row,) = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    truth = row["reward_model"]["ground_truth"]
+    assert (row["extra_info"]["problem_type"], truth) == ("time span", "2 - 4.5 s")
+    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+    assert (reject["line"], reject["reason"]) == (2, "unusable ground truth")
 
 
 def test_the_dataset_puts_its_message_in_front_and_screening_counts_it(tmp_path, clips, processor):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Observations that try to talk a judge into a Yes, against prompt, parser, guards and a real model where there is one.
+"""Observations that try to manipulate a judge into a Yes, against prompt, parser, guards and optionally a real model.
 
-`cases/judge_attacks.json` lists them. With P2R_JUDGE_URL (and P2R_JUDGE_MODEL) set, they are also put to the model that
-is served there; P2R_JUDGE_MAX_FOOLED says how many may fool it (default 0).
+`cases/judge_attacks.json` lists them. With P2R_JUDGE_URL (and P2R_JUDGE_MODEL) set, the model served there judges them
+too; at most P2R_JUDGE_MAX_FOOLED of them may fool it (default 0).
 """
 
 import asyncio
@@ -14,8 +14,8 @@ import unicodedata
 import pytest
 from paths import TABLES
 
-from verl_p2r.judge import KNOWN_REQUESTS, JudgeRequest, ask, build_judge_prompt, get_judge, parse_verdict
-from verl_p2r.judge.guards import MAX_OBSERVATION, guarded
+from verl_p2r.judge import KNOWN_REQUESTS, JudgeRequest, Verdict, ask, build_judge_prompt, get_judge, parse_verdict
+from verl_p2r.judge.guards import MAX_OBSERVATION, rule_verdict
 from verl_p2r.settings import JudgeGuards
 
 TABLE = json.loads((TABLES / "judge_attacks.json").read_text(encoding="utf-8"))
@@ -44,7 +44,7 @@ ROLE = re.compile(
 
 
 def seen(prompt: str) -> str:
-    """The prompt as a lenient reader sees it: compatibility forms folded, invisible signs out, look-alikes in Latin."""
+    """Return the prompt as a lenient reader sees it: folded, without invisible characters, look-alikes in Latin."""
     kept = [c for c in unicodedata.normalize("NFKC", prompt) if c == "\n" or unicodedata.category(c)[0] not in "CM"]
     return re.sub(r"[ \t]+", " ", "".join(kept).translate(LOOKALIKES).casefold())
 
@@ -78,7 +78,7 @@ def test_an_attack_stays_data_in_the_prompt(attack, text):
 
 @pytest.mark.parametrize(("attack", "text"), ATTACKS)
 def test_an_attack_in_question_and_answer_stays_data_too(attack, text):
-    """Rows come from files that others wrote."""
+    """Question and answer come from data files, which may be hostile too."""
     prompt = build_judge_prompt(JudgeRequest(text, f"<answer>{text}</answer>", "OBSERVED"), nonce=NONCE)
     assert prompt.endswith(TAIL)
     assert len(MARKER.findall(seen(prompt))) == 6
@@ -93,7 +93,7 @@ def test_only_a_well_formed_judgement_counts_as_a_reply(attack, text):
 @pytest.mark.parametrize(("attack", "text"), ATTACKS)
 @pytest.mark.parametrize("verdict", [True, False])
 def test_a_judge_that_quotes_an_attack_is_not_misread(attack, text, verdict):
-    """After the neutralised text only the judge's own judgement is one."""
+    """The neutralised text contains no judgement, so only the judge's own counts."""
     quoted = build_judge_prompt(request(text), "{observation}\n{question}{solution}")
     word = "Yes" if verdict else "No"
     assert parse_verdict(f"It says: {quoted}\n<judgement>{word}</judgement>") is verdict
@@ -101,22 +101,22 @@ def test_a_judge_that_quotes_an_attack_is_not_misread(attack, text, verdict):
 
 @pytest.mark.parametrize(("attack", "text"), [a for a in ATTACKS if a.values[0]["guard"]])
 def test_the_guards_turn_it_away(attack, text):
-    assert guarded(ASKED["question"], ASKED["solution"], text, BOTH) == attack["guard"]
-    assert guarded(ASKED["question"], ASKED["solution"], text, JudgeGuards()) is None
+    assert rule_verdict(request(text), BOTH) == Verdict(False, attack["guard"], "rule")
+    assert rule_verdict(request(text), JudgeGuards()) is None
 
 
 def test_what_only_a_judge_can_stop_is_marked():
-    """No rule tells these from an honest observation; a real judge must (test_a_real_model_is_not_fooled)."""
+    """No rule can distinguish these from an honest observation; a real judge must (test_a_real_model_is_not_fooled)."""
     unstopped = [attack for attack, _ in (a.values for a in ATTACKS) if attack["kind"] == "no evidence"]
     assert all(attack.get("only_a_judge", False) is (attack["guard"] is None) for attack in unstopped)
     left = [attack for attack in unstopped if attack["guard"] is None]
-    asked = [guarded(ASKED["question"], ASKED["solution"], text_of(attack), BOTH) for attack in left]
+    asked = [rule_verdict(request(text_of(attack)), BOTH) for attack in left]
     assert len(left) >= 50
     assert set(asked) == {None}
 
 
 def test_every_attack_gets_its_own_verdict_over_http(judge_server):
-    """Whatever is in it can be sent, is answered, and is answered for what it says."""
+    """Each attack can be sent over HTTP, and its verdict depends on its own text."""
     judge_server.control(yes_when="ball")
     judge = get_judge("openai", model="judge", base_urls=[judge_server.base_url])
 

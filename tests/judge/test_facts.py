@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts as parquet gives them and as they are refused, and texts compared word by word."""
+"""Facts as parquet returns them, invalid facts, and texts compared word by word."""
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_contains_takes_folded_words():
         ("球是紅色的", "红色", False),  # another character
         ("球は赤い", "赤い", True),
         ("２个球", "2个球", True),
-        # numbers beside them: whole, with sign, decimals and thousands
+        # adjacent numbers stay whole, with sign, decimals and thousands
         ("3个球", "3", True),
         ("13个球", "3", False),
         ("3.5米", "3", False),
@@ -108,7 +108,7 @@ def test_contains_takes_folded_words():
         ("从3-5个", "-5", False),
         ("1,234个", "1234", True),
         ("第3个", "3", True),
-        # Latin words stay whole beside them
+        # adjacent Latin words stay whole
         ("一台iPhone手机", "iPhone", True),
         ("一台iPhone手机", "Phone", False),
         ("T恤", "t恤", True),
@@ -116,7 +116,7 @@ def test_contains_takes_folded_words():
         ("赤いボールが左に転がる。", "赤いボール", True),
         ("赤いﾎﾞｰﾙが", "ボール", True),
         ("ハケ", "ハゲ", False),
-        # Korean: particles are glued to words
+        # Korean: particles are attached to words
         ("빨간 공이 굴러간다", "빨간 공", True),
         ("빨간 공이 굴러간다", "파란 공", False),
         ("공원에서", "공", True),  # found anywhere, as in Chinese
@@ -128,7 +128,7 @@ def test_contains_takes_folded_words():
         ("ໝາກບານສີແດງ", "ສີແດງ", True),
         ("បាល់ក្រហម", "ក្រហម", True),
         ("ဘောလုံးနီ", "နီ", True),
-        # scripts with blanks: words stay whole, vowel signs count, optional points do not
+        # scripts with spaces: words stay whole, vowel signs count, optional points do not
         ("एक लाल गेंद", "लाल", True),
         ("एक लाल गेंद", "लल", False),
         ("एक लालच", "लाल", False),

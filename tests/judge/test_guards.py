@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done to a text before a judge sees it, and what earns nothing without one."""
+"""Texts are sanitised before a judge sees them, and rules reject some observations without a judge."""
 
 import json
 import random
@@ -11,7 +11,8 @@ import task
 from paths import TABLES
 
 from verl_p2r.judge.answer_only import states_only_the_answer
-from verl_p2r.judge.guards import as_data, copies_the_question, guarded
+from verl_p2r.judge.guards import as_data, copies_the_question, rule_verdict
+from verl_p2r.judge.protocol import JudgeRequest
 from verl_p2r.settings import JudgeGuards
 
 BOTH = JudgeGuards(answer_only=True, copied_question=True)
@@ -27,7 +28,7 @@ BOTH = JudgeGuards(answer_only=True, copied_question=True)
         ("r\u200be\u2060d\ufeff", "red"),
         ("\u202edeR\u202c", "deR"),
         ("re\u00add", "red"),
-        ("\U000e0041\U000e0042red", "red"),  # tag characters spell ASCII that nobody sees
+        ("\U000e0041\U000e0042red", "red"),  # tag characters spell invisible ASCII
         ("\x00\x1b[31mred\x7f", "[31mred"),
         ("\ud800red\udfff", "red"),
         ("\u3164\u115f\u2800", ""),
@@ -52,7 +53,7 @@ BOTH = JudgeGuards(answer_only=True, copied_question=True)
         ),
         ("=＝﹦", "="),
         ("a = b, c=d", "a = b, c=d"),
-        # what must not change: folding would
+        # must not change, although compatibility folding would change it
         ("3² m, ½ cup, ﬁsh, Ⅷ, ①, 5−3", "3² m, ½ cup, ﬁsh, Ⅷ, ①, 5−3"),
         ("Straße 红色 красный أحمر लाल", "Straße 红色 красный أحمر लाल"),
         ("e\u0301", "e\u0301"),
@@ -63,7 +64,7 @@ def test_as_data(text, shown):
 
 
 def test_every_invisible_format_character_goes():
-    """By Unicode's own list: all of Cf but the number and verse signs of Arabic, Syriac and Kaithi, which are seen."""
+    """All of Unicode's category Cf except the visible number and verse signs of Arabic, Syriac and Kaithi."""
     seen = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
     hidden = [chr(i) for i in range(sys.maxunicode + 1) if unicodedata.category(chr(i)) in ("Cf", "Cs", "Co", "Cc")]
     left = [hex(ord(sign)) for sign in hidden if ord(sign) not in seen and as_data(f"a{sign}b") == f"a{sign}b"]
@@ -87,7 +88,7 @@ def test_a_long_text_loses_its_middle(limit):
 def test_half_a_megabyte_of_noise_is_quick_work(noise):
     text = noise * (500_000 // len(noise)) + "red"
     assert as_data(text, 8000).endswith("red")
-    guarded("Which?\nA. red\nB. blue" + noise * 1000, "A", text, BOTH)  # ends
+    rule_verdict(JudgeRequest("Which?\nA. red\nB. blue" + noise * 1000, "A", text), BOTH)  # must finish
 
 
 COLOUR = "Which colour is the ball that rolls to the left?\nOptions:\nA. dark red\nB. light blue\nC. green"
@@ -103,14 +104,14 @@ COLOUR = "Which colour is the ball that rolls to the left?\nOptions:\nA. dark re
         ("The answer is A.", True),
         ("The correct answer is clearly option (A), dark red. Therefore: A! Yes.", True),
         ("A A A A A A A", True),
-        ("A. dark red B. light blue C. green", True),  # every option is no way out
-        ("B", True),  # a wrong one neither
+        ("A. dark red B. light blue C. green", True),  # listing every option does not help
+        ("B", True),  # nor does a wrong option
         ("The video shows that it is A.", True),
         ("I see a dark red ball.", False),
-        ("In the video there is dark red.", False),  # a colour seen is evidence, a letter seen is not
+        ("In the video there is dark red.", False),  # a visible colour is evidence, a visible letter is not
         ("The ball that rolls to the left is dark red.", False),
         ("A dog barks.", False),
-        ("D", False),  # no option: let the judge say
+        ("D", False),  # not an option: the judge must decide
     ],
 )
 def test_an_observation_that_merely_states_an_answer(observation, only):
@@ -158,22 +159,22 @@ HONEST = json.loads((TABLES / "honest_observations.json").read_text("utf-8"))["o
 
 
 def test_no_guard_turns_an_honest_observation_away():
-    """False positives stay 0; the attack table says what the guards catch."""
-    turned = [(case["observation"], why) for case in HONEST if (why := guarded(**task_of(case), guards=BOTH))]
-    assert turned == []
+    """There must be no false positives; the attack table lists what the guards catch."""
+    rejected = [(case["observation"], no) for case in HONEST if (no := rule_verdict(request_of(case), BOTH))]
+    assert rejected == []
     assert len(HONEST) >= 60
 
 
-def task_of(case):
-    return {field: case[field] for field in ("question", "solution", "observation")}
+def request_of(case):
+    return JudgeRequest(case["question"], case["solution"], case["observation"])
 
 
 def test_guards_are_off_unless_switched_on():
-    for observation in ("A", COLOUR):
-        assert guarded(COLOUR, "A", observation, JudgeGuards()) is None
-    assert guarded(COLOUR, "A", "A", JudgeGuards(answer_only=True)) == "merely states the answer"
-    assert guarded(COLOUR, "A", "A", JudgeGuards(copied_question=True)) is None
-    assert guarded(COLOUR, "A", COLOUR, JudgeGuards(copied_question=True)) == "merely repeats the question"
+    letter, copy = (JudgeRequest(COLOUR, "A", observation) for observation in ("A", COLOUR))
+    assert [rule_verdict(request, JudgeGuards()) for request in (letter, copy)] == [None, None]
+    assert rule_verdict(letter, JudgeGuards(answer_only=True)).reason == "merely states the answer"
+    assert rule_verdict(letter, JudgeGuards(copied_question=True)) is None
+    assert rule_verdict(copy, JudgeGuards(copied_question=True)).reason == "merely repeats the question"
 
 
 def test_even_switched_on_they_leave_the_quickstarts_observations_alone():
@@ -184,4 +185,4 @@ def test_even_switched_on_they_leave_the_quickstarts_observations_alone():
                 values = task.true_values(task.sample_scene(rng, level, "rl_train", family))
                 question = task.ask(rng, level, kind)
                 answer = task.solve(question, values)[1]
-                assert guarded(question.text, answer, task.observe(values), BOTH) is None
+                assert rule_verdict(JudgeRequest(question.text, answer, task.observe(values)), BOTH) is None

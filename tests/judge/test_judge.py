@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from verl_p2r import judge as judge_module
 from verl_p2r.judge import (
     Fact,
     FactsJudge,
@@ -20,7 +19,8 @@ from verl_p2r.judge import (
     parse_verdict,
     register_judge,
 )
-from verl_p2r.judge.guards import guarded
+from verl_p2r.judge import registry as judge_registry
+from verl_p2r.judge.guards import rule_verdict
 from verl_p2r.settings import JudgeGuards
 
 MEGABYTE = 1_000_000
@@ -59,7 +59,7 @@ YES, NO = "<judgement>Yes</judgement>", "<judgement>No</judgement>"
         ("<judgement>" + YES + "</judgement>", None),
         ("<judgement><b>Yes</b></judgement>", None),
         ("<judgement>No " + YES + "</judgement>", None),
-        # contradicting, or a good block beside a bad one
+        # contradicting, or a good and a bad block
         (YES + NO, None),
         (NO + YES, None),
         (NO + YES + NO, None),
@@ -135,7 +135,7 @@ def test_default_prompt_holds_question_answer_and_observation():
 
 
 def test_the_observations_markers_carry_a_code_that_its_writer_cannot_know():
-    """It comes after question and answer, so that a group's prompts share all that stands before the observation."""
+    """The code follows question and answer, so that a group's prompts share their beginning up to the observation."""
     prompts = [build_judge_prompt(request()) for _ in range(20)]
     codes = [re.findall(r"OBSERVATION (\w+) ===", prompt) for prompt in prompts]
     assert len({tuple(code) for code in codes}) == 20
@@ -238,7 +238,7 @@ def test_facts_judge_takes_a_megabyte():
 
 
 class Recorder:
-    """A judge that can read any row: it says what it was told to, and keeps what it was asked."""
+    """A judge that can read any row; it returns the given verdicts and records the requests."""
 
     def __init__(self, *verdicts: bool | None) -> None:
         self.verdicts, self.asked = list(verdicts), []
@@ -284,7 +284,7 @@ def test_a_judge_that_knows_yes_from_no_is_healthy():
     assert yes.question == no.question
     assert yes.solution == no.solution
     both = JudgeGuards(answer_only=True, copied_question=True)
-    assert [guarded(r.question, r.solution, r.observation, both) for r in judge.asked] == [None, None]
+    assert [rule_verdict(r, both) for r in judge.asked] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_judge_that_only_knows_its_own_rows_is_not_asked():
 
 
 class Custom:
-    """A judge of a user's own."""
+    """A user-defined judge."""
 
     def __init__(self, value: bool = True) -> None:
         self.value = value
@@ -323,7 +323,7 @@ class NoJudge:
 
 
 class SyncJudge:
-    """Has the method, but not async."""
+    """Has the method, but it is not async."""
 
     def judge(self, request: JudgeRequest) -> Verdict:
         return Verdict(True, "")
@@ -331,7 +331,7 @@ class SyncJudge:
 
 @pytest.fixture
 def registry(monkeypatch):
-    monkeypatch.setattr(judge_module, "_judges", dict(judge_module._judges))
+    monkeypatch.setattr(judge_registry._JUDGES, "_known", dict(judge_registry._JUDGES._known))
 
 
 def test_registered_judge_is_found_and_gets_its_options(registry):
@@ -343,9 +343,9 @@ def test_registered_judge_is_found_and_gets_its_options(registry):
 
 
 def test_a_name_is_registered_once(registry):
-    with pytest.raises(ValueError, match="'facts' is taken by FactsJudge"):
+    with pytest.raises(ValueError, match=r"'facts' is taken by verl_p2r\.judge\.facts_judge:FactsJudge"):
         register_judge("facts")(Custom)
-    with pytest.raises(ValueError, match=r"'openai' is taken by verl_p2r\.judge_client:OpenAIJudge"):
+    with pytest.raises(ValueError, match=r"'openai' is taken by verl_p2r\.judge\.openai_judge:OpenAIJudge"):
         register_judge("openai")(Custom)
     with pytest.raises(ValueError, match="marks an import path"):
         register_judge("my:judge")(Custom)
@@ -363,7 +363,7 @@ def test_judge_by_import_path():
 
 @pytest.mark.parametrize("path", ["no_such_module:Judge", f"{__name__}:Missing", ":", "json:", ":Judge", "..a:B"])
 def test_import_path_that_leads_nowhere(path):
-    with pytest.raises(ValueError, match=r"cannot be imported: .*write module:Class"):
+    with pytest.raises(ValueError, match=r"cannot be imported from .*write module:attribute"):
         get_judge(path)
 
 

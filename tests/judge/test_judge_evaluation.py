@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring a judge: the shipped cases, reading others, the figures, and the command against a real server."""
+"""Measuring a judge: the shipped cases, a user's cases, the scores, and the command against a real server."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from verl_p2r.accuracy import PROBLEM_TYPES
 from verl_p2r.judge import FactsJudge, JudgeRequest, Verdict, build_judge_prompt, get_judge
 from verl_p2r.judge.evaluation import Case, Result, cohens_kappa, evaluate, load_cases, percentile, score
-from verl_p2r.judge.guards import guarded
+from verl_p2r.judge.guards import rule_verdict
 from verl_p2r.plugin.cli import app
 from verl_p2r.settings import JudgeGuards
 
@@ -39,7 +39,7 @@ def test_the_shipped_negatives_are_tricky_and_the_positives_need_a_step():
 def test_no_guard_turns_a_shipped_positive_away():
     guards = JudgeGuards(answer_only=True, copied_question=True)
     asked = [case.request for case in CASES if case.label]
-    assert not [r.row for r in asked if guarded(r.question, r.solution, r.observation, guards)]
+    assert not [r.row for r in asked if rule_verdict(r, guards)]
 
 
 def test_a_shipped_case_reaches_the_judge_unchanged():
@@ -73,7 +73,7 @@ def test_cases_of_ones_own(tmp_path):
     ("bad", "message"),
     [
         ("{", "line 3: Expecting"),
-        ("[1]", "line 3: holds list where a JSON object belongs"),
+        ("[1]", "line 3: contains a list: give a JSON object"),
         ({**GOOD, "question": " "}, "line 3: field question is ' ': give a text"),
         ({**GOOD, "observation": None}, "line 3: field observation is None"),
         ({**GOOD, "problem_type": "ocr"}, "line 3: field problem_type is 'ocr': give one of"),
@@ -91,17 +91,17 @@ def test_bad_cases_are_named_by_file_and_line(tmp_path, bad, message):
 
 
 def test_files_without_a_case(tmp_path):
-    with pytest.raises(ValueError, match=r"own.jsonl: holds no case"):
+    with pytest.raises(ValueError, match=r"own.jsonl: contains no case"):
         load_cases(write(tmp_path / "own.jsonl"))
     with pytest.raises(ValueError, match=r"gone.jsonl: No such file"):
         load_cases(tmp_path / "gone.jsonl")
     (tmp_path / "latin.jsonl").write_bytes(b'{"id": "\xe4"}')
-    with pytest.raises(ValueError, match=r"latin.jsonl: byte 8 is no UTF-8"):
+    with pytest.raises(ValueError, match=r"latin.jsonl: byte 8 is not UTF-8"):
         load_cases(tmp_path / "latin.jsonl")
 
 
 def kappa_by_table(pairs):
-    """From the 2 × 2 table, as textbooks do."""
+    """Compute kappa from the 2 × 2 table, as textbooks do."""
     total = len(pairs)
     table = {(a, b): sum(p == (a, b) for p in pairs) / total for a in (True, False) for b in (True, False)}
     observed = table[True, True] + table[False, False]
@@ -141,7 +141,7 @@ def test_no_verdict_is_no_right_one():
 
 
 class Slow:
-    """A judge that answers the later the earlier it was asked."""
+    """A judge that answers earlier requests later."""
 
     def __init__(self):
         self.now = self.most = 0
@@ -224,7 +224,7 @@ def test_the_command_says_why_there_is_no_verdict(judge_server):
     assert result.exit_code == 1
     assert "100.0%" in result.output
     assert "no verdict:" in result.output
-    assert "it has no model 'other'" in result.output
+    assert "the server has no model 'other'" in result.output
 
 
 def test_the_facts_judge_needs_cases_with_facts(tmp_path):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import pytest
 from scripted_server import ScriptedServer, completion, http
-from tenacity import wait_none
 
 from verl_p2r.chat import client as chat_client
 from verl_p2r.judge import JudgeRequest
@@ -83,12 +82,12 @@ def piece(rng: random.Random, usual: str) -> Piece:
 
 
 def reference(pieces: list[Piece], cut: bool) -> bool | None:
-    """The verdict, piece by piece: for each piece it is asked anew whether it stands in thinking."""
+    """Read the verdict piece by piece, checking for each piece whether it lies inside thinking."""
     marks = [(i, p.kind) for i, p in enumerate(pieces) if p.kind in ("open", "close")]
     said = []
     for i, p in enumerate(pieces):
         before = [kind for at, kind in marks if at < i]
-        # A closing mark that follows no opening one makes all before it thinking.
+        # A closing mark without an opening one marks everything before it as thinking.
         lone = [
             at for at, kind in marks if kind == "close" and ["close", *(k for a, k in marks if a < at)][-1] == "close"
         ]
@@ -139,7 +138,7 @@ def shaped(rng: random.Random, text: str, finish: str, verdict: bool | None) -> 
 
 
 def hopeless(rng: random.Random) -> Hostile:
-    """No verdict, whatever is read."""
+    """A broken reply never has a verdict."""
     body = rng.choice(
         [
             completion(None, "length", reasoning="<judgement>Yes</judgement>"),
@@ -174,7 +173,7 @@ def hostile(rng: random.Random) -> Hostile:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_five_hundred_hostile_replies_get_their_verdicts(seed, monkeypatch, tmp_path):
-    monkeypatch.setattr(chat_client, "_BACKOFF", wait_none())
+    monkeypatch.setattr(chat_client, "_BACKOFF_S", 0.0)
     rng = random.Random(seed)
     cases = [hostile(rng) for _ in range(COUNT)]
     asked = Counter()

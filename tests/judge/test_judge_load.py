@@ -19,7 +19,7 @@ QUESTION = "Does a red ball enter?\nOptions:\nA. yes\nB. no"
 
 
 def requests(count: int, *doomed: str) -> list[JudgeRequest]:
-    """Observations that are all different; about half of them state red, and every 25th is a doomed one."""
+    """Distinct observations; about half of them state red, and every 25th is always refused."""
     draw = random.Random(0)
     colours = [draw.choice(["red", "blue"]) for _ in range(count)]
     fates = [doomed[i // 25 % len(doomed)] if doomed and i % 25 == 7 else "rolling" for i in range(count)]
@@ -36,13 +36,13 @@ def name(request: JudgeRequest) -> str:
 
 
 def ask_all(judge, asked, meanwhile=None):
-    """Put all requests to the judge at once; `meanwhile` runs beside them."""
+    """Send all requests to the judge at once while `meanwhile` runs."""
 
     async def main():
-        beside = asyncio.create_task(meanwhile()) if meanwhile else None
+        task = asyncio.create_task(meanwhile()) if meanwhile else None
         verdicts = await asyncio.gather(*(judge.judge(request) for request in asked))
-        if beside:
-            await beside
+        if task:
+            await task
         await judge.aclose()
         return verdicts
 
@@ -51,7 +51,7 @@ def ask_all(judge, asked, meanwhile=None):
 
 @pytest.mark.slow
 def test_thousands_of_calls_to_a_server_that_fails_in_every_way(judge_server):
-    """3,000 calls about 1,500 observations: each gets the verdict on its own text, or is marked when there is none."""
+    """3,000 calls about 1,500 observations: each gets the verdict on its own text, or is marked if there is none."""
     judge_server.control(
         latency=0.01,
         jitter=0.03,
@@ -95,7 +95,7 @@ def test_thousands_of_calls_to_a_server_that_fails_in_every_way(judge_server):
         assert sum(outcomes.values()) == first.retries + 1
         assert (second.retries, second.prompt_tokens) == (0, 0)
     assert set(by_prompt) == {name(request) for request in unique}
-    assert 60 <= marked <= 75  # the 60 doomed, and hardly another
+    assert 60 <= marked <= 75  # the 60 that are always refused, and very few others
     happened = {call.outcome for call in calls}
     assert {*SHARES, "ok", "400", "no_judgement"} - happened <= {"hang"}
     assert "gone" in happened  # the client left the calls that hang
@@ -136,7 +136,7 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(judge_server):
     assert 2 <= sum(call.end == float("inf") for call in calls) <= 64  # in flight when it died, and asked again
     answered = Counter(call.prompt for call in calls if call.outcome == "ok")
     assert set(answered) == {name(request) for request in asked}
-    assert answered.total() - len(asked) <= 64  # answers that the death cut off on their way
+    assert answered.total() - len(asked) <= 64  # answers lost when the server died
 
 
 @pytest.mark.slow

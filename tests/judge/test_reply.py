@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replies as models and servers give them, read into verdicts; `cases/judge_replies.json` lists them."""
+"""Verdicts in the replies of models and servers; `cases/judge_replies.json` lists the replies."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ def body(message, finish_reason="stop", **more) -> bytes:
 
 @pytest.mark.parametrize("case", SHAPES)
 def test_a_chat_completion(case):
-    """A filtered reply becomes a No in `OpenAIJudge.ask_anew`, see test_judge_client.py."""
+    """A filtered reply becomes a No in `OpenAIJudge.ask_anew`, see test_client.py."""
     judge = OpenAIJudge("m", "http://localhost:1/v1")
     try:
         verdict = judge._verdict(read_reply(body(case["message"], case["finish_reason"])))
@@ -156,8 +156,8 @@ def test_a_body_is_collected_and_decompressed(encoding):
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "nope"])
-def test_an_encoding_that_was_not_asked_for(encoding):
-    with pytest.raises(UnreadableReply, match="which was not asked for"):
+def test_an_encoding_that_was_not_requested(encoding):
+    with pytest.raises(UnreadableReply, match="which was not requested"):
         Body(encoding)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict cache: one call for many, an LRU, and a file that survives the process and never stands in the way."""
+"""The verdict cache: shared calls, an LRU, and a file that survives the process and never blocks a call."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ KEPT_YES = Verdict(True, "states it", "cache")
 
 
 class Maker:
-    """A judge that counts, and that waits for `go` when there is one."""
+    """A judge that counts its calls and waits for `go`, if given."""
 
     def __init__(self, verdict: Verdict | Exception = YES, go: asyncio.Event | None = None) -> None:
         self.verdict, self.go, self.calls = verdict, go, 0
@@ -185,7 +185,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
 
 
 def broken_text(path):
-    path.write_bytes(b"this is no database, and longer than its header would be " * 100)
+    path.write_bytes(b"this is not a database, and longer than a database header " * 100)
 
 
 def broken_table(path):
@@ -276,7 +276,7 @@ def test_the_file_is_found_again_when_it_works_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("reason", ["\ud83d cut", "\udfff", "a\0b", "\x85\u2028", "x" * 100_000, ""])
 def test_any_reason_can_be_kept(tmp_path, reason, caplog):
-    """Also: a reason that a file cannot take costs no other verdict."""
+    """A reason that the file cannot store does not affect other verdicts."""
     path = tmp_path / "v.sqlite"
     cache = VerdictCache(8, path)
     with caplog.at_level(logging.WARNING):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The case tables: their README counts them by kind, and each case says where it is from."""
+"""The case tables: their README counts the cases by kind, and no answer occurs twice."""
 
 import json
 from collections import Counter
@@ -46,7 +46,7 @@ def test_the_readme_counts_the_cases_of_each_kind():
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name.startswith("answers")])
-def test_no_case_stands_twice(name):
+def test_no_case_occurs_twice(name):
     keys = Counter(
         json.dumps([case[k] for k in ("problem_type", "prediction", "solution", "options")]) for case in cases_of(name)
     )

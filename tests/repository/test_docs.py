@@ -19,7 +19,7 @@ from verl_p2r.advantages import pa_grpo_advantages  # noqa: E402
 
 
 class _Loader(yaml.SafeLoader):
-    """mkdocs.yml may hold tags of mkdocs' own."""
+    """Ignores the custom tags that mkdocs.yml may contain."""
 
 
 _Loader.add_multi_constructor("!", lambda loader, suffix, node: None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`strict` beside Video-R1's reward, written anew from its definition: equal but for the rows of strict.md."""
+"""`strict` against a reimplementation of Video-R1's reward: equal except for the rows of strict.md."""
 
 import math
 import random
@@ -39,7 +39,7 @@ def word_errors(reference, hypothesis):
 
 
 def video_r1(problem_type, prediction, solution):
-    """Video-R1's accuracy reward (arXiv 2503.21776), NaN and all."""
+    """Compute Video-R1's accuracy reward (arXiv 2503.21776), including its NaN."""
     said, true = inside(prediction), inside(solution)
     if problem_type == "multiple choice":
         return float(said == true)

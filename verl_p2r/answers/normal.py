@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an answer says without its dress: the one normaliser in front of the lenient comparisons [ours].
+"""Removes markup and announcements from an answer, before every lenient comparison [ours].
 
 Models write one answer in many ways: `**B**`, `$\\boxed{\\text{B}}$`, `答案：Ｂ。`, "The answer is B". Both sides of a
-comparison pass through here, so that none of it tells them apart. Every pattern looks at each character a bounded
-number of times: a policy in training writes anything.
+comparison are normalised, so that such differences do not matter. Every pattern examines each character a bounded
+number of times, because a policy in training may write anything.
 """
 
 import re
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from verl_p2r.visible import without_invisible
 
 MAX_LAYERS = 16
-"""Wrappings inside each other that are taken off; what is wrapped deeper is not an answer and becomes empty."""
+"""The most nested wrappings that are removed; a more deeply wrapped text is not an answer and becomes empty."""
 
 _CHARACTERS = str.maketrans(
     {
@@ -27,7 +27,7 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("✕✖⨯·⋅∙•∗", "×"),
         **dict.fromkeys("º˚", "°"),
         **dict.fromkeys("⁄∕", "/"),
-        **{chr(0x2460 + i): f"({i + 1})" for i in range(20)},  # ① to ⑳, which NFKC would make bare digits
+        **{chr(0x2460 + i): f"({i + 1})" for i in range(20)},  # ① to ⑳, which NFKC would turn into bare digits
         **{chr(0x24B6 + i): f"({chr(65 + i)})" for i in range(26)},  # Ⓐ to Ⓩ
         **{letter: f" {unicodedata.normalize('NFKC', letter).replace('⁄', '/')}" for letter in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"},
         "。": ". ",
@@ -38,7 +38,7 @@ _CHARACTERS = str.maketrans(
         "٬": ",",
     }
 )
-_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+|[₀₁₂₃₄₅₆₇₈₉]+")  # NFKC would make 2³ and 2₃ twenty-three
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+|[₀₁₂₃₄₅₆₇₈₉]+")  # NFKC would turn 2³ and 2₃ into 23
 _FOREIGN_DIGIT = re.compile(r"[^\W0-9_a-zA-Z]")
 
 _TEXT_COMMANDS = (
@@ -110,10 +110,10 @@ _ENDINGS = re.compile(r"(?:です|だ|である|입니다|이다)\.?$")
 
 
 def folded(text: str) -> str:
-    """Write a text in its plainest characters: full-width, styled and foreign digits, quotes, dashes, CJK punctuation.
+    """Replace full-width, styled and foreign characters, quotes, dashes and CJK punctuation by plain ASCII.
 
-    Superscripts become `^3` and ½ becomes ` 1/2`, where compatibility folding alone would make 2³ read 23 and 1½ read
-    11/2. Invisible characters go; runs of white space become one blank, or one line end.
+    Superscripts become `^3` and ½ becomes ` 1/2`, because compatibility folding alone would turn 2³ into 23 and 1½ into
+    11/2. Invisible characters are removed, and a run of white space becomes one space or one line end.
 
     >>> folded("（Ｂ）　２³＝８。"), folded("1½ – “ok”")
     ('(B) 2^3=8.', '1 1/2 - "ok"')
@@ -128,9 +128,9 @@ def folded(text: str) -> str:
 
 
 def unwrapped(text: str) -> str:
-    """Take off what stands around a whole text: quotes, code fences, emphasis, `\\boxed{}`, `\\text{}` and `$…$`.
+    """Remove markup around a whole text: quotes, code fences, emphasis, `\\boxed{}`, `\\text{}` and `$…$`.
 
-    Unlike `normal`, this leaves the inside of the text alone: for transcriptions, where all of it is real.
+    Unlike `normal`, this keeps the inside of the text, all of which is content in a transcription.
 
     >>> unwrapped("```\\nNO PARKING\\n```"), unwrapped(r"\\boxed{\\text{costs $5}}"), unwrapped('He said "no"')
     ('NO PARKING', 'costs $5', 'He said "no"')
@@ -139,14 +139,14 @@ def unwrapped(text: str) -> str:
 
 
 def normal(text: str) -> str:
-    """Reduce an answer to what it says: no markdown, TeX, quotes or words that announce it.
+    """Reduce an answer to its content: no markdown, TeX, quotes or words that announce it.
 
     Args:
-        text: one answer, as written.
+        text: One answer, as written.
 
     Returns:
-        What is left, at most as dressed as before: `normal(normal(text)) == normal(text)`. Case, units, punctuation
-        inside and a closing full stop stay. Empty when the text is wrapped in more than `MAX_LAYERS` layers.
+        The content; `normal(normal(text)) == normal(text)`. Case, units, inner punctuation and a final full stop are
+        kept. Empty if the text is wrapped in more than `MAX_LAYERS` layers.
 
     >>> [normal(text) for text in ("**B**", "$\\\\boxed{\\\\text{B}}$", "The correct answer is: (B).", "答案：Ｂ")]
     ['B', 'B', '(B).', 'B']
@@ -200,7 +200,7 @@ def _without_tex(text: str) -> str:
     for pattern, plain in _SYMBOLS:
         text = pattern.sub(plain, text)
     text = _GROUP.sub(_group, text)
-    if len(_DOLLAR.findall(text)) % 2 == 0:  # an odd one is a currency
+    if len(_DOLLAR.findall(text)) % 2 == 0:  # an odd number of them includes a currency
         text = _DOLLAR.sub("", text)
     return text.replace(r"\$", "$")
 

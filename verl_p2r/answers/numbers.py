@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How people write a number: thousands, fractions, powers of ten, words, multipliers, a unit [ours]."""
+"""Reads numbers as people write them: thousands, fractions, powers of ten, words, multipliers, a unit [ours]."""
 
 import math
 import re
 from dataclasses import dataclass
 
 from verl_p2r.answers.normal import normal
-from verl_p2r.answers.units import CURRENCIES, MULTIPLIERS, Unit, common_unit, leading_word_number, read_unit
+from verl_p2r.answers.number_words import leading_word_number
+from verl_p2r.answers.units import CURRENCIES, MULTIPLIERS, Unit, common_unit, read_unit
 
 MAX_NUMBER_LENGTH = 256
-"""A longer text is not read as a number by the lenient comparison."""
+"""The lenient comparison does not read a longer text as a number, in characters."""
 
 _PLAIN = re.compile(r"[+-]?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _APPROXIMATELY = re.compile(
@@ -37,12 +38,12 @@ _WORD = re.compile(r"[A-Za-z]+|[百千万億亿兆萬백천만억조십十]{1,2}
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number with what stands behind it.
+    """A number with its unit.
 
     Attributes:
-        value: the number, multipliers applied; may be infinite.
-        unit: the known unit, which the other side may leave out; None without one.
-        symbol: what stands behind the number and is not a known unit (`π`, `x`, `pairs`): the other side must have it.
+        value: The number with multipliers applied; may be infinite.
+        unit: The known unit, which the other side may omit; None without one.
+        symbol: Text after the number that is not a known unit (`π`, `x`, `pairs`); the other side must have it too.
     """
 
     value: float
@@ -50,17 +51,18 @@ class Quantity:
     symbol: str = ""
 
     def matches(self, other: "Quantity") -> bool:
-        """Tell whether the units allow the values to be compared; nothing is converted."""
+        """Tell whether the units allow comparing the values; nothing is converted."""
         if self.unit is not None and other.unit is not None and common_unit(self.unit, other.unit) is None:
             return False
         return self.symbol == other.symbol and math.isfinite(self.value) and math.isfinite(other.value)
 
 
 def read_quantity(text: str) -> Quantity | None:
-    """Read a number as people write it, or None when the text is not one number.
+    """Read a number as people write it; None if the text is not a single number.
 
-    Thousands commas or blanks, fractions (`1/2`, `1 1/2`, `½`), powers of ten (`2.5 × 10^3`), words (`twenty-one`,
-    `三百`), multipliers (`3 million`, `5 万`, `3k`), a currency before or behind, a unit, `%`, and words for "about".
+    This covers thousands separators, fractions (`1/2`, `1 1/2`, `½`), powers of ten (`2.5 × 10^3`), words
+    (`twenty-one`, `三百`), multipliers (`3 million`, `5 万`, `3k`), a currency before or after the number, a unit, `%`,
+    and words for "about".
 
     >>> read_quantity("about $1,234.5").value, read_quantity("-1 1/2").value, read_quantity("3 million").value
     (1234.5, -1.5, 3000000.0)
@@ -86,7 +88,7 @@ def read_quantity(text: str) -> Quantity | None:
 
 
 def read_number(text: str) -> float | None:
-    """Read a finite number as people write it, whatever known unit it has; see `read_quantity`.
+    """Read a finite number as people write it, ignoring its known unit; see `read_quantity`.
 
     >>> read_number("1,234.5 km/h"), read_number("50%"), read_number("3 million"), read_number("5 or 6")
     (1234.5, 50.0, 3000000.0, None)
@@ -111,7 +113,7 @@ def _sign_and_currency(text: str) -> tuple[bool, Unit | None, str]:
 
 
 def _value(text: str) -> tuple[float, str] | None:
-    """Read the number at the beginning of a text: its value, and the rest of the text."""
+    """Read the number at the beginning of a text; return its value and the rest of the text."""
     match = _NUMBER.match(text)
     if match is None:
         words = leading_word_number(text)
@@ -132,7 +134,7 @@ def _float(number: str) -> float:
 
 
 def _multiplied(value: float, rest: str) -> tuple[float, str]:
-    """Apply the multipliers behind a number: `3 hundred thousand people`."""
+    """Apply the multipliers after a number: `3 hundred thousand people`."""
     for _ in range(3):
         rest = rest.lstrip()
         match = _WORD.match(rest)

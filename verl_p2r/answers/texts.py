@@ -10,13 +10,13 @@ from verl_p2r.answers.normal import folded, normal, unwrapped
 
 # WER and ROUGE-L take time proportional to the product of the two lengths; these bounds keep any input fast [ours].
 MAX_WORDS = 1024
-"""OCR and free-form answers are compared on their first so many words."""
+"""Only this many words of OCR and free-form answers are compared."""
 MAX_WORD_LENGTH = 100
-"""Free-form words are cut to this many characters: older releases of the stemmer recurse over them."""
+"""Free-form words are cut to this many characters, because older releases of the stemmer recurse over them."""
 MAX_TEXT_LENGTH = 50_000
 """Only this many characters are normalised."""
 
-# Scripts without blanks between words, and Hangul, whose particles are written to the word: each character counts.
+# Scripts without spaces between words, and Hangul with its attached particles: each character counts as a word.
 _UNSPACED = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
     r"\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
@@ -32,11 +32,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9 ,.;?!()'-]*")
 
 
 def transcription_accuracy(prediction: str, solution: str, *, strict: bool = False) -> float:
-    """Compare two transcriptions: 1 − word error rate, words being what white space separates; may be below 0.
+    """Compare two transcriptions by 1 − word error rate, with words separated by white space; may be below 0.
 
-    Lenient, the texts are also compared without what stands around the whole of them (see `answer_normal.unwrapped`),
-    and with each character of Chinese, Japanese, Korean, Thai and the like as a word; the better of the two counts, so
-    that nothing of a real text is lost [ours].
+    The lenient comparison also compares the texts without markup around them (see `normal.unwrapped`), with each
+    character of Chinese, Japanese, Korean, Thai and similar scripts as a word. The better score counts, so that no
+    real text is penalised [ours].
 
     >>> transcription_accuracy("no parking hear", "no parking here today")
     0.5
@@ -53,7 +53,7 @@ def transcription_accuracy(prediction: str, solution: str, *, strict: bool = Fal
 
 
 def _one_minus_wer(hypothesis: list[str], reference: list[str]) -> float:
-    # At twice the reference's words the insertions alone make the error rate 1: no need to align.
+    # With twice the reference's words, the insertions alone make the error rate 1: no need to align.
     if len(hypothesis) >= 2 * len(reference):
         return 0.0
     if len(reference) > MAX_WORDS:
@@ -64,9 +64,9 @@ def _one_minus_wer(hypothesis: list[str], reference: list[str]) -> float:
 def text_similarity(prediction: str, solution: str, *, strict: bool = False) -> float:
     """Compare two free-form answers: (F₁ ROUGE-1 + F₁ ROUGE-2 + F₁ ROUGE-L) / 3, English words stemmed.
 
-    Strict, words are runs of a-z and 0-9, as ROUGE's own tokenizer has them, so that a Chinese text has none. Lenient,
-    the texts are normalised first, words are runs of letters and digits of any script, and each character of Chinese,
-    Japanese, Korean, Thai and the like is a word [ours].
+    Strict words are runs of a-z and 0-9, as in ROUGE's own tokenizer, so a Chinese text has none. The lenient
+    comparison normalises the texts first; words are runs of letters and digits of any script, and each character of
+    Chinese, Japanese, Korean, Thai and similar scripts is a word [ours].
 
     >>> round(text_similarity("The answer is: **a red ball**", "a red ball"), 3)
     1.0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The units that may stand beside a number, the words that multiply it, and numbers in words [ours]."""
+"""The units and currencies of numbers, and the words that multiply a number [ours]."""
 
 import re
 
-# A spelling under two units is both: "$5" is dollars of any country, "5°" an angle or a temperature.
+# A spelling listed under two units may mean either: "$5" is any country's dollar, "5°" an angle or a temperature.
 _UNITS = {
     "metre": "m meter meters metre metres 米 公尺 メートル 미터",
     "kilometre": "km kms kilometer kilometers kilometre kilometres 公里 千米 キロメートル キロ 킬로미터",
@@ -91,7 +91,7 @@ _UNITS = {
     "point": "point points pt pts 分 점",
     "time": "time times 次 回 遍 趟 번",
 }
-# Counting words name what is counted, so they are units too: persons and events, and the 80 objects of COCO.
+# Counted things act as units too: persons, events, and the 80 objects of COCO.
 _COUNTED = """
     person/people/persons/人/名/位/个人/人数/명 man/men woman/women boy/boys girl/girls child/children kid/kids
     adult/adults baby/babies player/players student/students dancer/dancers worker/workers athlete/athletes
@@ -128,12 +128,12 @@ _ALIASES = {
 }
 
 Unit = tuple[tuple[frozenset[str], int], ...]
-"""Factors of a unit: what each may be, and its power; m/s² is `(({metre}, 1), ({second}, -2))`."""
+"""The factors of a unit, each with its possible meanings and its power; m/s² is `(({metre}, 1), ({second}, -2))`."""
 
 _PART = re.compile(r"(?:(square |sq\.? |平方)|(cubic |cu\.? |立方))?([^\d^]+?)\s?\^?([23])?")
 
 UNITS: dict[str, frozenset[str]] = {}
-"""Spelling, lower case but for single letters, blanks as hyphens → the units that it may mean."""
+"""Spelling (lower case except for single letters, hyphens for spaces) → the units that it may mean."""
 for _name, _spellings in [
     *_UNITS.items(),
     *((word.split("/")[0], word.replace("/", " ")) for word in _COUNTED.split()),
@@ -165,7 +165,7 @@ CURRENCIES = (
     "rs.",
     "rs",
 )
-"""Spellings that may stand before the number, longest first."""
+"""Currencies that may precede the number, longest first."""
 
 MULTIPLIERS = {
     **dict.fromkeys(("hundred", "hundreds", "百"), 1e2),
@@ -180,14 +180,14 @@ MULTIPLIERS = {
     **dict.fromkeys(("亿", "億", "억"), 1e8),
     **dict.fromkeys(("千万", "千萬", "천만"), 1e7),
 }
-"""Words that multiply the number before them; in lower case but for M and MM, because "3 m" is three metres."""
+"""Words that multiply the preceding number; in lower case except for M and MM, because "3 m" is three metres."""
 
 
 def read_unit(text: str) -> Unit | None:
-    """Read a unit, or None when the text is not one that is known.
+    """Read a unit; None if the text is not a known unit.
 
     Args:
-        text: what stands behind a number: `km/h`, `square meters`, `m^2`, `frames per second`, `个`.
+        text: The text after a number: `km/h`, `square meters`, `m^2`, `frames per second`, `个`.
 
     >>> read_unit("km/h") == read_unit("kilometres per hour") == read_unit("kmph"), read_unit("x"), read_unit("million")
     (True, None, None)
@@ -210,7 +210,7 @@ def read_unit(text: str) -> Unit | None:
 
 
 def common_unit(one: Unit, other: Unit) -> Unit | None:
-    """The unit that both may be, or None when they conflict.
+    """Return the unit that both may mean, or None if they conflict.
 
     >>> common_unit(read_unit("$"), read_unit("dollars")) is not None, common_unit(read_unit("kg"), read_unit("g"))
     (True, None)
@@ -224,85 +224,3 @@ def common_unit(one: Unit, other: Unit) -> Unit | None:
 def _named(text: str) -> frozenset[str] | None:
     text = text.replace(" ", "-")
     return UNITS.get(text) or (UNITS.get(text.lower()) if len(text) > 1 and text not in MULTIPLIERS else None)
-
-
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = {word: value for value, word in enumerate([*_SMALL.split(), "eighteen", "nineteen"])}
-_WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 2)}
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
-_WORD = re.compile(r"[ -]?([A-Za-z]+)")
-
-_CJK_DIGITS = {**{digit: value for value, digit in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2, "兩": 2}
-_CJK_TENS = {"十": 10, "百": 100, "千": 1000}
-_CJK_SCALES = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
-_CJK_NUMBER = re.compile(f"[{''.join([*_CJK_DIGITS, *_CJK_TENS, *_CJK_SCALES])}]{{1,32}}")
-_SHORTENED = re.compile("[百千万萬亿億][一二三四五六七八九两兩]$")
-
-
-def leading_word_number(text: str) -> tuple[int, str] | None:
-    """Read the number in words at the beginning of a text.
-
-    Args:
-        text: begins with the number: English up to billions, or Chinese and Japanese numerals.
-
-    Returns:
-        The number and the rest of the text; None when it does not begin with one.
-
-    >>> leading_word_number("twenty-one balls"), leading_word_number("a hundred and five")
-    ((21, ' balls'), (105, ''))
-    >>> leading_word_number("两百三十个"), leading_word_number("a ball"), leading_word_number("two three")
-    ((230, '个'), None, (2, ' three'))
-    """
-    if match := _CJK_NUMBER.match(text):
-        value = _cjk_value(match[0])
-        return None if value is None else (value, text[match.end() :])
-    total = group = end = 0
-    read, smallest, last_scale = False, 1000, 10**12
-    while (match := _WORD.match(text, end)) and match.end() - match.start() <= 12:
-        word = match[1].lower()
-        if word == "a" and not read and text[match.end() :].lstrip().lower().startswith(("hundred", *_SCALES)):
-            group, smallest = 1, 0
-        elif word == "and" and read and group and group % 100 == 0 and _next_is_small(text, match.end()):
-            end = match.end()
-            continue
-        elif word in _WORDS and _WORDS[word] < smallest:
-            value = _WORDS[word]
-            group += value
-            smallest = 10 if value >= 20 else 0
-        elif word == "hundred" and 0 < group < 100:
-            group, smallest = group * 100, 100
-        elif word in _SCALES and group and _SCALES[word] < last_scale:
-            last_scale = _SCALES[word]
-            total, group, smallest = total + group * last_scale, 0, 1000
-        else:
-            break
-        read, end = True, match.end()
-    return (total + group, text[end:]) if read else None
-
-
-def _next_is_small(text: str, index: int) -> bool:
-    match = _WORD.match(text, index)
-    return match is not None and match[1].lower() in _WORDS
-
-
-def _cjk_value(numeral: str) -> int | None:
-    if all(character in _CJK_DIGITS for character in numeral) and ("〇" in numeral or "零" in numeral):
-        return int("".join(str(_CJK_DIGITS[character]) for character in numeral))  # a year, digit by digit
-    if _SHORTENED.search(numeral):
-        return None  # 三百五 is 350, 一万二 is 12,000
-    total = group = digit = 0
-    for character, following in zip(numeral, [*numeral[1:], ""], strict=True):
-        if character in _CJK_DIGITS:
-            if following in _CJK_DIGITS and character not in "〇零":
-                return None  # 三四个 is three or four
-            digit = _CJK_DIGITS[character]
-        elif character in _CJK_TENS:
-            group, digit = group + (digit or 1) * _CJK_TENS[character], 0
-        elif total + group + digit:
-            total, group, digit = (total + group + digit) * _CJK_SCALES[character], 0, 0
-        else:
-            return None
-    return total + group + digit

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses of chat completions servers: as people copy them, made whole or refused before anything is asked."""
+"""Addresses of chat completions servers: completed as needed, or rejected before the first request."""
 
 import base64
 import re
@@ -24,14 +24,15 @@ _IMPOSSIBLE = re.compile(r'[\s<>"{}|\\^`\x00-\x20\x7f]')
 
 @dataclass(frozen=True)
 class Address:
-    """Where one server is asked.
+    """The address of one server.
 
     Args:
-        base: as messages name it: the URL before `/chat/completions`, with its query.
-        chat, models: the URLs of its two endpoints.
-        host: its name, in lower case.
+        base: The URL before `/chat/completions`, with its query; messages use it.
+        chat: The URL of the chat completions endpoint.
+        models: The URL of the models endpoint.
+        host: The host name in lower case.
         scheme: `http` or `https`.
-        azure: whether it takes its key as Azure does, in the header `api-key`.
+        azure: Whether the server expects its key in Azure's header `api-key`.
     """
 
     base: str
@@ -52,8 +53,8 @@ class Proxy:
     """An HTTP proxy.
 
     Args:
-        url: without user name and password.
-        login: the headers that log in at it.
+        url: The URL without user name and password.
+        login: The headers that log in to the proxy.
     """
 
     url: str
@@ -62,11 +63,11 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Route:
-    """A server, and the way to it.
+    """A server and the way to it.
 
     Args:
-        address: the server's.
-        proxy: the proxy between; None: none.
+        address: The server's address.
+        proxy: The proxy to use; None: a direct connection.
     """
 
     address: Address
@@ -74,27 +75,27 @@ class Route:
 
     @property
     def name(self) -> str:
-        """As messages name it; the proxy's part shows whose answer it may be."""
+        """The server's name in messages, with the proxy, which may have answered instead of the server."""
         return f"{self.address.base} through the proxy {self.proxy.url}" if self.proxy else self.address.base
 
     @property
     def without_proxy(self) -> str:
-        """How to do without the proxy."""
+        """The remedy that avoids the proxy."""
         return f"to go without this proxy, add {self.address.host} to NO_PROXY or set use_proxy=False"
 
 
 def read_addresses(base_urls: Any, who: str) -> list[Address]:
     """Read the option `base_urls`.
 
-    Blanks, quotes and commas around a URL are removed. One text may hold several URLs. A whole endpoint
-    (`…/chat/completions`) is its base. A query stays a query, as Azure needs it. A URL that occurs twice counts once.
+    White space, quotes and commas around a URL are removed. A text may contain several URLs. A complete endpoint
+    (`…/chat/completions`) is reduced to its base. A query is kept, because Azure needs it. Duplicates count once.
 
     Args:
-        base_urls: a URL or several.
-        who: how messages call the model.
+        base_urls: One or several URLs.
+        who: The model's name in messages.
 
     Raises:
-        ValueError: there is none, or one that cannot be used; it quotes no password.
+        ValueError: There is no URL, or one is unusable; the message never quotes a password.
 
     >>> [a.chat for a in read_addresses("http://a/v1, https://b/v1/chat/completions?api-version=1", "the judge")]
     ['http://a/v1/chat/completions', 'https://b/v1/chat/completions?api-version=1']
@@ -103,7 +104,7 @@ def read_addresses(base_urls: Any, who: str) -> list[Address]:
     texts: list[str] = []
     for text in given:
         if not isinstance(text, str):
-            raise ValueError(f"{who}'s base_urls holds {type(text).__name__}: give texts, such as {EXAMPLE}")
+            raise ValueError(f"{who}'s base_urls contains a {type(text).__name__}: give texts, such as {EXAMPLE}")
         text = text.strip(_AROUND)
         text = text[1:-1].strip(_AROUND) if text.startswith("[") and text.endswith("]") else text
         texts += [part.strip(_AROUND) for part in _BETWEEN.split(text)]
@@ -133,7 +134,7 @@ def _address(text: str, who: str) -> Address:
         raise ValueError(f"{who}'s base_url {text!r} has a fragment, which is never sent: remove it from the # on")
     path = re.sub(rf"{_CHAT}$", "", parts.path.rstrip("/"), flags=re.IGNORECASE).rstrip("/")
     if _OTHER_ENDPOINTS.search(path):
-        raise ValueError(f"{who}'s base_url {text!r} is another endpoint's: end it before, such as {EXAMPLE}")
+        raise ValueError(f"{who}'s base_url {text!r} is another endpoint: give only its base, such as {EXAMPLE}")
     if re.search("[,;]", parts.netloc + path):
         raise ValueError(f"{who}'s base_url {text!r} holds a comma or semicolon: give several URLs as a list")
     return Address(
@@ -151,14 +152,14 @@ def _with_path(parts: SplitResult, path: str) -> str:
 
 
 def route_to(address: Address, use_proxy: bool = True) -> Route:
-    """The way to a server: through the proxy that the environment names for it, if any.
+    """Choose the way to a server: through the proxy that the environment names for it, if any.
 
     Args:
-        address: the server's.
-        use_proxy: look into HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
+        address: The server's address.
+        use_proxy: Whether to respect HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
 
     Raises:
-        ValueError: what the environment names is not an HTTP proxy.
+        ValueError: The environment names a proxy that is not an HTTP proxy.
     """
     proxies = getproxies() if use_proxy else {}
     named = proxies.get(address.scheme) or proxies.get("all") or ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes back from a chat completions server: bodies of any size and shape, read into a `Reply` or refused."""
+"""Reads the response of a chat completions server into a `Reply`, or rejects it."""
 
 import json
 import re
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_BODY = 8 << 20
-"""Bytes of a body, decompressed: a long chain of thought takes a tenth of that [ours]."""
+"""The largest decompressed body, in bytes; a long chain of thought takes a tenth of it [ours]."""
 
 THINKING_REMEDY = "raise max_tokens, start the server with its model's reasoning parser, or turn thinking off"
 
-_MOST_TOKENS = 1 << 40  # a larger count is nonsense, and does not fit where tokens are summed
+_MOST_TOKENS = 1 << 40  # a larger count is wrong, and sums of it would overflow
 _CUT = {"length", "maxtokens", "maxoutputtokens", "modellength"}
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 _THOUGHT_PARTS = {"thinking", "reasoning", "reasoning_content", "redacted_thinking", "summary_text", "thought"}
 
-# Codes of OpenAI and Azure, Alibaba, Anthropic, Gemini, GLM, Bedrock, and gateways before them.
+# Codes of OpenAI and Azure, Alibaba, Anthropic, Gemini, GLM, Bedrock, and of gateways in front of them.
 _FILTER_CODES = (
     "content_?filter(?:ed)?|ResponsibleAIPolicyViolation|content_policy_violation|data_?inspection_?failed|"
     "sensitive|safety|prohibited_content|blocklist|recitation|refusal|guardrail_intervened|moderation_blocked"
@@ -33,11 +33,12 @@ class Reply:
     """A chat completion.
 
     Args:
-        text: what the model wrote, as Unicode that can be encoded; empty when it wrote nothing but thoughts.
-        cut: whether it was cut off by `max_tokens`.
-        retries: how often it was asked again.
-        prompt_tokens, completion_tokens: as the server counts; 0 when it does not say, or says nonsense.
-        thought: whether the server sent the model's reasoning in a field of its own.
+        text: What the model wrote, as encodable Unicode; empty if it wrote only reasoning.
+        cut: Whether `max_tokens` cut it off.
+        retries: How often the request was repeated.
+        prompt_tokens: Prompt tokens as the server counts them; 0 if it reports none or an impossible number.
+        completion_tokens: Completion tokens, likewise.
+        thought: Whether the server sent the model's reasoning in a separate field.
     """
 
     text: str
@@ -49,7 +50,7 @@ class Reply:
 
     @property
     def shortfall(self) -> str:
-        """Why a text may lack what was asked for, with the remedy, in brackets after a blank; else empty.
+        """Why the text may be incomplete, with the remedy, in parentheses after a space; empty if it is complete.
 
         >>> Reply("Let me", cut=True).shortfall
         ' (cut off by max_tokens: raise it)'
@@ -61,21 +62,21 @@ class Reply:
 
 
 class UnreadableReply(Exception):
-    """A body that is not a chat completion. The message says why, and perhaps a remedy."""
+    """A body that is not a chat completion. The message gives the reason and, if known, a remedy."""
 
 
 class FilteredReply(Exception):
-    """A content filter has refused the request or the completion."""
+    """A content filter refused the request or the completion."""
 
 
 class Body:
-    """Collects a body, decompresses it, and refuses one that is too long before it takes memory.
+    """Collects and decompresses a body, and rejects one that is too long before it fills memory.
 
     Args:
-        encoding: the header Content-Encoding, or an empty text.
+        encoding: The header Content-Encoding, or an empty text.
 
     Raises:
-        UnreadableReply: from every method, for a body that is too long or is not what its encoding says.
+        UnreadableReply: Raised by every method, if the body is too long or does not match its encoding.
     """
 
     def __init__(self, encoding: str = "") -> None:
@@ -83,12 +84,12 @@ class Body:
         self._inflater: Any = None
         name = encoding.strip().lower()
         if name in ("gzip", "x-gzip", "deflate"):
-            self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # tells gzip from zlib by itself
+            self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # detects gzip and zlib
         elif name not in ("", "identity"):
-            raise UnreadableReply(f"it is encoded as {encoding[:50]!r}, which was not asked for")
+            raise UnreadableReply(f"it is encoded as {encoding[:50]!r}, which was not requested")
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         if self._inflater is not None:
             try:
                 chunk = self._inflater.decompress(chunk, MAX_BODY + 1 - len(self._data))
@@ -99,22 +100,22 @@ class Body:
             raise UnreadableReply(f"its body is longer than {MAX_BODY >> 20} MiB")
 
     def whole(self) -> bytes:
-        """All bytes, when the body has ended."""
+        """Return the complete body."""
         if self._inflater is not None and not self._inflater.eof:
             raise UnreadableReply("its compressed body was cut off")
         return bytes(self._data)
 
 
 def read_reply(body: bytes, retries: int = 0) -> Reply:
-    """Find the model's words in what the server sent.
+    """Read a chat completion.
 
     Args:
-        body: the body of a response with status 200.
-        retries: for `Reply.retries`.
+        body: The body of a response with status 200.
+        retries: The value for `Reply.retries`.
 
     Raises:
-        UnreadableReply: it is not a chat completion.
-        FilteredReply: the completion was stopped or refused by a content filter.
+        UnreadableReply: The body is not a chat completion.
+        FilteredReply: A content filter stopped or refused the completion.
     """
     try:
         completion = json.loads(body.decode(json.detect_encoding(body), "replace"))
@@ -138,9 +139,14 @@ def read_reply(body: bytes, retries: int = 0) -> Reply:
 
 
 def filtered(status: int, text: str) -> bool:
-    """Tell whether an error is a content filter's refusal of what was asked.
+    """Tell whether an error is a content filter's refusal of this request.
 
-    Plain words count only in a 400 or 422: a 403 that names a filter may be a firewall's, which refuses everything.
+    Plain words count only with status 400 or 422, because a 403 that mentions a filter may come from a firewall that
+    refuses every request.
+
+    Args:
+        status: The HTTP status.
+        text: The whole body.
 
     >>> filtered(400, '{"error": {"code": "content_filter", "innererror": {}}}'), filtered(403, "Web content filter")
     (True, False)
@@ -151,7 +157,7 @@ def filtered(status: int, text: str) -> bool:
 
 
 def encodable(text: str) -> str:
-    """A text without lone surrogates, which no file and no database takes; pairs become their character.
+    """Remove lone surrogates, which files and databases reject; pairs become their character.
 
     >>> encodable("red \\ud83d"), encodable("\\ud83d\\ude00") == "😀"
     ('red �', True)
@@ -164,7 +170,7 @@ def encodable(text: str) -> str:
 
 
 def _text_of(content: Any) -> tuple[str, bool]:
-    """The text of a message's content, and whether it holds parts that are thoughts."""
+    """Return the text of a message's content, and whether it contains reasoning parts."""
     if content is None or isinstance(content, str):
         return encodable(content or ""), False
     texts, thought = [], False
@@ -187,5 +193,5 @@ def _hint(body: bytes) -> str:
     if start.startswith(b"data:"):
         return "it streams: remove stream from extra_body"
     if start.startswith(b"<"):
-        return "it is a web page: check that the URL is the API's, most often it ends in /v1"
+        return "it is a web page: check that the URL is the API's; it usually ends in /v1"
     return ""

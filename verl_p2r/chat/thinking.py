@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a reasoning model says after it has thought; a thought may weigh both verdicts and is not one.
+"""Removes a reasoning model's thinking from its reply, because thinking may weigh both verdicts without deciding.
 
-Servers without a reasoning parser leave the thinking in the reply. Its marks differ from model to model: `<think>`
+Servers without a reasoning parser leave the thinking in the reply. Its marks depend on the model: `<think>`
 (Qwen, DeepSeek, GLM), `[THINK]` (Magistral), `◁think▷` (Kimi), `<seed:think>`, `<|START_THINKING|>` (Command A),
 `<|begin_of_thought|>` (OpenThinker), channels (gpt-oss, Gemma), and plain words (Granite, gpt-oss without its tokens).
 """
@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 _NAMES = "think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|longcat_think|inner_monologue"
-# Runs of white space are bounded, so that no text takes more than linear time.
+# Runs of white space are bounded to keep the search linear.
 _MARK = re.compile(
     rf"""
     (?= [<＜◁\[] [\s|/]{{0,12}} [a-z] ) (?:
@@ -30,7 +30,7 @@ _MARK = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-# Only at the very beginning of a reply: a judge may quote such words later.
+# Only at the very beginning of a reply, because a judge may quote such words later.
 _WORDS = (
     (re.compile(r"\s*analysis(?=[^\W\d_a-z])"), re.compile(r"assistant\s?final")),
     (re.compile(r"\s*Here(?:'s| is) my thought process:"), re.compile(r"Here(?:'s| is) my response:")),
@@ -42,9 +42,9 @@ class Spoken:
     """A reply without its thinking.
 
     Args:
-        text: what was said outside of thinking; pieces that thinking parted are joined by a line feed.
-        thought: whether there was thinking.
-        finished: whether the reply ends outside of thinking.
+        text: The text outside of thinking; pieces separated by thinking are joined by a line feed.
+        thought: Whether there was thinking.
+        finished: Whether the reply ends outside of thinking.
     """
 
     text: str
@@ -53,11 +53,13 @@ class Spoken:
 
 
 def spoken(reply: str) -> Spoken:
-    """Take the thinking out of a reply.
+    """Remove the thinking from a reply, in time linear in its length.
 
     A closing mark without an opening one ends thinking that began in the prompt, so everything before it is thinking.
-    An opening mark without a closing one begins thinking that the reply does not end [ours]. Linear in the reply's
-    length.
+    An opening mark without a closing one begins unfinished thinking [ours].
+
+    Args:
+        reply: The whole reply.
 
     >>> spoken("<think>Yes or no?</think>Yes.")
     Spoken(text='\\nYes.', thought=True, finished=True)

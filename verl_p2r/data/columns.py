@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.accuracy import problem_types
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import MEDIA_FIELDS, facts_of, media_of, options_of
 from verl_p2r.data.prompt_template import PromptTemplate as PromptTemplate
@@ -74,7 +74,7 @@ class Question(NamedTuple):
 
     Args:
         problem: the question, without its options.
-        problem_type: one of `accuracy.PROBLEM_TYPES`.
+        problem_type: one of `accuracy.problem_types()`.
         kind: of its medium, `image` or `video`.
         path: of its medium, as the record has it.
         solution: the ground truth.
@@ -140,11 +140,11 @@ def read_question(record: Any) -> Question:
     check_values(record)
     problem = _text(record, "problem")
     problem_type = record.get("problem_type")
-    if problem_type not in PROBLEM_TYPES:
+    if problem_type not in problem_types():
         raise RowError(
             "problem_type",
             "unknown problem type",
-            f"field problem_type is {shown(problem_type)}: give one of {', '.join(PROBLEM_TYPES)}",
+            f"field problem_type is {shown(problem_type)}: give one of {', '.join(problem_types())}",
         )
     kind = record.get("data_type")
     if kind not in ("image", "video"):

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.accuracy import PROBLEM_TYPES, problem_types
 
-_SECTION = re.compile(r"^\[(" + "|".join(map(re.escape, PROBLEM_TYPES)) + r")\]\s*$", re.MULTILINE)
 _SLOT = re.compile(r"\{(question|answer_form)\}")
 
 
@@ -29,6 +28,8 @@ class PromptTemplate:
     def parse(cls, text: str, name: str = "prompt template") -> "PromptTemplate":
         """Read a template: the body, then one section for each problem type, headed by its name in brackets.
 
+        A registered problem type may go without a section; its `{answer_form}` is then empty.
+
         Args:
             text: the file's text.
             name: how messages call it.
@@ -41,7 +42,8 @@ class PromptTemplate:
         >>> template.render("How many?", "numerical")
         'How many? A number.'
         """
-        body, *sections = _SECTION.split(text)
+        heads = "|".join(map(re.escape, problem_types()))
+        body, *sections = re.split(rf"^\[({heads})\]\s*$", text, flags=re.MULTILINE)
         forms = {kind: form.strip() for kind, form in zip(sections[::2], sections[1::2], strict=True)}
         slots = set(_SLOT.findall(body))
         if "question" not in slots:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_p2r.accuracy import PROBLEM_TYPES
+from verl_p2r.accuracy import problem_types
 from verl_p2r.data.errors import RowError as RowError
 from verl_p2r.data.fields import options_of
 from verl_p2r.data.values import is_unset, plain, read_text, shown
@@ -19,7 +19,7 @@ class Row:
 
     Args:
         name: how messages call the row, for example `rl_train row 17`.
-        problem_type: one of `accuracy.PROBLEM_TYPES`.
+        problem_type: one of `accuracy.problem_types()`.
         solution: the ground truth, with or without its `<answer>` tags.
         question: the question as text, options included.
         options: the options of a multiple choice question, else empty.
@@ -51,11 +51,11 @@ class Row:
         extra = _mapping(columns, "extra_info")
         name = name or f"{extra.get('split') or columns.get('data_source') or 'data'} row {extra.get('index', '?')}"
         problem_type = plain(columns.get("problem_type") or extra.get("problem_type"))
-        if problem_type not in PROBLEM_TYPES:
+        if problem_type not in problem_types():
             raise RowError(
                 "problem_type",
                 "unknown problem type",
-                f"field problem_type is {shown(problem_type)}: give one of {', '.join(PROBLEM_TYPES)} in the column "
+                f"field problem_type is {shown(problem_type)}: give one of {', '.join(problem_types())} in the column "
                 "problem_type or in extra_info.problem_type",
                 name,
             )

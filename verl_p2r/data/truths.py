@@ -21,7 +21,7 @@ def check_truth(problem_type: str, solution: str, options: Sequence[str] = (), f
     """Refuse a ground truth that the scorer cannot match with any answer.
 
     Args:
-        problem_type: one of `accuracy.PROBLEM_TYPES`.
+        problem_type: one of `accuracy.problem_types()`.
         solution: the ground truth, with or without its `<answer>` tags.
         options: of a multiple choice question.
         field: the field that holds the truth, for the error.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard against observations that state an answer and no evidence for it, in the forms that models give it."""
+"""The guard against observations that state an answer without evidence, in the forms that models write."""
 
 import html
 import re
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from verl_p2r.accuracy import answer_text
 from verl_p2r.judge.facts import words
 
-# Words that announce an answer and hold no evidence for it.
+# Words that announce an answer without giving evidence.
 _ANNOUNCING = frozenset(
     words(
         """a an the i we it its is are am be was were been will would must should can could may might do does did have
@@ -23,13 +23,13 @@ _ANNOUNCING = frozenset(
 )
 _MEDIA = frozenset(words("video image picture clip frame frames scene observation shows show shown see seen").split())
 
-# "isn't it", "I'd", "that's": what a clitic leaves must not pass for an option's letter.
+# "isn't it", "I'd", "that's": the letters of a clitic must not count as an option's letter.
 _CLITIC = re.compile(r"(?<=\w)(?:n['’]t|['’](?:s|d|ll|ve|re|m|t))\b", re.IGNORECASE)
 _GLUED = re.compile(r"\b(?:the)?(answer|option|choice)(?:is)?(?=[B-HJ-Z]\b)", re.IGNORECASE)
 _LATEX = re.compile(r"\\[A-Za-z]{1,20}")
 _GO_WITH = re.compile(r"\bgo(?:ing)? (?:with|for)\b", re.IGNORECASE)
 _FOOTNOTE = re.compile(r"\[\d{1,3}\]|\b\d{1,3} ?%")
-# Chinese, the judge's and the policy's other language; a whole phrase at a time.
+# Chinese is the other main language of judge and policy; whole phrases are matched.
 _CHINESE = re.compile("正确|答案|选项|选择|应该|因此|所以|我|选|是|为|的|应|该|就|项")
 _OPTION_LINE = re.compile(r"^\s*[(\[]?([A-Za-z])[.):\]]\s*(\S.*)$", re.MULTILINE)
 
@@ -49,10 +49,10 @@ _LOOKALIKES = str.maketrans(
         for sign in signs
     }
 )
-# Letters in negative circles and squares, and flags' halves, which have no compatibility form.
+# Letters in negative circles and squares, and regional indicators, which have no compatibility form.
 _ENCLOSED = {first + i: chr(ord("a") + i) for first in (0x1F150, 0x1F170, 0x1F1E6) for i in range(26)}
 
-# "option 2", "answer is number two", "the second option": the place of an option, in words as `_plain` gives them.
+# "option 2", "answer is number two", "the second option": an option's place, in words as `_plain` returns them.
 _NAMED = re.compile(
     r"\b(?:option|choice|answer|alternative|pick|choose|select)"
     r"(?: (?:is|number|no|the|option|choice))* (?P<after>\w+)\b"
@@ -71,15 +71,15 @@ _PLACES = tuple(
 
 
 def states_only_the_answer(question: str, solution: str, observation: str) -> bool:
-    """Tell whether an observation holds nothing but an answer: an option's letter, place or text, and announcing words.
+    """Tell whether an observation contains only an answer: an option's letter, place or text, and announcing words.
 
-    Letters may be enclosed, of full width, or from another script that looks the same. Any option counts, not only the
-    right one, so that listing them all is no way out [ours].
+    Letters may be enclosed, full-width, or look-alikes from another script. Every option counts, not only the correct
+    one, so that listing all of them does not help [ours].
 
     Args:
-        question: the question, options included.
-        solution: the ground truth, with or without its `<answer>` tags.
-        observation: the text, as `judge_guards.as_data` makes it.
+        question: The question, options included.
+        solution: The ground truth, with or without its `<answer>` tags.
+        observation: The text, as `guards.as_data` returns it.
 
     >>> states_only_the_answer("Which?\\nA. red\\nB. blue", "A", "It's B, isn't it? Option II, I'd say.")
     True
@@ -91,13 +91,13 @@ def states_only_the_answer(question: str, solution: str, observation: str) -> bo
     said = {_letter(word) for word in _named_by_place(_plain(observation), places).split()} - _ANNOUNCING
     answers = {*options, *_words(answer_text(solution))}
     letters = {letter for letter in answers if len(letter) == 1}
-    # A place is an option's name alone: with an option's words it may be what is seen ("the dog barks second").
+    # A place counts only with option names: next to an option's words it may be evidence ("the dog barks second").
     names = letters.union(*places.values())
     return said - _MEDIA <= letters or said <= names or said <= answers.union(*options.values())
 
 
 def _plain(text: str) -> str:
-    """An observation's words, without what surrounds an answer only in writing."""
+    """Return an observation's words without LaTeX, footnotes and other parts that carry no evidence."""
     text = unicodedata.normalize("NFKC", html.unescape(text).translate(_ENCLOSED))
     for around in (_LATEX, _FOOTNOTE, _CLITIC, _GO_WITH, _CHINESE):
         text = around.sub(" ", text)
@@ -105,12 +105,12 @@ def _plain(text: str) -> str:
 
 
 def _letter(word: str) -> str:
-    """A word; a single letter of another script as the Latin one that it looks like."""
+    """Return a word; a single letter that looks like a Latin one becomes that Latin letter."""
     return word.translate(_LOOKALIKES) if len(word) == 1 else word
 
 
 def _named_by_place(text: str, places: Mapping[str, tuple[str, ...]]) -> str:
-    """Words, with what names an option by its place as the letter of that option."""
+    """Replace each option named by its place with that option's letter."""
 
     def letter(match: re.Match[str]) -> str:
         name = match["after"] or match["before"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good a judge is, what it costs and how fast it answers: table 4 of VideoP2R (arXiv 2511.11113) for any judge.
+"""Measures a judge's quality, cost and speed on labelled cases: table 4 of VideoP2R (arXiv 2511.11113) for any judge.
 
-A judge is measured on labelled cases, one JSON object a line; `cases/judge_eval.jsonl` are ours, written by hand.
+Cases are JSON objects, one per line. The package's own, `judge/cases/judge_eval.jsonl`, were written by hand.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from verl_p2r.accuracy import PROBLEM_TYPES
-from verl_p2r.judge import Judge, JudgeRequest, Verdict
+from verl_p2r.accuracy import problem_types
 from verl_p2r.judge.facts import Fact
+from verl_p2r.judge.protocol import Judge, JudgeRequest, Verdict
 
 _LABELS = {"Yes": True, "No": False}
 
@@ -26,9 +26,9 @@ class Case:
     """One labelled observation.
 
     Args:
-        request: what the judge is asked; its `row` names the case.
-        label: whether the observation suffices.
-        kind: what makes the case easy or hard, for example `missing fact`; may be empty.
+        request: What the judge is asked; its `row` names the case.
+        label: Whether the observation suffices.
+        kind: What makes the case easy or hard, for example `missing fact`; may be empty.
     """
 
     request: JudgeRequest
@@ -38,7 +38,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """What a judge made of a case, and how long it took, in seconds."""
+    """A judge's verdict on a case.
+
+    Args:
+        case: The case.
+        verdict: The judge's verdict.
+        seconds: How long the judge took, in seconds.
+    """
 
     case: Case
     verdict: Verdict
@@ -46,17 +52,17 @@ class Result:
 
     @property
     def right(self) -> bool:
-        """Whether the verdict is the label; no verdict is not."""
+        """Whether the verdict equals the label; no verdict is wrong."""
         return self.verdict.value is self.case.label
 
     def row(self) -> dict[str, Any]:
-        """The result as one flat, JSON-ready record."""
+        """Return the result as a flat record of JSON values."""
         return {
             "id": self.case.request.row,
             "problem_type": self.case.request.problem_type,
             "kind": self.case.kind,
-            "label": _said(self.case.label),
-            "verdict": _said(self.verdict.value),
+            "label": _word(self.case.label),
+            "verdict": _word(self.verdict.value),
             "right": self.right,
             "reason": self.verdict.reason,
             "seconds": round(self.seconds, 4),
@@ -71,10 +77,11 @@ class Score:
     """How well verdicts agree with labels.
 
     Args:
-        cases: how many were judged.
-        right: how many verdicts are the label.
-        false_yes, false_no: how many say the opposite of a No, and of a Yes.
-        no_verdict: how many cases stayed without one.
+        cases: The number of judged cases.
+        right: The number of verdicts that equal their label.
+        false_yes: The number of Yes verdicts on cases labelled No.
+        false_no: The number of No verdicts on cases labelled Yes.
+        no_verdict: The number of cases without a verdict.
         kappa: Cohen's κ over the cases with a verdict, see `cohens_kappa`.
     """
 
@@ -87,7 +94,7 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """The share of verdicts that are the label, of all cases: no verdict counts as wrong [ours]."""
+        """The share of all cases whose verdict equals the label; no verdict counts as wrong [ours]."""
         return self.right / self.cases if self.cases else math.nan
 
 
@@ -95,22 +102,23 @@ def load_cases(path: Path | None = None) -> list[Case]:
     """Read labelled cases from a JSONL file.
 
     Args:
-        path: the file; None: the package's own. Each line is an object with `problem_type`, `question` (options
-            included), `solution`, `observation` and `label` (`Yes` or `No`), and perhaps `id`, `kind` and `facts`.
+        path: The file; None: the package's own. Each line is an object with `problem_type`, `question` (options
+            included), `solution`, `observation` and `label` (`Yes` or `No`), and optionally `id`, `kind` and `facts`.
 
     Raises:
-        ValueError: naming file and line, when a line is no such object, an `id` occurs twice, or there is no case.
+        ValueError: A line is not such an object, an `id` occurs twice, or the file has no case; the message names file
+            and line.
 
     >>> len(load_cases()) >= 60
     True
     """
-    source = path or files("verl_p2r").joinpath("cases/judge_eval.jsonl")
+    source = path or files("verl_p2r").joinpath("judge/cases/judge_eval.jsonl")
     try:
         lines = source.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}: give a JSONL file of labelled cases") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is no UTF-8: save the file as UTF-8") from error
+        raise ValueError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from error
     cases: dict[str, Case] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -121,20 +129,20 @@ def load_cases(path: Path | None = None) -> list[Case]:
         except ValueError as error:  # JSONDecodeError is one
             raise ValueError(f"{where}: {error}") from error
         if cases.setdefault(case.request.row, case) is not case:
-            raise ValueError(f"{where}: id {case.request.row!r} occurs twice: give each case its own")
+            raise ValueError(f"{where}: id {case.request.row!r} occurs twice: give each case a different id")
     if not cases:
-        raise ValueError(f"{path}: holds no case: write one JSON object a line")
+        raise ValueError(f"{path}: contains no case: write one JSON object per line")
     return list(cases.values())
 
 
 def _case(row: Any, number: int) -> Case:
     if not isinstance(row, dict):
-        raise ValueError(f"holds {type(row).__name__} where a JSON object belongs")
+        raise ValueError(f"contains a {type(row).__name__}: give a JSON object")
     for field in ("problem_type", "question", "solution", "observation"):
         if not isinstance(row.get(field), str) or not row[field].strip():
             raise ValueError(f"field {field} is {row.get(field)!r}: give a text")
-    if row["problem_type"] not in PROBLEM_TYPES:
-        raise ValueError(f"field problem_type is {row['problem_type']!r}: give one of {', '.join(PROBLEM_TYPES)}")
+    if row["problem_type"] not in problem_types():
+        raise ValueError(f"field problem_type is {row['problem_type']!r}: give one of {', '.join(problem_types())}")
     if not isinstance(row.get("label"), str) or row["label"] not in _LABELS:
         raise ValueError(f'field label is {row.get("label")!r}: give "Yes" or "No"')
     request = JudgeRequest(
@@ -151,25 +159,25 @@ def _case(row: Any, number: int) -> Case:
 async def evaluate(
     judge: Judge, cases: Sequence[Case], concurrency: int = 32, done: Callable[[Result], object] = lambda result: None
 ) -> list[Result]:
-    """Put every case to a judge, itself and not its cache.
+    """Ask a judge about every case, without using its cache.
 
     Args:
-        judge: the judge.
-        cases: what to ask.
-        concurrency: how many cases at most are with the judge at a time; the seconds of a result begin when its case
-            is put to the judge.
-        done: called with each result as it comes.
+        judge: The judge.
+        cases: What to ask.
+        concurrency: The most cases that the judge handles at a time. A result's seconds do not include waiting for a
+            turn.
+        done: Called with each result as it arrives.
 
     Returns:
         The results, in the order of the cases.
     """
     turn = asyncio.Semaphore(concurrency)
-    put = getattr(judge, "ask_anew", judge.judge)
+    judge_anew = getattr(judge, "ask_anew", judge.judge)
 
     async def one(case: Case) -> Result:
         async with turn:
             start = time.perf_counter()
-            verdict = await put(case.request)
+            verdict = await judge_anew(case.request)
             result = Result(case, verdict, time.perf_counter() - start)
         done(result)
         return result
@@ -178,12 +186,12 @@ async def evaluate(
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:  # after an exception, what has not begun never does
+        for task in tasks:  # after an exception, the remaining cases are not asked
             task.cancel()
 
 
 def score(results: Iterable[Result]) -> Score:
-    """Count what is right and what is not.
+    """Count right and wrong verdicts.
 
     >>> request = JudgeRequest("Which?", "A", "a red ball")
     >>> verdicts = [(True, True), (True, False), (False, True), (False, None)]
@@ -203,14 +211,14 @@ def score(results: Iterable[Result]) -> Score:
 
 
 def cohens_kappa(pairs: Sequence[tuple[bool, bool]]) -> float:
-    """Measure how far two raters agree beyond chance: 1 always, 0 as chance would, below 0 less.
+    """Measure how far two raters agree beyond chance: 1 always, 0 as often as by chance, below 0 less often.
 
         κ = (p_o − p_e) / (1 − p_e)                                              (Cohen, 1960)
 
     with p_o the share of pairs that agree, and p_e the share expected from how often each rater says Yes.
 
     Returns:
-        κ; NaN without pairs, and where chance alone explains all: both raters always say the same one word.
+        κ; NaN without pairs, or if both raters always give the same label, so that chance explains everything.
 
     >>> cohens_kappa([(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15)
     0.4
@@ -220,12 +228,16 @@ def cohens_kappa(pairs: Sequence[tuple[bool, bool]]) -> float:
     count = len(pairs)
     agree = sum(a == b for a, b in pairs)
     first, second = sum(a for a, _ in pairs), sum(b for _, b in pairs)
-    chance = first * second + (count - first) * (count - second)  # in units of count², so that it stays whole
+    chance = first * second + (count - first) * (count - second)  # in units of count², to stay an integer
     return (agree * count - chance) / (count**2 - chance) if chance != count**2 else math.nan
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Give the smallest value that at least this share of the values does not exceed (nearest rank); NaN without any.
+    """Return the smallest value that at least this share of the values does not exceed (nearest rank).
+
+    Args:
+        values: Any numbers; without any, the result is NaN.
+        share: A share in [0, 1].
 
     >>> percentile([0.1, 0.2, 0.3, 0.4], 0.5), percentile([0.1, 0.2, 0.3, 0.4], 0.95)
     (0.2, 0.4)
@@ -233,5 +245,5 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)] if values else math.nan
 
 
-def _said(value: bool | None) -> str | None:
+def _word(value: bool | None) -> str | None:
     return None if value is None else "Yes" if value else "No"

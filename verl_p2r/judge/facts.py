@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts an observation must state, and the comparison of texts word by word that the judges share."""
+"""Facts that an observation must state, and the word-by-word comparison of texts that judges and guards share."""
 
 import re
 import unicodedata
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Scripts without blanks between words (Han, kana, Thai, Lao, Khmer, Burmese and their kin), or with particles glued to
-# them (Hangul): each letter, with the marks on it, counts as a word, so that a phrase is found anywhere in a run.
+# Scripts without spaces between words (Han, kana, Thai, Lao, Khmer, Burmese and others) or with attached particles
+# (Hangul): each letter with its marks counts as a word, so that a phrase is found anywhere in a run of letters.
 _LETTER = (
     "\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6\u0edc-\u0edf\u1000-\u102a\u103f\u1050-\u1055\u105a-\u105d"
     "\u1061\u1065\u1066\u106e-\u1070\u1075-\u1081\u108e\u1780-\u17b3\u17d7\u17dc\u1950-\u1974\u1980-\u19c9\u1a00-\u1a16\u1a20-\u1a54\u1b05-\u1b33"
@@ -21,29 +21,32 @@ _ON_LETTER = (
     "\u3099\u309a"
 )
 _UNSPACED = re.compile(f"[{_LETTER}][{_ON_LETTER}]*")
-# Vowel signs and accents that Python does not count as letters: of Latin, Cyrillic and Greek, and from Devanagari to
-# Tibetan, whose punctuation is left out.
+# Vowel signs and accents that Python does not count as letters: those of Latin, Cyrillic and Greek, and those of
+# Devanagari to Tibetan without their punctuation.
 _MARKS = "\u0300-\u036f\u0483-\u0487\u0900-\u0963\u0971-\u0df3\u0f18\u0f19\u0f35\u0f37\u0f39\u0f71-\u0f84\u0f86-\u0fbc"
 _IN_WORD = rf"[\w{_MARKS}{_ON_LETTER}]"
-# A word, with what belongs to a number kept in it: its sign, decimal point and thousands commas.
+# A word; a number keeps its sign, decimal point and thousands commas.
 _WORD = re.compile(rf"(?:(?<!{_IN_WORD})-(?=\d))?{_IN_WORD}+(?:(?<=\d)(?:\.(?=\d)|,(?=\d{{3}}(?!\d))){_IN_WORD}+)*")
-# Points of Arabic and Hebrew that most writers leave out, and the bar that stretches a word.
+# Arabic and Hebrew points that most writers omit, and the bar that stretches a word.
 _OPTIONAL = re.compile(
     "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8]"
 )
 
-# Powers, indices, fractions and circled digits, which fold into plain digits: 3² does not state 32, nor 1½ 11.
+# Powers, indices, fractions and circled digits would fold into plain digits: 3² must not state 32, nor 1½ state 11.
 _AFTER_A_DIGIT = re.compile(r"(?<=\d)(?=[²³¹⁰⁴-⁹₀-₉¼-¾⅐-⅞①-⑳])")
 
 
 @dataclass(frozen=True)
 class Fact:
-    """Something the observation must state, and what it must not state beside it.
+    """A phrase that the observation must state, with phrases that contradict it.
 
     Args:
-        state: a word or phrase.
-        excludes: phrases that contradict it; an observation that states one of them fails, so that listing every
+        state: A word or phrase.
+        excludes: Contradicting phrases. An observation that states one of them fails, so that listing every
             possibility ("red green blue") earns nothing.
+
+    Raises:
+        ValueError: A phrase holds no word, or `state` itself states an excluded phrase.
     """
 
     state: str
@@ -63,7 +66,7 @@ class Fact:
         """Read a fact from a row: a text, or `{"state": "red", "not": ["green", "blue"]}`.
 
         Raises:
-            ValueError: any other shape, or a fact that nothing could pass.
+            ValueError: The value has another shape, or no observation could satisfy the fact.
 
         >>> Fact.parse("two circles")
         Fact(state='two circles', excludes=())
@@ -76,14 +79,14 @@ class Fact:
             return cls(value)
         if not isinstance(value, Mapping) or not {"state"} <= set(value) <= {"state", "not"}:
             raise ValueError(f'fact {value!r}: write a text, or {{"state": "red", "not": ["green", "blue"]}}')
-        # Parquet gives lists back as arrays, and an absent list as None.
+        # Parquet returns lists as arrays, and an absent list as None.
         excludes = value.get("not")
         phrases = () if excludes is None else _items(excludes, value)
         return cls(_text(value["state"], value), tuple(_text(phrase, value) for phrase in phrases))
 
     @classmethod
     def parse_all(cls, values: Any) -> "tuple[Fact, ...] | None":
-        """Read a row's `extra_info.facts`: a list or array of facts; None or an empty one gives None.
+        """Read a row's `extra_info.facts`, a list or array of facts; None or an empty list gives None.
 
         >>> Fact.parse_all(["red", "circle"])
         (Fact(state='red', excludes=()), Fact(state='circle', excludes=()))
@@ -94,10 +97,10 @@ class Fact:
 
 
 def states(text: str, phrase: str) -> bool:
-    """Tell whether a text holds a phrase as whole words, whatever the case, white space and punctuation.
+    """Tell whether a text contains a phrase as whole words, ignoring case, white space and punctuation.
 
-    In scripts without blanks between words, and in Korean, where particles are glued to them, a phrase is found
-    anywhere in a run, so 红 is found in 粉红 too: state whole phrases, or exclude the longer ones [ours].
+    In scripts without spaces between words, and in Korean with its attached particles, a phrase is found anywhere in a
+    run of letters. 红 is therefore found in 粉红: state whole phrases, or exclude the longer ones [ours].
 
     >>> states("A RED, round ball.", "red round"), states("a coloured ball", "red"), states("3.14 m", "3")
     (True, False, False)
@@ -108,15 +111,15 @@ def states(text: str, phrase: str) -> bool:
 
 
 def contains(found: str, phrase: str) -> bool:
-    """Tell whether `words` of a text hold a phrase as whole words."""
+    """Tell whether a text, folded by `words`, contains a phrase as whole words."""
     return f" {words(phrase)} " in f" {found} "
 
 
 def words(text: str) -> str:
-    """Fold a text to its words, one space apart; numbers keep their sign and decimals.
+    """Fold a text to its words, separated by single spaces; numbers keep their sign and decimals.
 
-    A letter of a script without blanks between words is a word of its own; a number or a Latin word beside one stays
-    whole, and a minus after one is a sign [ours].
+    In scripts without spaces, each letter is a separate word. A number or Latin word next to such a letter stays whole,
+    and a minus after it is a sign [ours].
 
     >>> words("A RED, round ball: −1,234.5 kg!"), words("零下−3.5度")
     ('a red round ball -1234.5 kg', '零 下 -3.5 度')

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judge `openai`: a language model behind any server that speaks OpenAI's chat completions.
+"""The judge `openai`: a language model behind any server with OpenAI's chat completions API.
 
-Every call ends in a verdict. Where none can be had (the server is down, it replies with junk, the key is wrong) its
-value is None and its reason says why; nothing is raised, since an exception would lose the rollout.
+Every call returns a verdict. If none can be reached (the server is down, its replies are unreadable, the key is wrong),
+the verdict's value is None and its reason says why. Nothing is raised, because an exception would lose the rollout.
 """
 
 import asyncio
@@ -17,37 +17,40 @@ from verl_p2r.chat.client import ChatClient, Reply, Unanswered, UselessReply
 from verl_p2r.chat.errors import SHOWN
 from verl_p2r.chat.reply import THINKING_REMEDY
 from verl_p2r.chat.thinking import spoken
-from verl_p2r.judge import PROMPT_VERSION, JudgeRequest, Verdict, build_judge_prompt, default_template, parse_verdict
 from verl_p2r.judge.guards import MAX_OBSERVATION
+from verl_p2r.judge.prompt import PROMPT_VERSION, build_judge_prompt, default_template
+from verl_p2r.judge.protocol import JudgeRequest, Verdict
+from verl_p2r.judge.reply import parse_verdict
 from verl_p2r.judge.verdict_cache import VerdictCache
 
 logger = logging.getLogger(__name__)
 
-_KEPT = 2000  # characters of a judge's words
+_MAX_REASON = 2000  # characters of a judge's reply that a verdict keeps
 
 
 class OpenAIJudge:
-    """Asks a model behind an OpenAI-compatible server, or several of them, whether an observation suffices.
+    """Asks a model behind one or several OpenAI-compatible servers whether an observation suffices.
 
     Args:
-        model: its name on the server.
-        base_urls: one URL or several, such as `http://localhost:8000/v1`; a call goes to the least busy one.
-        api_key_env: the environment variable that holds the key; a server without keys needs none.
-        concurrency: calls in flight at once, in each process and event loop (verl has `reward.num_workers` of them).
-        connect_timeout_s, timeout_s: of one attempt, the whole of it, in seconds.
-        deadline_s: of one verdict with all its retries, from when its first attempt may start, in seconds.
-        temperature, max_tokens: of sampling; None leaves it to the server.
-        extra_body: more fields of the request, for example
-            `{"chat_template_kwargs": {"enable_thinking": False}}`.
-        template_file: a prompt of your own, see `prompts/judge.txt`.
-        max_observation_chars: a longer observation loses its middle.
-        cache_size: verdicts kept in memory.
-        cache_file: a file that keeps verdicts over runs, on a disk of the node; None: none.
-        use_proxy: go through the proxy that the environment names (HTTP_PROXY, NO_PROXY), if any.
+        model: The model's name on the server.
+        base_urls: One or several URLs, such as `http://localhost:8000/v1`; each call goes to the least busy server.
+        api_key_env: The environment variable that holds the key; it may be unset if the server needs no key.
+        concurrency: The most calls in flight, per process and event loop (verl has `reward.num_workers` processes).
+        connect_timeout_s: Time limit of one attempt's connection, in seconds.
+        timeout_s: Time limit of one whole attempt, in seconds.
+        deadline_s: Time limit of one verdict including retries, in seconds, from when its first attempt may start.
+        temperature: Sampling temperature; None leaves it to the server.
+        max_tokens: Tokens of a reply; None leaves it to the server.
+        extra_body: More fields of the request, for example `{"chat_template_kwargs": {"enable_thinking": False}}`.
+        template_file: A prompt of your own; the default is `prompts/judge.txt`.
+        max_observation_chars: A longer observation loses its middle, in characters.
+        cache_size: The most verdicts kept in memory.
+        cache_file: A file on a local disk that keeps verdicts between runs; None: no file.
+        use_proxy: Whether to use the proxy that the environment names (HTTP_PROXY, NO_PROXY), if any.
 
     Raises:
-        ValueError: an option out of its range, a URL that cannot be used or holds a password, or a template that lacks
-            a placeholder.
+        ValueError: An option is out of range, a URL is unusable or holds a password, or the template lacks a
+            placeholder.
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class OpenAIJudge:
         self.model, self.base_urls = model, self._client.base_urls
         self._template = Path(template_file).expanduser().read_text("utf-8") if template_file else default_template()
         self._max_observation_chars = max_observation_chars
-        build_judge_prompt(JudgeRequest("", "", ""), self._template)  # names a placeholder that it lacks
+        build_judge_prompt(JudgeRequest("", "", ""), self._template)  # raises if the template lacks a placeholder
         fingerprint = [PROMPT_VERSION, self._template, max_observation_chars, self._client.body]
         self._fingerprint = hashlib.sha256(json.dumps(fingerprint, sort_keys=True, default=str).encode())
         self._cache = VerdictCache(cache_size, cache_file, model)
@@ -99,29 +102,29 @@ class OpenAIJudge:
         return f"OpenAIJudge(model={self.model!r}, base_urls={self.base_urls!r})"
 
     async def judge(self, request: JudgeRequest) -> Verdict:
-        """Judge one observation; the same question, answer and observation are paid for once."""
+        """Judge one observation; repeated question, answer and observation get the cached verdict."""
         return await self._cache.get(self._key(request), lambda: self.ask_anew(request))
 
     async def ask_anew(self, request: JudgeRequest) -> Verdict:
-        """Judge one observation without a look into the cache."""
+        """Judge one observation without using the cache."""
         try:
             prompt = build_judge_prompt(request, self._template, self._max_observation_chars)
             return await self._client.complete(prompt, self._verdict)
         except Unanswered as error:
             why, retries = str(error), error.retries
-            if error.filtered:  # what the observation says was refused, and would be every time it is said
+            if error.filtered:  # the filter would refuse this observation every time
                 return Verdict(False, why, retries=retries)
-        except Exception as error:  # a fault of ours or of a library: not worth a rollout
+        except Exception as error:  # a bug in this package or a library must not lose the rollout
             logger.exception("the judge %r failed on %s", self.model, request.row)
             why, retries = self._client.redacted(f"{type(error).__name__}: {error}"), 0
         logger.warning("no verdict on %s: %s", request.row or "an observation", why)
         return Verdict(None, why, retries=retries)
 
     async def reach(self) -> None:
-        """Make sure that a server is there.
+        """Check that at least one server is reachable.
 
         Raises:
-            Unanswered: none can be reached.
+            Unanswered: No server is reachable.
         """
         await self._client.reach()
 
@@ -137,7 +140,7 @@ class OpenAIJudge:
             why = reply.shortfall if said.finished else f" (it ends while thinking: {THINKING_REMEDY})"
             shown = self._client.redacted(reply.text)[-SHOWN:]
             raise UselessReply(f"no judgement in the reply{why}: {shown!r}")
-        reason = self._client.redacted(said.text.strip() if said.thought else reply.text)[:_KEPT]
+        reason = self._client.redacted(said.text.strip() if said.thought else reply.text)[:_MAX_REASON]
         return Verdict(value, reason, "judge", reply.retries, reply.prompt_tokens, reply.completion_tokens)
 
     def _key(self, request: JudgeRequest) -> bytes:

@@ -1,31 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict in a judge's reply."""
+"""Reads the verdict in a judge's reply."""
 
 import re
 
 from verl_p2r.chat.thinking import spoken
 
-# At most one optional `/`, so that the two runs of white space never compete for the same characters: linear time.
+# At most one optional `/`: the two runs of white space never compete for the same characters, so time is linear.
 _TAG = re.compile(r"<\s*(/\s*)?judge?ment\s*>", re.IGNORECASE)
 _WRAPPING = " \t\r\n\f\v\xa0\u3000*_`~#\"'“”„‘’‚«»‹›「」『』.,:;!…$–—-()[]{}。．，！"
-"""Markdown, quotes and punctuation that models put around the word."""
+"""Markdown, quotes and punctuation that models write around the word."""
 
 
 def parse_verdict(reply: str, cut: bool = False) -> bool | None:
     """Read `<judgement>Yes</judgement>` or `<judgement>No</judgement>` from a judge's reply.
 
-    What stands in a reasoning model's thinking is not a verdict (`thinking.spoken`). Case, the spelling `judgment`,
-    white space around tag names, and white space, markdown, quotes and punctuation around the word do not matter.
-    Several blocks must agree.
+    A reasoning model's thinking is ignored (`thinking.spoken`). Case, the spelling `judgment`, white space around tag
+    names, and white space, markdown, quotes and punctuation around the word do not matter. Several blocks must agree.
+    Takes time linear in the reply's length.
 
     Args:
-        reply: the whole reply.
-        cut: whether the reply was cut off. Its thinking may then have begun in the prompt and not have ended, so a
+        reply: The whole reply.
+        cut: Whether the reply was cut off. Its thinking may then have begun in the prompt and be unfinished, so a
             block counts only at the reply's end or after visible thinking [ours].
 
     Returns:
-        The verdict, or None when the reply holds none, contradicting ones, or any judgement block that is not exactly
-        one Yes or No between one opening and one closing tag [ours]. Linear in the reply's length.
+        The verdict, or None if the reply holds no verdict, contradicting verdicts, or a judgement block that is not
+        exactly one Yes or No between one opening and one closing tag [ours].
 
     >>> parse_verdict("<think>Yes? <judgement>Yes</judgement></think> Not stated. <judgment>**No**</judgment>")
     False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts that were paid for once: asked for once at a time, kept in memory, and on disk when a file is given.
+"""Caches verdicts in memory and optionally on disk; concurrent requests for one key share one call.
 
-Only a Yes or a No is kept. The file is SQLite and may be shared by the processes of one node; put it on that node's
-own disk. A file that is locked, broken, or cannot be written costs a warning and nothing else.
+Only a Yes or a No is kept. The file is an SQLite database that the processes of one node may share; keep it on a local
+disk. A file that is locked, damaged or read-only causes a warning, and the run goes on without it.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from verl_p2r.chat.reply import encodable
-from verl_p2r.judge import Verdict
+from verl_p2r.judge.protocol import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +33,12 @@ CREATE TABLE IF NOT EXISTS verdicts (
 
 
 class VerdictCache:
-    """Single-flight, an LRU in memory, and an optional SQLite file, in front of a judge that costs something.
+    """An LRU cache with an optional SQLite file; concurrent requests for one key share one call.
 
     Args:
-        size: verdicts kept in memory.
-        path: the file; made with its folder when it is not there. None: memory only.
-        model: written beside each verdict, for people who look into the file.
+        size: The most verdicts kept in memory.
+        path: The file; it and its folder are created if missing. None: memory only.
+        model: The judge's model, stored with each verdict for readers of the file.
     """
 
     def __init__(self, size: int, path: str | Path | None = None, model: str = "") -> None:
@@ -47,16 +47,17 @@ class VerdictCache:
         self._disk = None if path is None else _Disk(Path(path).expanduser(), model)
 
     async def get(self, key: bytes, make: Callable[[], Awaitable[Verdict]]) -> Verdict:
-        """Return the verdict kept under a key, or make it; callers that come meanwhile wait for the same one.
+        """Return the cached verdict of a key, or make it.
 
-        A caller that is cancelled takes nothing from the others.
+        Callers that arrive while it is being made wait for the same verdict. Cancelling one caller does not affect the
+        others.
 
         Args:
-            key: names the request and everything else that the verdict depends on.
-            make: asks the judge; called at most once for all who wait.
+            key: Identifies the request and everything else that determines the verdict.
+            make: Asks the judge; called at most once for all waiting callers.
 
         Returns:
-            The verdict; its `source` is `cache` for all but the caller who made it.
+            The verdict; its `source` is `cache` except for the caller that made it.
         """
         kept = self._memory.get(key)
         if kept is not None:
@@ -83,7 +84,7 @@ class VerdictCache:
         return verdict
 
     def close(self) -> None:
-        """Write what is still to be written, and close the file."""
+        """Finish pending writes and close the file."""
         if self._disk is not None:
             self._disk.close()
 
@@ -93,7 +94,7 @@ def _cached(verdict: Verdict) -> Verdict:
 
 
 class _Disk:
-    """The file, used by one thread of its own, so that a lock held elsewhere never holds up the event loop."""
+    """The SQLite file, accessed from its own thread so that another process's lock cannot block the event loop."""
 
     def __init__(self, path: Path, model: str) -> None:
         self.path, self.model = path, model
@@ -102,19 +103,19 @@ class _Disk:
         self._paused_until: dict[str, float] = {}
 
     async def read(self, key: bytes) -> Verdict | None:
-        """The kept verdict, or None when there is none or the file does not work."""
+        """Return the stored verdict, or None if there is none or the file cannot be read."""
         statement = "SELECT value, reason FROM verdicts WHERE key = ?"
         row = await asyncio.get_running_loop().run_in_executor(self._thread, self._do, "read", statement, (key,))
         return Verdict(bool(row[0]), str(row[1]), "cache") if row is not None and row[0] in (0, 1) else None
 
     def write(self, key: bytes, verdict: Verdict) -> None:
-        """Write behind: the caller does not wait."""
-        # SQLite takes no lone surrogate, and what fails here would cost the verdicts after this one too.
+        """Store a verdict in the background."""
+        # SQLite rejects lone surrogates, and a failed write would pause the writes after it too.
         row = (key, int(verdict.value is True), encodable(verdict.reason), encodable(self.model), time.time())
         self._thread.submit(self._do, "write", "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", row)
 
     def close(self) -> None:
-        """Wait for the writes and close the file; using it again opens it again."""
+        """Wait for pending writes and close the file; the next use reopens it."""
         self._thread.submit(self._close).result()
 
     def _close(self) -> None:
@@ -123,16 +124,16 @@ class _Disk:
             self._connection = None
 
     def _do(self, what: str, statement: str, values: tuple[Any, ...]) -> Any:
-        """One statement, and the row that it finds; nothing after a failure, until the pause is over."""
+        """Run one statement and return its first row; after a failure, return None until the pause is over."""
         if time.monotonic() < self._paused_until.get(what, 0.0):
-            return None  # a lock that stays must not be waited for each time
+            return None  # do not wait for a permanent lock on every call
         try:
             return self._open().execute(statement, values).fetchone()
         except (sqlite3.Error, OSError, ValueError) as error:
             if what not in self._paused_until:
                 logger.warning(
-                    "cannot %s the verdict cache %s: %s. The run goes on, but verdicts may be paid for again: fix or "
-                    "delete the file, or name another",
+                    "cannot %s the verdict cache %s: %s. The run goes on, but the judge may be asked again for known "
+                    "verdicts: fix or delete the file, or choose another one",
                     what,
                     self.path,
                     error,
@@ -143,11 +144,11 @@ class _Disk:
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # No transaction of ours spans statements; with WAL readers do not wait for a writer.
+            # No transaction spans several statements; with WAL, readers do not wait for a writer.
             connection = sqlite3.connect(self.path, timeout=_LOCK_WAIT_S, isolation_level=None)
             connection.text_factory = lambda data: data.decode("utf-8", "replace")
             try:
-                with contextlib.suppress(sqlite3.OperationalError):  # a file that cannot be written can still be read
+                with contextlib.suppress(sqlite3.OperationalError):  # a read-only file can still be read
                     connection.execute("PRAGMA journal_mode=WAL")
                     connection.execute("PRAGMA synchronous=NORMAL")
                     connection.execute(_SCHEMA)

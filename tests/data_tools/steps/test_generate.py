@@ -15,16 +15,16 @@ from data_tools.records.files import Record
 from data_tools.steps.asking import NobodyReplies
 from data_tools.steps.generate import GenerateSettings, generate, prompt_of
 from verl_p2r.chat import client as chat_client
+from verl_p2r.chat import endpoints
 from verl_p2r.data.columns import PromptTemplate
 from verl_p2r.media.plan import MediaSettings
 
 
 @pytest.fixture(autouse=True)
 def quick_backoff(monkeypatch):
-    from tenacity import wait_random_exponential
 
-    monkeypatch.setattr(chat_client, "_BACKOFF", wait_random_exponential(multiplier=0.01, max=0.1))
-    monkeypatch.setattr(chat_client, "_REST_S", 0.05)
+    monkeypatch.setattr(chat_client, "_BACKOFF_S", 0.01)
+    monkeypatch.setattr(endpoints, "_REST_S", 0.05)
 
 
 def settings(server, **changes) -> GenerateSettings:
@@ -248,4 +248,4 @@ def test_the_command(tmp_path, judge_server):
     assert "generate: 4 records read, 4 kept" in done.output
     done = CliRunner().invoke(app, [*command, "--model", "other", "--base-url", judge_server.base_url])
     assert done.exit_code == 2
-    assert "it has no model 'other'" in done.output
+    assert "the server has no model 'other'" in done.output

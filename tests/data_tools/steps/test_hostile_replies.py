@@ -13,6 +13,7 @@ from data_tools.steps.generate import GenerateSettings, generate
 from data_tools.steps.judge import JudgeSettings, judge
 from data_tools.steps.run import StepReport
 from verl_p2r.chat import client as chat_client
+from verl_p2r.chat import endpoints
 
 REASONS = {"no reply", "useless reply", "refused"}
 QUICK = {"timeout_s": 5.0, "deadline_s": 10.0}
@@ -20,10 +21,9 @@ QUICK = {"timeout_s": 5.0, "deadline_s": 10.0}
 
 @pytest.fixture(autouse=True)
 def quick_backoff(monkeypatch):
-    from tenacity import wait_random_exponential
 
-    monkeypatch.setattr(chat_client, "_BACKOFF", wait_random_exponential(multiplier=0.001, max=0.01))
-    monkeypatch.setattr(chat_client, "_REST_S", 0.05)
+    monkeypatch.setattr(chat_client, "_BACKOFF_S", 0.001)
+    monkeypatch.setattr(endpoints, "_REST_S", 0.05)
 
 
 def run(step: str, file: Path, out: Path, url: str) -> StepReport:

@@ -538,13 +538,13 @@ def test_a_healthy_judge_lets_the_run_begin(monkeypatch, judge_server):
     [
         ({"yes_when": "."}, "the known No got Yes: As asked"),
         ({"yes_when": "no such text"}, "the known Yes got No: As asked"),
-        ({"api_key": "another"}, "HTTP 401.*it does not take the key in the environment variable OPENAI_API_KEY"),
-        ({"models": ["another"]}, "HTTP 404.*it has no model 'judge'"),
+        ({"api_key": "another"}, "HTTP 401.*the server rejected the API key in \\$OPENAI_API_KEY"),
+        ({"models": ["another"]}, "HTTP 404.*the server has no model 'judge'"),
         (
             {"shares": {"no_judgement": 1.0}},
             "the known Yes got no verdict: .*no judgement in the reply: 'I cannot",
         ),
-        ({"shares": {"hang": 1.0}}, "no reply of use within 2 s; at last: .*gave no reply within 1 s"),
+        ({"shares": {"hang": 1.0}}, "no usable reply within 2 s; last failure: .*did not reply within 1 s"),
     ],
 )
 def test_a_judge_that_fails_its_health_check_ends_the_run_before_it_begins(monkeypatch, judge_server, script, message):

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a judge is asked, what it answers, and the protocol between."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from verl_p2r.judge.facts import Fact
+
+
+@dataclass(frozen=True)
+class JudgeRequest:
+    """Everything a judge may know about one response; never the media.
+
+    Args:
+        question: The question as the model received it, options included.
+        solution: The ground truth, with or without its `<answer>` tags.
+        observation: The text between the model's `<observation>` tags.
+        problem_type: One of `accuracy.problem_types()`.
+        facts: The row's facts, or None if it lists none.
+        row: The row's name in messages.
+    """
+
+    question: str
+    solution: str
+    observation: str
+    problem_type: str = ""
+    facts: tuple[Fact, ...] | None = None
+    row: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's decision and its cost.
+
+    Args:
+        value: True if the observation suffices, False if it does not, None if no verdict was reached.
+        reason: The judge's own words, or why there is no verdict.
+        source: The judge itself, a cache of its verdicts, or a rule applied before the judge.
+        retries: How often the request was repeated.
+        prompt_tokens: Prompt tokens as the server counts them; 0 if it does not report them.
+        completion_tokens: Completion tokens, likewise.
+    """
+
+    value: bool | None
+    reason: str
+    source: Literal["judge", "cache", "rule"] = "judge"
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Decides whether an observation suffices to deduce the answer. One instance serves many concurrent calls.
+
+    A judge that can read any row may also have `async def ask_anew(request) -> Verdict`, the same without a cache.
+    `check_judge` then asks it two known questions before a run begins.
+    """
+
+    async def judge(self, request: JudgeRequest) -> Verdict:
+        """Judge one observation. A verdict of None means that none was reached.
+
+        An exception loses the rollout, and too many lost rollouts end the run (`trainer.p2r.max_lost_share`).
+        """
+        ...
