@@ -83,6 +83,7 @@ class Verdict:
         source: the judge itself, a cache of its verdicts, or a rule that came before it.
         retries: how often it was asked again.
         prompt_tokens, completion_tokens: what the calls for it cost, as the server counts; 0 when it does not say.
+        status: HTTP status with which the server refused the request; None if it did not.
     """
 
     value: bool | None
@@ -91,6 +92,7 @@ class Verdict:
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    status: int | None = None
 
 
 @runtime_checkable
@@ -143,12 +145,13 @@ KNOWN_REQUESTS = {
 """What `check_judge` asks: an observation that plainly suffices, and one that plainly does not."""
 
 
-async def check_judge(judge: Judge, name: str) -> None:
+async def check_judge(judge: Judge, name: str, where: str = "algorithm.p2r.judge") -> None:
     """Refuse a judge that cannot tell an observation that suffices from one that does not.
 
     Args:
         judge: the judge; one without `ask_anew` is not asked.
         name: how messages call it.
+        where: the settings node in messages.
 
     Raises:
         RuntimeError: with what it answered.
@@ -165,8 +168,8 @@ async def check_judge(judge: Judge, name: str) -> None:
     if wrong:
         raise RuntimeError(
             f"the judge {name!r} fails its health check, so its verdicts would teach nothing. {'. '.join(wrong)}. "
-            "Check that its server is up with this model, or choose a stronger model; algorithm.p2r.judge."
-            "health_check=False trains on it all the same"
+            f"Check that its server is up with this model, or choose a stronger model; {where}.health_check=False "
+            "uses it all the same"
         )
 
 
@@ -242,11 +245,12 @@ def register_judge(name: str) -> Callable[[J], J]:
     return register
 
 
-def get_judge(name: str, /, **kwargs: Any) -> Judge:
+def get_judge(name: str, where: str = "algorithm.p2r.judge", /, **kwargs: Any) -> Judge:
     """Build a judge from its registered name, or from `module:Class`.
 
     Args:
         name: `algorithm.p2r.judge.name`.
+        where: the settings node in messages.
         **kwargs: `algorithm.p2r.judge.kwargs`, handed to the class.
 
     Raises:
@@ -257,31 +261,30 @@ def get_judge(name: str, /, **kwargs: Any) -> Judge:
     'FactsJudge'
     """
     found = name if ":" in name else _judges.get(name)
-    cls = _import_judge(found) if isinstance(found, str) else found
+    cls = _import_judge(found, where) if isinstance(found, str) else found
     if cls is None:
         raise ValueError(
-            f"algorithm.p2r.judge.name {name!r} is unknown: use one of {', '.join(sorted(_judges))}, "
+            f"{where}.name {name!r} is unknown: use one of {', '.join(sorted(_judges))}, "
             "or module:Class for a judge of your own"
         )
     if not inspect.iscoroutinefunction(getattr(cls, "judge", None)):
-        raise ValueError(f"algorithm.p2r.judge.name {name!r} has no `async def judge(self, request)`: add one")
+        raise ValueError(f"{where}.name {name!r} has no `async def judge(self, request)`: add one")
     try:
         inspect.signature(cls).bind(**kwargs)
     except TypeError as error:
         raise ValueError(
-            f"algorithm.p2r.judge.kwargs does not fit judge {name!r}: {error}; it takes {inspect.signature(cls)}"
+            f"{where}.kwargs does not fit judge {name!r}: {error}; it takes {inspect.signature(cls)}"
         ) from None
     return cls(**kwargs)
 
 
-def _import_judge(path: str) -> Any:
+def _import_judge(path: str, where: str) -> Any:
     module, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"algorithm.p2r.judge.name {path!r} cannot be imported: {error}; "
-            "write module:Class, importable by every worker"
+            f"{where}.name {path!r} cannot be imported: {error}; write module:Class, importable by every worker"
         ) from error
 
 

@@ -108,14 +108,15 @@ class OpenAIJudge:
             prompt = build_judge_prompt(request, self._template, self._max_observation_chars)
             return await self._client.complete(prompt, self._verdict)
         except Unanswered as error:
-            why, retries = str(error), error.retries
+            why, retries, status = str(error), error.retries, error.status
             if error.filtered:  # what the observation says was refused, and would be every time it is said
                 return Verdict(False, why, retries=retries)
         except Exception as error:  # a fault of ours or of a library: not worth a rollout
             logger.exception("the judge %r failed on %s", self.model, request.row)
             why, retries = self._client.redacted(f"{type(error).__name__}: {error}"), 0
+            status = None
         logger.warning("no verdict on %s: %s", request.row or "an observation", why)
-        return Verdict(None, why, retries=retries)
+        return Verdict(None, why, retries=retries, status=status)
 
     async def reach(self) -> None:
         """Make sure that a server is there.

@@ -7,9 +7,10 @@ import json
 import pytest
 from release_files import OBSERVATION, THINKING, gz_list, lines_of, release_record, stringified, write_lines
 
-from data_tools.records.files import Medium, Record, Records, files_of
-from data_tools.records.rejects import RejectLog
-from verl_p2r.data.rows import RowError
+from data_tools.records.files import Records, files_of
+from data_tools.records.left_out import RejectLog
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Medium, Record
 
 
 @pytest.fixture
@@ -236,7 +237,7 @@ def test_ids_are_unique_over_all_files(tmp_path, load):
     records, rejects = load(first, second)
     assert [record.problem_id for record in records] == ["1", "2", "3"]
     assert [(r["file"], r["field"], r["reason"]) for r in rejects] == [(str(second), "problem_id", "duplicate id")]
-    assert "as record 2 of the input has it" in rejects[0]["message"]
+    assert "like that of record 2 of the input" in rejects[0]["message"]
 
 
 def test_records_without_an_id_are_numbered(tmp_path, load):

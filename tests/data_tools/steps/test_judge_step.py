@@ -11,10 +11,10 @@ from release_files import lines_of, release_record, write_lines
 from typer.testing import CliRunner
 
 from data_tools.cli import app
-from data_tools.records.files import Record
 from data_tools.steps.asking import NobodyReplies
 from data_tools.steps.judge import JudgeSettings, judge, request_of
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Record
 from verl_p2r.judge import KNOWN_REQUESTS, build_judge_prompt
 
 
@@ -171,6 +171,6 @@ def test_a_judge_of_ones_own(tmp_path, monkeypatch):
             await asyncio.sleep(0)
             return Verdict("red" in request.observation, "mine")
 
-    monkeypatch.setattr("data_tools.steps.judge.get_judge", lambda name, **kwargs: Mine())
+    monkeypatch.setattr("data_tools.steps.judge.get_judge", lambda *names, **kwargs: Mine())
     file = write_lines(tmp_path / "in.jsonl", [raw(i, f"Ball {i} is {'red' if i else 'blue'}.") for i in range(3)])
     assert judge([file], tmp_path / "out", JudgeSettings("m:Mine")).written == 2
