@@ -133,7 +133,7 @@ def test_a_second_run_asks_only_for_what_is_missing(tmp_path, judge_server):
     assert len(judge_server.calls()) == 20
 
 
-@pytest.mark.parametrize(("fault", "calls"), [("401", 12), ("404", 12)])
+@pytest.mark.parametrize(("fault", "calls"), [("401", 12), ("403", 12), ("404", 12), ("407", 12), ("308", 12)])
 def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge_server, fault, calls):
     records = make_records(tmp_path, 60)
     judge_server.control(shares={fault: 1.0})
