@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that several commands of `verl-p2r-data` share."""
+"""Options shared by several commands of `verl-p2r-data`."""
 
 from enum import Enum
 from pathlib import Path
@@ -17,14 +17,16 @@ Inputs = Annotated[
 Out = Annotated[Path, typer.Option(help="The folder to write; an earlier output there is replaced.")]
 ValShare = Annotated[float, typer.Option(help="Share of media whose records are for validation.")]
 MediaRoot = Annotated[str | None, typer.Option(help="Folder of the media, written in front of their paths.")]
-CheckMedia = Annotated[bool, typer.Option(help="Decode every medium; drop the records of those that fail.")]
+CheckMedia = Annotated[bool, typer.Option(help="Decode every medium, and reject the records of those that fail.")]
 Workers = Annotated[int, typer.Option(min=1, help="Media decoded at a time.")]
-Template = Annotated[str, typer.Option(help="Prompt template: one of the package's, or a text file.")]
+Template = Annotated[str, typer.Option(help="Prompt template: one of the package's templates, or a text file.")]
 Config = Annotated[
-    Path | None, typer.Option(help="A YAML file as `build` takes it, for everything else about this step.")
+    Path | None, typer.Option(help="A YAML file of `build`, which holds all other settings of this step.")
 ]
 MaxRejects = Annotated[float, typer.Option(help="Largest share of records that may be rejected.")]
-StepRejects = Annotated[float | None, typer.Option(help="Largest share of records that may be rejected; 0.01.")]
+StepRejects = Annotated[
+    float | None, typer.Option(help="Largest share of records that may be rejected; 0.01 by default.")
+]
 
 
 class ExportKind(str, Enum):
@@ -35,7 +37,7 @@ class ExportKind(str, Enum):
 
 
 class By(str, Enum):
-    """What decides whether a record occurs in a benchmark."""
+    """What is compared to decide whether a record occurs in a benchmark."""
 
     medium = "medium"
     question = "question"

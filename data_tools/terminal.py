@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command shows: progress bars, what steps have done, errors."""
+"""What the commands print: progress bars, reports of steps, errors."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from data_tools.records.rejects import Reject
+    from data_tools.records.left_out import RejectedRecord
     from data_tools.steps.run import StepReport
     from data_tools.steps.to_parquet import Report
 
 console = Console()
 
-SHOW_S = 0.1  # between two looks of a progress bar: one takes as long as a record
+SHOW_S = 0.1  # seconds between updates of a progress bar; an update takes as long as a record
 
 _WRITABLE = "name a place that this user may write, or change its permissions"
 _REMEDIES = {
@@ -43,12 +43,12 @@ _REMEDIES = {
     errno.EROFS: "name an output on another disk, or mount this one for writing",
     errno.EACCES: _WRITABLE,
     errno.EPERM: _WRITABLE,
-    errno.ENOENT: "it was removed, or never there: check the name, and run this again",
-    errno.ENOTDIR: "a part of its name is a file, not a folder: check the name",
-    errno.EEXIST: "something else is there: name another output, or move it away",
+    errno.ENOENT: "it was removed or never existed: check the name, and run this again",
+    errno.ENOTDIR: "part of the path is a file, not a folder: check the name",
+    errno.EEXIST: "something else is there: name another output, or move that away",
     errno.EISDIR: "name a file, not a folder",
     errno.ENAMETOOLONG: "use a shorter name",
-    errno.ELOOP: "its symbolic links lead in a circle, or to nothing that may be used: name the place itself",
+    errno.ELOOP: "its symbolic links form a circle or lead nowhere: name the place itself",
     errno.EBUSY: "it is in use, for example as a mount point: name a folder below it",
     errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
     errno.EIO: "check the disk, or the connection to it",
@@ -67,8 +67,8 @@ def errors() -> Iterator[None]:
 
 
 def explained(error: OSError) -> str:
-    """What the operating system refused, where, and what to do about it."""
-    if error.errno is None:  # a library's own
+    """Describe what the operating system refused, where, and what to do about it."""
+    if error.errno is None:  # raised by a library
         return str(error)
     what = os.strerror(error.errno)
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
@@ -77,14 +77,14 @@ def explained(error: OSError) -> str:
 
 
 def _progress(*columns: ProgressColumn) -> Progress:
-    """A bar that leaves nothing behind; in a log, where it could only leave blank lines, it shows nothing."""
+    """Make a bar that disappears at its end; in a log, where it would only leave blank lines, it shows nothing."""
     own = (*columns, TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*own, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager
 def byte_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], object]]:
-    """A progress bar over the bytes of files."""
+    """Show progress over the bytes of files."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with _progress(*columns) as progress:
         task = progress.add_task(what, total=sum(file.stat().st_size for file in files))
@@ -93,7 +93,7 @@ def byte_bar(what: str, files: Sequence[Path]) -> Iterator[Callable[[int], objec
 
 @contextmanager
 def count_bar(what: str, total: int) -> Iterator[Callable[[], object]]:
-    """A progress bar over things that are counted."""
+    """Show progress over countable things."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with _progress(*columns) as progress:
         task = progress.add_task(what, total=total)
@@ -102,7 +102,7 @@ def count_bar(what: str, total: int) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def kept_bar(what: str, total: int) -> Iterator[Callable[[bool], object]]:
-    """A progress bar over records: how many a second, how long it will take, what share of them goes on."""
+    """Show progress over records: records per second, remaining time, and the share that goes on."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -122,17 +122,17 @@ def kept_bar(what: str, total: int) -> Iterator[Callable[[bool], object]]:
             rate = f"{speed:,.1f}/s" if speed else ""
             progress.update(task, completed=done, rate=rate, kept=f"kept {kept / max(done, 1):.1%}")
 
-        def told(on: bool) -> None:
+        def on_record(on: bool) -> None:
             nonlocal done, kept
             done, kept = done + 1, kept + on
             if time.monotonic() - shown > SHOW_S:
                 show()
 
-        yield told
+        yield on_record
 
 
 def show_step(report: StepReport, folder: Path) -> None:
-    """What a step has done."""
+    """Print the report of a step."""
     say(f"{report.step}: {report.read:,} records read, {report.written:,} kept in {folder}")
     for reason, count in report.dropped.items():
         say(f"  dropped, {reason}: {count:,} (dropped.jsonl)")
@@ -140,12 +140,12 @@ def show_step(report: StepReport, folder: Path) -> None:
 
 
 def show_export(report: Report, folder: Path) -> None:
-    """What an export has done."""
+    """Print the report of an export."""
     splits = ", ".join(f"{split} {count:,}" for split, count in sorted(report.splits.items())) or "none"
     say(f"{report.read:,} records read, {report.written:,} written to {folder} ({splits})")
     if report.written and "val" not in report.splits:
         say(
-            "no val.parquet: no medium has fallen to validation; raise the share, or name other data.val_files",
+            "no val.parquet: no medium was assigned to validation; raise the share, or name other data.val_files",
             "yellow",
         )
     if report.media[0]:
@@ -154,13 +154,13 @@ def show_export(report: Report, folder: Path) -> None:
 
 
 def show_differences(different: Sequence[str]) -> None:
-    """How counts differ from the published ones."""
-    for line in different or ["the counts are the published ones"]:
+    """Print how counts differ from the published ones."""
+    for line in different or ["the counts match the published ones"]:
         say(line, "yellow" if different else "green")
 
 
-def show_rejects(reasons: Mapping[str, int], first: Sequence[Reject], folder: Path | None) -> None:
-    """How many records were rejected, why, and the first of them."""
+def show_rejects(reasons: Mapping[str, int], first: Sequence[RejectedRecord], folder: Path | None) -> None:
+    """Print how many records were rejected, why, and the first of them."""
     where = f", all of them in {folder / 'rejects.jsonl'}" if folder and reasons else ""
     say(f"{sum(reasons.values()):,} records rejected{where}", "yellow" if reasons else None)
     for reason, count in reasons.items():
@@ -170,17 +170,17 @@ def show_rejects(reasons: Mapping[str, int], first: Sequence[Reject], folder: Pa
 
 
 def say(text: str, style: str | None = None) -> None:
-    """Print a line as it is: nothing in it is markup, moves the cursor or fails to be printed."""
+    """Print a line literally: nothing in it acts as markup, moves the cursor or fails to print."""
     text = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
     text = text.encode(console.encoding, "backslashreplace").decode(console.encoding)
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def leave(*reports: StepReport | Report) -> None:
-    """End with exit code 1 if a step has failed."""
+def exit_if_failed(*reports: StepReport | Report) -> None:
+    """Exit with code 1 if a step failed."""
     for report in reports:
         if report.failed and not report.written:
-            say("nothing is left: the files beside the manifest say why", "red")
+            say("no record is left: rejects.jsonl and dropped.jsonl say why", "red")
         elif report.failed:
             say("more was rejected than max_reject_share, or a file was damaged: repair the data, or raise it", "red")
     if any(report.failed for report in reports):

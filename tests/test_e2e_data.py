@@ -32,9 +32,9 @@ from processes import family, kill
 from torch.nn.utils.rnn import pad_sequence
 
 from data_tools.media.parts import media_parts
-from data_tools.records.files import Record
-from data_tools.steps.generate import prompt_of
-from verl_p2r.data.columns import PromptTemplate
+from data_tools.steps.generate_settings import prompt_of
+from verl_p2r.data.prompt_template import PromptTemplate
+from verl_p2r.data.record import Record
 from verl_p2r.media.plan import TRAINING, VisionSpec, plan_video, prompt_tokens
 from verl_p2r.media.positions import mrope_positions
 from verl_p2r.media.probe import probe_video
@@ -360,7 +360,7 @@ from data_tools.build import BuildSettings
 from data_tools.steps.generate import generate
 config, file, out, root = map(Path, sys.argv[1:])
 settings = BuildSettings.load(config).generate
-generate([file], out, settings, root, offline=True, told=lambda kept: print("told", flush=True))
+generate([file], out, settings, root, offline=True, on_record=lambda kept: print("told", flush=True))
 """
 
 

@@ -16,6 +16,7 @@ from verl_p2r.answers.options import LETTERS, Options, read_place, same_choice
 from verl_p2r.answers.strict import STRICT_SCORERS, closeness
 from verl_p2r.answers.texts import MAX_WORDS, text_similarity, transcription_accuracy
 from verl_p2r.registry import Registry
+from verl_p2r.template import inside
 from verl_p2r.visible import is_visible
 
 __all__ = [
@@ -161,9 +162,7 @@ def answer_text(text: str) -> str:
     >>> answer_text("<answer> A </answer>"), answer_text(" A ")
     ('A', 'A')
     """
-    _, opening, rest = text.partition("<answer>")
-    inside, closing, _ = rest.partition("</answer>")
-    return inside.strip() if opening and closing else text.strip()
+    return inside(text, "answer")
 
 
 def read_option(text: str, labels: dict[str, str] | None = None) -> str | None:

@@ -127,6 +127,20 @@ def parse_response(text: str) -> ParsedResponse:
     )
 
 
+def inside(text: str, tag: str) -> str:
+    """Return the content of the first complete block of a tag, or the whole text without one, white space stripped.
+
+    Args:
+        text: Any text.
+        tag: `observation`, `think` or `answer`.
+
+    >>> inside("so <think> it is </think> and", "think"), inside(" it is ", "think")
+    ('it is', 'it is')
+    """
+    block = _first_block(text, tag)
+    return (text[slice(*block)] if block else text).strip()
+
+
 def _first_block(text: str, tag: str, begin: int = 0, end: int | None = None) -> tuple[int, int] | None:
     """Find the first complete block between two indices; return the first index of its content and the one after it."""
     opening = text.find(f"<{tag}>", begin, end)

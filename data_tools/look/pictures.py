@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a record's medium for a page: what a model sees of it, as data URLs."""
+"""Makes pictures of a record's medium for a page: what a model sees, as data URLs."""
 
 import base64
 import io
@@ -12,14 +12,14 @@ from PIL import Image
 
 from verl_p2r.media.local_files import is_local_file
 
-SIDES = (448, 320, 224, 160, 112)  # longest side of a picture, in pixels: the first with which all have room
-QUALITY = 80  # of JPEG
-MESSAGE = 600  # characters that are shown of an error
+SIDES = (448, 320, 224, 160, 112)  # longest sides of a picture, in pixels; the first with which all fit is taken
+QUALITY = 80  # JPEG quality
+MESSAGE = 600  # characters shown of an error
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a medium: a data URL, its size in pixels, and the time it is from, in seconds."""
+    """A picture of a medium: its data URL, its size in pixels, and its time in the video, in seconds."""
 
     url: str
     width: int
@@ -29,24 +29,31 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is shown of a medium: pictures, or the error that stands in their place."""
+    """The pictures of a medium, or the error shown instead.
+
+    Args:
+        pictures: the pictures.
+        seen: number of frames that training samples.
+        error: why there are no pictures.
+        bytes: size of all data URLs.
+    """
 
     pictures: Sequence[Picture] = ()
-    seen: int = 0  # frames that training takes of it
+    seen: int = 0
     error: str = ""
     bytes: int = field(default=0, compare=False)
 
 
 def pictures_of(element: Mapping[str, Any], frames: int, room: int) -> Pictures:
-    """Read what is shown of a medium.
+    """Read the pictures of a medium.
 
     Args:
-        element: as `records.Medium.element` gives it.
-        frames: the most pictures of a video: evenly chosen from the frames that training takes of it.
-        room: bytes that they may take in base64; they are made smaller until they do.
+        element: from `Medium.element`.
+        frames: the most pictures of a video; they are spread evenly over the frames that training samples.
+        room: limit on their size in base64, in bytes; they are shrunk until they fit.
 
     Returns:
-        The pictures; with a medium that cannot be read, the error.
+        The pictures, or an error if the medium cannot be read.
     """
     path = Path(element.get("image") or element["video"])
     try:
@@ -66,7 +73,7 @@ def pictures_of(element: Mapping[str, Any], frames: int, room: int) -> Pictures:
 
 
 def _image(element: Mapping[str, Any]) -> tuple[list[tuple[Image.Image, float | None]], int]:
-    from verl_p2r.media.images import read_image  # brings torch, 0.2 GB
+    from verl_p2r.media.images import read_image  # imports torch, 0.2 GB
 
     return [(read_image(element), None)], 1
 
@@ -87,7 +94,7 @@ def _frames(element: Mapping[str, Any], frames: int) -> tuple[list[tuple[Image.I
 
 
 def _fitted(height: int, width: int) -> tuple[int, int]:
-    """The size of a frame whose longest side is not longer than that of a picture."""
+    """Return the size of a frame, shrunk to the longest side of a picture if it is larger."""
     scale = min(SIDES[0] / max(height, width), 1)
     return max(round(height * scale), 1), max(round(width * scale), 1)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a set of records is made of: counts, lengths of both segments, repeated questions, what earlier steps kept."""
+"""Statistics of a set of records: counts, lengths of both segments, repeated questions, what earlier steps kept."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +12,16 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from data_tools.records.files import Record
 from data_tools.records.history import history_of
 from data_tools.steps.decontaminate import question_key
 from verl_p2r.accuracy import problem_types
+from verl_p2r.data.record import Record
 from verl_p2r.settings import LengthBand, P2RSettings
 from verl_p2r.template import block_spans
 from verl_p2r.visible import is_visible
 
 PROCESSES = ("perception", "reasoning")
-SOURCES = 20  # how many a table shows
+SOURCES = 20  # sources shown in a table
 QUANTILES = (0.05, 0.5, 0.95)
 
 _BATCH = 256  # responses tokenized at a time
@@ -32,13 +32,14 @@ class Stats:
     """Counts of a set of records.
 
     Args:
-        records, responses: how many there are, and how many of them have a response in the template.
-        types: by modality and problem type.
-        sources: by data source.
-        lengths: process → length in tokens → responses; empty without a tokenizer.
-        questions: distinct questions, by their words.
-        same_medium: records whose question, by its words, was asked of their medium before.
-        history: the steps they have come through: name, records read and written, rejected and dropped by reason.
+        records: number of records.
+        responses: number of records with a response in the template.
+        types: records by modality and problem type.
+        sources: records by data source.
+        lengths: process → length in tokens → number of responses; empty without a tokenizer.
+        questions: number of distinct questions, compared by their words.
+        same_medium: number of records whose question is asked about the same medium by an earlier record.
+        history: earlier steps, each with its name, records read and written, and records left out by reason.
     """
 
     records: int = 0
@@ -52,12 +53,12 @@ class Stats:
 
     @classmethod
     def collect(cls, records: Iterable[Record], tokenizer: Any = None, files: Sequence[Path] = ()) -> "Stats":
-        """Look at each record once.
+        """Collect the statistics in one pass.
 
         Args:
             records: the records.
-            tokenizer: a fast Hugging Face tokenizer, to measure responses with.
-            files: where the records are from, for what earlier steps kept.
+            tokenizer: a fast Hugging Face tokenizer, which measures responses.
+            files: files of the records, whose folders tell what earlier steps kept.
         """
         stats = cls(history=history_of(files), lengths={name: Counter() for name in PROCESSES} if tokenizer else {})
         questions: set[bytes] = set()
@@ -72,7 +73,7 @@ class Stats:
         return stats
 
     def _count(self, records: Iterable[Record], questions: set[bytes], asked: set[bytes]) -> Iterator[str]:
-        """Count records by all but their lengths, and give their responses."""
+        """Count records in every way except by length, and yield their responses."""
         for record in records:
             self.records += 1
             self.types[record.data_type, record.problem_type] += 1
@@ -85,7 +86,7 @@ class Stats:
                 yield response
 
     def tables(self) -> list[Table]:
-        """The counts as tables for a terminal."""
+        """Return the counts as tables for a terminal."""
         tables = [types_table(self.types), _sources_table(self.sources), self._questions_table()]
         if any(self.lengths.values()):
             tables.append(_lengths_table(self.lengths))
@@ -105,14 +106,14 @@ class Stats:
 
 
 def segment_lengths(responses: Sequence[str], tokenizer: Any) -> list[tuple[int, int]]:
-    """Measure both segments of some responses as the length reward does: the tokens of visible text in their blocks.
+    """Measure both segments of responses as the length reward does: the tokens of visible text in their blocks.
 
     Args:
-        responses: texts, without their end token.
+        responses: texts without their end token.
         tokenizer: a fast Hugging Face tokenizer.
 
     Returns:
-        For each, what `verl_p2r.segments.visible_lengths` gives for its tokens: those of P and those of R.
+        For each response the lengths of P and R in tokens, equal to `verl_p2r.segments.visible_lengths`.
     """
     encoded = tokenizer(list(responses), add_special_tokens=False, return_offsets_mapping=True)
     lengths = []
@@ -125,7 +126,7 @@ def segment_lengths(responses: Sequence[str], tokenizer: Any) -> list[tuple[int,
 
 
 def types_table(counts: Mapping[tuple[str, str], int]) -> Table:
-    """Records by modality and problem type."""
+    """Make a table of records by modality and problem type."""
     table = _table("modality", *problem_types(), "sum")
     for name, rows in (("image", ("image",)), ("video", ("video",)), ("sum", ("image", "video"))):
         cells = [sum(counts.get((row, kind), 0) for row in rows) for kind in problem_types()]
@@ -141,7 +142,7 @@ def _sources_table(sources: Counter[str]) -> Table:
 
 
 def top_sources(sources: Counter[str]) -> list[tuple[str, int]]:
-    """The most frequent sources, `SOURCES` of them, and all others as one."""
+    """Return the `SOURCES` most frequent sources, and all others as one."""
     shown = sources.most_common(SOURCES)
     rest = sources.total() - sum(count for _, count in shown)
     return shown + ([(f"{len(sources) - SOURCES} more", rest)] if rest else [])
@@ -162,7 +163,7 @@ def _lengths_table(lengths: Mapping[str, Counter[int]]) -> Table:
 
 
 def quantile(counts: Mapping[int, int], share: float) -> int:
-    """The smallest value that at least a share of what was counted does not exceed.
+    """Return the smallest value such that at least a share of the counted values do not exceed it.
 
     >>> quantile({10: 1, 20: 2, 30: 1}, 0.5), quantile({10: 1, 20: 2, 30: 1}, 1.0)
     (20, 30)
@@ -186,7 +187,7 @@ def _history_table(history: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def left_out(step: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Why a step has left records out, the most frequent reason first, with their numbers.
+    """Return why a step left records out and how many, the most frequent reason first.
 
     >>> left_out({"step": "verify", "rejected": {"no reply": 2}, "dropped": {"accuracy below 0.6": 7}})
     [('dropped, accuracy below 0.6', 7), ('rejected, no reply', 2)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The statistics of records as pictures: types by modality, sources, segment lengths, keep rate of each step."""
+"""Draws the statistics of records: types by modality, sources, segment lengths, keep rate of each step."""
 
 import math
 from collections import Counter
@@ -41,17 +41,17 @@ STYLE: Any = {
     "figure.constrained_layout.h_pad": 0.1,  # inches
     "figure.constrained_layout.w_pad": 0.1,
     "savefig.dpi": 160,
-    "text.parse_math": False,  # a name is text, whatever dollars it holds
+    "text.parse_math": False,  # dollars in names are not math
 }
-BINS = 60  # of a histogram
-NAME = 40  # characters that are shown of a name
-REASONS = 3  # shown of a step
+BINS = 60  # bins of a histogram
+NAME = 40  # characters shown of a name
+REASONS = 3  # reasons shown of a step
 
 _SOFT = "#5b6472"
 
 
 def write_plots(stats: Stats, folder: Path) -> list[Path]:
-    """Draw what there are numbers for.
+    """Draw every plot for which there are numbers.
 
     Args:
         stats: the numbers.
@@ -81,7 +81,7 @@ def write_plots(stats: Stats, folder: Path) -> list[Path]:
 
 
 def _types(stats: Stats) -> Figure:
-    """Stacked bars: records of each problem type, by modality."""
+    """Draw stacked bars: records of each problem type, by modality."""
     figure, (axis,) = _figure(5.6, 3.0)
     below = [0] * len(problem_types())
     for modality in ("image", "video"):
@@ -98,7 +98,7 @@ def _types(stats: Stats) -> Figure:
 
 
 def _sources(stats: Stats) -> Figure:
-    """Bars: records of the most frequent sources."""
+    """Draw bars: records of the most frequent sources."""
     shown = top_sources(stats.sources)
     figure, (axis,) = _figure(6.4, 0.9 + 0.24 * len(shown))
     bars = axis.barh(range(len(shown)), [count for _, count in shown], 0.66, color=COLOURS["video"])
@@ -112,7 +112,7 @@ def _sources(stats: Stats) -> Figure:
 
 
 def _lengths(stats: Stats) -> Figure:
-    """Histograms of both segments' lengths; the band that earns the length reward is shaded."""
+    """Draw histograms of both segments' lengths, and shade the band that earns the length reward."""
     figure, axes = _figure(9.2, 3.1, columns=len(PROCESSES))
     for axis, name in zip(axes, PROCESSES, strict=True):
         counts = stats.lengths[name]
@@ -130,14 +130,14 @@ def _lengths(stats: Stats) -> Figure:
 
 
 def histogram(counts: Mapping[int, int], longest: int) -> tuple[list[int], list[int]]:
-    """Count lengths in bins of one width; the last one also holds all that are longer.
+    """Count lengths in bins of equal width; the last one also counts all longer ones.
 
     Args:
-        counts: length in tokens → how many.
-        longest: the length that the last bin reaches at least, in tokens.
+        counts: length in tokens → number of responses.
+        longest: a length that the last bin must reach, in tokens.
 
     Returns:
-        The edges of the bins, from 0, and what each holds: at most `BINS`, each from its edge up to the next one.
+        The edges of at most `BINS` bins, from 0, and the number of responses in each.
 
     >>> histogram({0: 1, 2: 5, 3: 2, 99: 1}, 3)
     ([0, 1, 2, 3, 4], [1, 0, 5, 3])
@@ -151,7 +151,7 @@ def histogram(counts: Mapping[int, int], longest: int) -> tuple[list[int], list[
 
 
 def _keep_rate(stats: Stats) -> Figure:
-    """A funnel: what each step has read and kept, and its most frequent reasons for leaving records out."""
+    """Draw a funnel: what each step read and kept, and its most frequent reasons for leaving records out."""
     steps = stats.history
     figure, (axis,) = _figure(7.6, 0.9 + 1.05 * len(steps))
     read, kept = ([step[key] for step in steps] for key in ("read", "written"))
@@ -179,13 +179,13 @@ def _most(reasons: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side; sizes in inches. Without pyplot, which would keep it and ask for a screen."""
+    """Make a figure with panels side by side, sizes in inches. Unlike pyplot, it needs no screen and keeps nothing."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _names(axis: Axes, names: Iterable[str]) -> None:
-    """Write names beside bars, the first one on top."""
+    """Write names next to bars, the first one on top."""
     labels = [_short(name) or "(none)" for name in names]
     axis.set_yticks(range(len(labels)), labels)
     axis.invert_yaxis()

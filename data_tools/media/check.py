@@ -1,37 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that the media of records exist and decode: each file or part of one once, many at a time."""
+"""Checks that the media of records exist and decode: each file or part of a file once, many at a time."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from data_tools.records.files import Medium, Record
-from data_tools.records.rejects import RejectLog
+from data_tools.records.left_out import RejectLog, rejected
 from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Medium, Record
 from verl_p2r.media.local_files import is_local_file
 
-PATCH_SIZE = 14  # of the models the paper trained; it decides sizes, not whether a file decodes
-AHEAD = 8  # records that are looked at before their turn, for each worker
+PATCH_SIZE = 14  # that of the paper's models; it changes sizes, not whether a file decodes
+AHEAD = 8  # records read ahead for each worker
 
 
 class MediaCheck:
-    """A step that leaves out the records whose media cannot be used.
+    """Rejects the records whose media cannot be used.
 
     Args:
-        root: the folder that the records' paths start from.
-        rejects: the log of what is left out.
-        workers: files decoded at a time; each holds what training takes of a video, as training sizes it.
+        root: folder that the records' paths are relative to.
+        rejects: log of rejected records.
+        workers: files decoded at a time; each holds the frames that training samples.
+
+    Attributes:
+        files: number of media decoded.
+        bad: number of media that failed.
     """
 
     def __init__(self, root: Path, rejects: RejectLog, workers: int) -> None:
         self.root, self.rejects, self.workers = root, rejects, workers
         self.files, self.bad = 0, 0
-        self._faults: dict[Medium, RowError | None] = {}  # of each medium that has been decoded
+        self._faults: dict[Medium, RowError | None] = {}
         self._running: dict[Medium, Future[RowError | None]] = {}
 
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records whose media decode, in order."""
+        """Yield the records whose media decode, in order."""
         ahead: deque[Record] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             for record in records:
@@ -55,17 +59,17 @@ class MediaCheck:
         if fault is None:
             yield record
         else:
-            self.rejects.add(record.file, record.line, record.problem_id, fault)
+            self.rejects.add(rejected(record, fault))
 
 
 def fault_of(medium: Medium, root: Path) -> RowError | None:
-    """What keeps a medium from being trained on; None when nothing does.
+    """Return why a medium cannot be trained on; None if it can.
 
     Args:
-        medium: of a video the frames are decoded that training takes, by its own rules and otherwise by default.
-        root: the folder that its path starts from.
+        medium: the medium; of a video, the frames that training samples are decoded.
+        root: folder that its path is relative to.
     """
-    from verl_p2r.media.decode import fetch_video  # brings torch, 0.2 GB
+    from verl_p2r.media.decode import fetch_video  # imports torch, 0.2 GB
     from verl_p2r.media.images import read_image
     from verl_p2r.media.plan import TRAINING
 
@@ -84,7 +88,7 @@ def fault_of(medium: Medium, root: Path) -> RowError | None:
 
 
 def medium_error(path: Path, error: Exception) -> RowError:
-    """What to say of a record whose medium could not be read."""
+    """Make the error of a record whose medium could not be read."""
     from verl_p2r.media.plan import MediaError, RulesError
 
     if isinstance(error, RulesError):

@@ -9,21 +9,21 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 
 from data_tools.media.check import medium_error
-from data_tools.records.files import Record
 from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Record
 from verl_p2r.media.plan import MediaSettings
 
 VideoAs = Literal["video", "images"]
 
-QUALITY = 95  # of JPEG: pixels are then off by about one level of 255 on natural frames
+QUALITY = 95  # JPEG quality at which pixels of natural frames are off by about one level of 255
 
 
 class MediaParts(NamedTuple):
-    """What goes into a request.
+    """A medium in a request.
 
     Args:
-        parts: of the user's message, as OpenAI's protocol defines them.
-        body: further fields of the request, which belong to the video.
+        parts: parts of the user's message, as in OpenAI's protocol.
+        body: further fields of the request, which describe the video.
     """
 
     parts: list[dict[str, Any]]
@@ -33,15 +33,15 @@ class MediaParts(NamedTuple):
 def media_parts(
     record: Record, root: Path, settings: MediaSettings, *, video_as: VideoAs = "video", patch_size: int = 14
 ) -> MediaParts:
-    """Read a record's medium and make parts of a message of it.
+    """Read a record's medium as parts of a message.
 
     Args:
         record: the record.
-        root: the folder that its path starts from.
-        settings: how many frames of which size, at most, where its own `media` does not say it.
-        video_as: `video`: one part of all frames, which vLLM hands its model as a video with the file's own times;
-            `images`: each frame an image behind its time in seconds, for servers that know images only.
-        patch_size: of the served model's vision tower, in pixels; sizes are multiples of two patches.
+        root: folder that its path is relative to.
+        settings: limits on frames and their size, where the record's own `media` sets none.
+        video_as: `video` makes one part of all frames, which vLLM gives its model as a video with the file's own times.
+            `images` makes each frame an image that follows its time in seconds, for servers that accept images only.
+        patch_size: patch size of the served model's vision tower, in pixels; sizes are multiples of two patches.
 
     Raises:
         RowError: the file is missing or cannot be read.
@@ -49,7 +49,7 @@ def media_parts(
     try:
         element = settings.fill(record.medium.element(root))
         if record.data_type == "image":
-            from verl_p2r.media.images import fetch_image  # brings torch, 0.2 GB
+            from verl_p2r.media.images import fetch_image  # imports torch, 0.2 GB
 
             return MediaParts([_image_part(fetch_image(element, patch_size))], {})
         return _video_parts(element, video_as, patch_size)
@@ -60,7 +60,7 @@ def media_parts(
 
 
 def _video_parts(element: dict[str, Any], video_as: VideoAs, patch_size: int) -> MediaParts:
-    from verl_p2r.media.decode import fetch_video  # brings torch, 0.2 GB
+    from verl_p2r.media.decode import fetch_video  # imports torch, 0.2 GB
 
     video, metadata = fetch_video(element, patch_size)
     frames = video.permute(0, 2, 3, 1).contiguous().numpy()

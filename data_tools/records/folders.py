@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step's output: a folder that appears whole or not at all, with a manifest of how it came about.
+"""The output folder of a step, which appears whole or not at all, and its manifest.
 
-<folder>/manifest.json       inputs with their hashes, settings, counts in and out by reason, earlier steps
-<folder>/rejects.jsonl       the records that are left out, if there are any
-<folder>/part-00000.jsonl …  records, or the parquet files of an export
+<folder>/part-00000.jsonl …   the records that go on; after an export train.parquet and val.parquet instead
+<folder>/dropped.jsonl        see `left_out`, as for rejects.jsonl; neither exists when it would be empty
+<folder>/rejects.jsonl
+<folder>/manifest.json        inputs with their hashes, settings, counts in and out by reason, earlier steps
 """
 
 import hashlib
@@ -15,14 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_tools.records.files import Record
 from data_tools.records.history import MANIFEST, history_of, manifest_steps
+from data_tools.records.left_out import RejectLog
 from data_tools.records.locks import locked
 from data_tools.records.outputs import check_file, naming, place_of
-from data_tools.records.rejects import RejectLog
 from verl_p2r import __version__
-
-SHARD = 50_000  # records in a file
 
 
 def check_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
@@ -36,11 +34,11 @@ def check_folder(folder: Path, inputs: Iterable[Path] = ()) -> None:
     if read := [file for file in inputs if replaced & {*Path(os.path.realpath(file)).parents}]:
         raise ValueError(f"{folder} would be replaced, but {read[0]} is read from it: name another folder")
     if place.exists() and not _is_output(place):
-        raise ValueError(f"{folder} holds something else than the output of a step: name another folder, or empty it")
+        raise ValueError(f"{folder} holds something other than the output of a step: name another folder, or empty it")
 
 
 def _is_output(place: Path) -> bool:
-    """Whether there is an earlier output, or an empty folder."""
+    """Return whether a place holds an earlier output or is an empty folder."""
     if not place.is_dir():
         return False
     try:
@@ -125,27 +123,8 @@ def _replace(place: Path, partial: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_records(folder: Path, records: Iterable[Record]) -> int:
-    """Write records as JSON lines, `SHARD` a file; gives their number."""
-    total = 0
-    file = None
-    try:
-        for record in records:
-            if total % SHARD == 0:
-                if file is not None:
-                    file.close()
-                file = (folder / f"part-{total // SHARD:05d}.jsonl").open("w", encoding="utf-8")
-            assert file is not None
-            file.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
-            total += 1
-    finally:
-        if file is not None:
-            file.close()
-    return total
-
-
 def described(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """Files as a manifest names them, with their hashes."""
+    """Describe files for a manifest, with their hashes."""
     return [{"file": str(file), "bytes": file.stat().st_size, "sha256": _sha256(file)} for file in files]
 
 
@@ -155,12 +134,13 @@ def write_manifest(
     """Write a step's manifest, the same for the same inputs and settings.
 
     Args:
-        folder: of the output.
-        step: the step's name.
-        inputs: the files that were read.
-        read, written: numbers of records.
-        rejects: what was left out.
-        **more: settings and anything else to keep.
+        folder: output folder.
+        step: name of the step.
+        inputs: files that were read.
+        read: number of records read.
+        written: number of records written.
+        rejects: log of the records that were rejected.
+        **more: settings, and anything else to note.
     """
     manifest = {
         "step": step,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What earlier steps did to the records of some files, read from the manifests in their folders."""
+"""Reads from manifests what earlier steps did to the records of some files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,18 +8,18 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 
-_LARGEST = 64 << 20  # bytes of a manifest
-_MOST = 2**63  # of a count
+_LARGEST = 64 << 20  # the largest manifest, in bytes
+_MOST = 2**63  # upper bound of a count
 
 
 def history_of(inputs: Sequence[Path]) -> list[Mapping[str, Any]]:
-    """The steps that the records of some files have come through, the first one first.
+    """Return the steps that produced some files, the first one first.
 
     Args:
         inputs: the files.
 
     Returns:
-        For each step its name, the number of records read and written, and those rejected and dropped by reason.
+        For each step its name, the numbers of records read and written, and of those rejected and dropped by reason.
 
     Raises:
         ValueError: a manifest is damaged.
@@ -31,10 +31,10 @@ def history_of(inputs: Sequence[Path]) -> list[Mapping[str, Any]]:
 
 
 def manifest_steps(folder: Path) -> list[Mapping[str, Any]] | None:
-    """The steps that a folder's manifest lists, its own last; None without a manifest of ours.
+    """Return the steps in a folder's manifest, that of the folder last; None without a manifest of ours.
 
     Edge rules [ours]:
-        A JSON object without `history` is another program's manifest. Any other content is a damaged one.
+        A JSON object without `history` is another program's manifest. Any other content is a damaged manifest.
 
     Raises:
         ValueError: the manifest is damaged.
@@ -62,7 +62,7 @@ def manifest_steps(folder: Path) -> list[Mapping[str, Any]] | None:
 
 
 def _step(value: Any) -> Mapping[str, Any]:
-    """The part of a manifest that later steps repeat."""
+    """Return the part of a manifest that later steps repeat."""
     if not isinstance(value, dict):
         raise ValueError("a step in its history is not a JSON object")
     step = {key: value.get(key, {}) for key in ("step", "read", "written", "rejected", "dropped")}
@@ -79,7 +79,7 @@ def _step(value: Any) -> Mapping[str, Any]:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is a text that can be written as UTF-8."""
+    """Return whether a value is text that can be written as UTF-8."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 

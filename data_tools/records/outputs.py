@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that each output has, what may be replaced there, and errors that name it."""
+"""Resolves the place of an output, checks what may be replaced there, and names it in errors."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors that only writing can cause
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # errors that only writing causes
 
 
 def place_of(output: Path) -> Path:
@@ -28,7 +28,7 @@ def check_file(file: Path) -> None:
     """Refuse a path where no file can be put.
 
     Raises:
-        ValueError: there is a symbolic link, a folder or a device.
+        ValueError: the path is a symbolic link, a folder or a device.
     """
     place = place_of(file)
     if place.exists() and not place.is_file():
@@ -37,7 +37,7 @@ def check_file(file: Path) -> None:
 
 @contextmanager
 def naming(output: Path) -> Iterator[None]:
-    """Put an output's name into errors about writing it: Python's own lack the name when a write or a close fails."""
+    """Add the name of an output to errors about writing it, because Python's lack it when a write or a close fails."""
     try:
         yield
     except OSError as error:

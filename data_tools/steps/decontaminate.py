@@ -1,52 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training records whose medium or question occurs in a benchmark, left out and listed."""
+"""Drops training records whose medium or question occurs in a benchmark."""
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_tools.records.files import Record
 from data_tools.records.folders import described
-from data_tools.steps.run import Dropped, StepReport, run_step
+from data_tools.records.left_out import Dropped
+from data_tools.steps.run import OnBytes, Outcome, StepReport, run_step
 from verl_p2r.data.errors import RowError
+from verl_p2r.data.messages import PLACEHOLDER
 from verl_p2r.data.reading import RawRecord, read_values
+from verl_p2r.data.record import Record
 from verl_p2r.data.values import is_unset, plain, shown
 
 MEDIUM, QUESTION = "medium in a benchmark", "question in a benchmark"
 
-# What benchmarks call them, the likeliest first.
+# Names of these fields in benchmarks, the most likely first.
 MEDIUM_FIELDS = ("path", "video", "video_path", "video_name", "video_id", "videoID", "image", "image_path")
 QUESTION_FIELDS = ("problem", "question")
 
-_MARKS = re.compile(r"<(?:image|video|audio)>")
-_LABEL = r"[\s,;][(\[]?{}[).:\]]\s"  # A. or (A) or A) or [A], behind white space
+_LABEL = r"[\s,;][(\[]?{}[).:\]]\s"  # A. or (A) or A) or [A], after white space
 _OPTIONS = re.compile(
     rf"\s*(?:Options|Choices|Candidates):\s*\n.*|{_LABEL.format('A')}.+?{_LABEL.format('B')}.*", re.DOTALL
 )
 _INSTRUCTION = re.compile(r"(?im)^\s*(?:please\s+)?(?:answer|respond|reply|select|choose)\b[^?\n]*$")
-# Where a benchmark's field is a mapping, what in it may be the path, or the question.
+# Keys that may name the path, or the question, where a benchmark's field is a mapping.
 _PATHS = ("path", "video", "image", "url", "video_url", "image_url", "video_path", "image_path", "file_name")
 _QUESTIONS = ("text", "content", "question")
 _NO_WORD = re.compile(r"[\W_]+")
 
 
 def question_key(question: str) -> str:
-    """Reduce a question to its words: case, punctuation, width of characters and placeholders do not count.
+    """Reduce a question to its words, so that case, punctuation, width of characters and placeholders do not matter.
 
     Edge rules [ours]:
-        Options that the question carries, under `Options:` or as `A. …`, `B. …`, are removed with all that follows;
-        so are lines that say how to answer, unless nothing else is left.
+        Options in the question, under `Options:` or as `A. …`, `B. …`, are removed with everything after them. Lines
+        that say how to answer are removed unless nothing else is left.
 
     >>> question_key("What does he hold?\\nA. a cup\\nB. a book\\nAnswer with the letter.")
     'what does he hold'
     >>> question_key("<video>What  is the man's NAME?") == question_key("what is the man’s name")
     True
     """
-    text = _OPTIONS.sub("", _MARKS.sub(" ", question))
+    text = _OPTIONS.sub("", PLACEHOLDER.sub(" ", question))
     return _words(_INSTRUCTION.sub(" ", text)) or _words(text) or _words(question)
 
 
@@ -55,10 +56,10 @@ def _words(text: str) -> str:
 
 
 def medium_key(path: str) -> str:
-    """Reduce a path to its file name without folders and ending: benchmarks unpack the same files elsewhere.
+    """Reduce a path to its file name without folders and ending, because benchmarks unpack the same files elsewhere.
 
     Edge rules [ours]:
-        A name of digits alone tells too little: the last folder's name is part of it, where there is one.
+        A name of digits alone is ambiguous, so the name of its folder is kept too, if it has one.
 
     >>> medium_key("./STAR/Charades_v1_480/0a8ck.mp4"), medium_key("0A8CK"), medium_key("x/images/12.png")
     ('0a8ck', '0a8ck', 'images/12')
@@ -69,17 +70,20 @@ def medium_key(path: str) -> str:
 
 
 class Benchmark:
-    """What occurs in some benchmark files, and where first.
+    """The media and questions of some benchmark files.
 
     Args:
         files: JSON lists or JSON lines, gzip-compressed or not, or parquet.
-        medium_fields: the first of these that a row has names its medium.
-        question_fields: likewise its question.
-        by: what counts, `medium`, `question` or both; the fields of the other are not read.
+        medium_fields: fields that may name the medium of a row; the first one that a row has counts.
+        question_fields: fields that may hold the question of a row, likewise.
+        by: what is compared: `medium`, `question` or both; fields of the other are not read.
+
+    Attributes:
+        media: `medium_key` of each medium → file and line of its first occurrence.
+        questions: `question_key` of each question → file and line of its first occurrence.
 
     Raises:
-        ValueError: a file cannot be read, a row has one of the fields and what it holds cannot be read, or no row has
-            any of them.
+        ValueError: a file or a field cannot be read, or no row has any of the fields.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class Benchmark:
             found = 0
             for raw in _rows(file, {*medium_fields, *question_fields}):
                 if isinstance(raw.value, RowError):
-                    raise ValueError(f"{raw.file}:{raw.line}: {raw.value}: a benchmark must be read whole")
+                    raise ValueError(f"{raw.file}:{raw.line}: {raw.value}: a benchmark must be read completely")
                 for what, key, keys, fields in (
                     ("medium", medium_key, self.media, medium_fields),
                     ("question", question_key, self.questions, question_fields),
@@ -114,11 +118,11 @@ class Benchmark:
         self.questions.pop("", None)
 
     def contains(self, record: Record, by: Collection[str] = ("medium", "question")) -> Dropped | None:
-        """Why a record must go; None when it may stay.
+        """Return why a record must be dropped; None if it may stay.
 
         Args:
             record: the record.
-            by: what counts, `medium`, `question` or both.
+            by: what is compared: `medium`, `question` or both.
         """
         where = self.media.get(medium_key(record.path)) if "medium" in by else None
         if where:
@@ -136,23 +140,23 @@ def decontaminate(
     *,
     by: Collection[str] = ("medium", "question"),
     max_reject_share: float = 0.01,
-    on_bytes: Callable[[int], object] = lambda count: None,
+    on_bytes: OnBytes = lambda count: None,
 ) -> StepReport:
-    """Leave out the records that occur in a benchmark.
+    """Drop the records that occur in a benchmark.
 
     Args:
-        files: of records.
+        files: files of records, see `records.files.files_of`.
         benchmark: what must not be trained on.
-        folder: for the output, see `steps`; an earlier output is replaced.
-        by: what counts, `medium`, `question` or both.
+        folder: output folder; an earlier output is replaced.
+        by: what is compared: `medium`, `question` or both.
         max_reject_share: the largest share of records, in [0, 1], that may be unreadable.
-        on_bytes: told how many more bytes of the files have been read.
+        on_bytes: called as the files are read.
 
     Raises:
         ValueError: the folder cannot be used.
     """
 
-    def transform(records: Iterable[Record]) -> Iterator[tuple[Record, RowError | None]]:
+    def transform(records: Iterable[Record]) -> Iterator[Outcome]:
         return ((record, benchmark.contains(record, by)) for record in records)
 
     return run_step(
@@ -181,10 +185,10 @@ def _rows(file: Path, fields: Collection[str]) -> Iterator[RawRecord]:
 
 
 def _first(raw: RawRecord, fields: Sequence[str], what: str) -> list[str]:
-    """The texts of the first field that a row has.
+    """Return the texts in the first field that a row has.
 
     Raises:
-        ValueError: what it holds cannot be read.
+        ValueError: the field cannot be read.
     """
     row = raw.value if isinstance(raw.value, Mapping) else {}
     for name in fields:
@@ -202,7 +206,10 @@ def _first(raw: RawRecord, fields: Sequence[str], what: str) -> list[str]:
 
 
 def _texts(value: Any, keys: Sequence[str]) -> list[str]:
-    """The texts in a field: itself, those of a list, those under the keys of a mapping; none if one cannot be read."""
+    """Return the texts in a field, which may be a text, a list, or a mapping with one of the keys.
+
+    The result is empty if any of them cannot be read.
+    """
     value = plain(value)
     if isinstance(value, str) and value.strip():
         return [value]

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 1 without a server: a Ray cluster runs the model, through Ray Data's vLLM integration.
 
-    records ──▶ media read and sized, prompts written, on all cores ──▶ vLLM engines ──▶ replies, as they come
+    records ──▶ read media, write prompts, on all cores ──▶ vLLM engines ──▶ replies, as they come
 
-For runs that outgrow one machine. Prompts, frames and sampling are those of the online way, so are the replies' keys:
-what one way has begun the other can finish. Every node needs this package, vLLM, and the media under the same path.
-`GenerateSettings.offline` holds options of Ray Data's `vLLMEngineProcessorConfig`; `model_source`, a folder or a name,
-is the model's name unless it is given:
+For runs that outgrow one machine. Prompts, frames, sampling and keys of replies are those of a server, so that one way
+can finish what the other began. Every node needs this package, vLLM, and the media under the same path.
+`GenerateSettings.offline` holds options of Ray Data's `vLLMEngineProcessorConfig`; `model_source` is a folder or name,
+by default the name of the model:
 
     offline:
       model_source: /models/Qwen2.5-VL-72B-Instruct
       concurrency: 4  # engines
       engine_kwargs: {tensor_parallel_size: 4, max_model_len: 32768}
 
-An engine takes `tensor_parallel_size` GPUs. Without GPUs, say so, or Ray waits for some: `placement_group_config:
-{bundles: [{CPU: 1}]}`. A cluster that is up is found by `RAY_ADDRESS`, else Ray starts on this machine.
+An engine takes `tensor_parallel_size` GPUs. Without GPUs set `placement_group_config: {bundles: [{CPU: 1}]}`, because
+Ray otherwise waits for some. A running cluster is found by `RAY_ADDRESS`; without one, Ray starts on this machine.
 
-A record that makes an engine refuse it is rejected alone. When an engine dies, Ray Data starts another and asks again
-without end [theirs]: should one record kill engines, stop the run, take the record out, and start again.
+If an engine refuses a record, that record alone is rejected. If an engine dies, Ray Data starts another and repeats the
+request without limit [theirs]: if one record kills engines, stop the run, remove the record, and start again.
 """
 
 import functools
@@ -28,25 +28,26 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.media.parts import media_parts
-from data_tools.records.files import Record
-from data_tools.steps.asking import SILENT, Asked, NobodyReplies, Question
-from data_tools.steps.generate import GenerateSettings, fingerprint_of, prompt_of, text_of
+from data_tools.steps.asking import SILENT, NobodyReplies
+from data_tools.steps.generate_settings import GenerateSettings, prompt_of, text_of
+from data_tools.steps.ledger import Pending, ReplyLedger
 from verl_p2r.chat.client import Reply, UselessReply
-from verl_p2r.data.columns import PromptTemplate
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.prompt_template import PromptTemplate
+from verl_p2r.data.record import Record
 
 Row = dict[str, Any]
 
-_ERROR = "__inference_error__"  # Ray Data's own: its stages pass over rows in which it is not empty
-_DEFAULTS = ("repetition_penalty", "top_k", "top_p", "min_p")  # that vLLM's server takes from the model's folder
+_ERROR = "__inference_error__"  # Ray Data's own name: its stages skip rows in which it is not empty
+_DEFAULTS = ("repetition_penalty", "top_k", "top_p", "min_p")  # vLLM's server takes these from the model's folder
 
 
 class OfflineGenerator:
     """Lets a Ray cluster generate responses.
 
     Args:
-        settings: how; `base_urls` and all that belongs to a server has no meaning here.
-        root: the folder that the records' paths start from, on every node.
+        settings: how to generate; `base_urls` and the other settings of a server have no effect.
+        root: folder that the records' paths are relative to, on every node.
 
     Raises:
         ValueError: a setting cannot be used, or Ray or vLLM is not installed.
@@ -54,88 +55,88 @@ class OfflineGenerator:
 
     def __init__(self, settings: GenerateSettings, root: Path) -> None:
         self.template = PromptTemplate.load(settings.prompt_template)
-        self.fingerprint: Mapping[str, Any] = fingerprint_of(settings, self.template)
+        self.fingerprint: Mapping[str, Any] = settings.fingerprint(self.template)
         self.options = {"model_source": settings.model, "log_engine_metrics": False, **settings.offline}
-        # Else vLLM takes a medium for cached whose first prompt it has refused, and the next one about it fails.
+        # With a cache, vLLM takes a medium for cached after refusing its first prompt, and the next one about it fails.
         self.options["engine_kwargs"] = {"mm_processor_cache_gb": 0, **settings.offline.get("engine_kwargs", {})}
         self.sampling = _sampling(settings, self.options["model_source"])
         self.settings, self.root = settings, root.absolute()
 
-    def ask_all(self, records: Iterable[Record], asked: Asked) -> None:
-        """Generate responses to the records that have none.
+    def ask_all(self, records: Iterable[Record], ledger: ReplyLedger) -> None:
+        """Generate responses to the pending records.
 
         Raises:
-            NobodyReplies: Ray or its engines have failed, or reply to nothing; what has come is kept.
-            ValueError: Ray Data does not take an option.
+            NobodyReplies: Ray or its engines have failed, or answer nothing; replies so far are stored.
+            ValueError: Ray Data does not accept an option.
         """
-        keys: dict[str, bytes] = {}  # by the record's id; only the record goes round the cluster
+        keys: dict[str, bytes] = {}  # by `problem_id`, because only the record travels through the cluster
 
-        def unknown() -> Iterator[Record]:
+        def all_pending() -> Iterator[Record]:
             for record in records:
-                if (question := asked.question(record)) is not None:
-                    keys[record.problem_id] = question.key
+                if (pending := ledger.pending(record)) is not None:
+                    keys[record.problem_id] = pending.key
                     yield record
 
-        new = unknown()
+        new = all_pending()
         first = next(new, None)
         if first is None:
-            return  # to start engines takes minutes
+            return  # starting engines takes minutes
         import ray
         from ray.exceptions import RayError
 
         try:
             for row in self._rows(itertools.chain([first], new)):
                 record = pickle.loads(row["record"])
-                self._take(row, Question(record, keys[record.problem_id]), asked)
+                self._note(row, Pending(record, keys[record.problem_id]), ledger)
         except (RayError, ray.data.exceptions.RayDataUserCodeException) as error:
-            why = str(error).strip().splitlines()[-1]  # the rest says where
+            why = str(error).strip().splitlines()[-1]  # the lines before it are a traceback
             raise NobodyReplies(
                 f"generate: Ray has failed ({why}). What has come so far is kept: fix it and start again"
             ) from error
 
     def _rows(self, records: Iterator[Record]) -> Iterator[Row]:
-        """What comes back of each record, in any order."""
+        """Yield the result of each record, in any order."""
         import pyarrow
         import ray
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
         try:
-            # Prompts are written where media are read: Ray Data's own stages for them are one process an engine.
+            # Prompts are written where media are read, because Ray Data's stages for them have one process an engine.
             off: Row = dict.fromkeys(("chat_template_stage", "tokenize_stage", "detokenize_stage"), False)
             config = vLLMEngineProcessorConfig(**self.options, **off, should_continue_on_error=True)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"generate.offline: Ray Data does not take it: {error}") from None
+            raise ValueError(f"generate.offline: Ray Data does not accept it: {error}") from None
         context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False  # there is one already
+        context.enable_progress_bars = False  # we show our own
         prepare = _preparation(self)
         processor = build_processor(
             config, preprocess=prepare, postprocess=_outcome, preprocess_map_kwargs={"num_cpus": 1}
         )
-        blocks: list[Any] = []  # Ray holds them, and spills them to disk; a block is the work of one call of an engine
+        blocks: list[Any] = []  # held by Ray, which spills them to disk; a block is the work of one engine call
         while block := [{"record": pickle.dumps(record)} for record in itertools.islice(records, config.batch_size)]:
             blocks.append(ray.put(pyarrow.Table.from_pylist(block)))
         yield from processor(ray.data.from_arrow_refs(blocks)).iter_rows()
 
-    def _take(self, row: Row, question: Question, asked: Asked) -> None:
+    def _note(self, row: Row, pending: Pending, ledger: ReplyLedger) -> None:
         if row.get("unusable"):
-            asked.unusable(question, pickle.loads(row["unusable"]))
+            ledger.unusable(pending, pickle.loads(row["unusable"]))
         elif row.get(_ERROR):
-            self._no_reply(question, row[_ERROR], asked)
+            self._no_reply(pending, row[_ERROR], ledger)
         else:
             cut = row["num_generated_tokens"] >= self.sampling["max_tokens"]
             try:
-                asked.replied(question, {"output": text_of(Reply(row["generated_text"], cut))})
+                ledger.replied(pending, {"output": text_of(Reply(row["generated_text"], cut))})
             except UselessReply as error:
-                self._no_reply(question, str(error), asked)
+                self._no_reply(pending, str(error), ledger)
 
-    def _no_reply(self, question: Question, why: str, asked: Asked) -> None:
-        asked.no_reply(question, why)
-        if asked.silent >= max(SILENT, 2 * self.options.get("batch_size", 0)):
+    def _no_reply(self, pending: Pending, why: str, ledger: ReplyLedger) -> None:
+        ledger.no_reply(pending, why)
+        if ledger.silent >= max(SILENT, 2 * self.options.get("batch_size", 0)):
             raise NobodyReplies(f"generate: {why}. What has come so far is kept: fix it and start again")
 
 
 def _sampling(settings: GenerateSettings, source: str) -> Row:
-    """Arguments of vLLM's `SamplingParams`: the request's, and the model's own defaults as vLLM's server has them."""
+    """Return arguments of vLLM's `SamplingParams`: a request's, and the model's defaults, as vLLM's server does."""
     try:
         import ray.data.llm  # noqa: F401
         from vllm import SamplingParams
@@ -153,12 +154,12 @@ def _sampling(settings: GenerateSettings, source: str) -> Row:
     try:
         SamplingParams(**sampling)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"generate.extra_body: vLLM's SamplingParams does not take it: {error}") from None
+        raise ValueError(f"generate.extra_body: vLLM's SamplingParams does not accept it: {error}") from None
     return sampling
 
 
 def _preparation(offline: OfflineGenerator) -> Callable[[Row], Row]:
-    """What a worker does with a record before any engine sees it."""
+    """Return the function that prepares a record for an engine, on a worker."""
     settings, template, root, sampling = offline.settings, offline.template, offline.root, offline.sampling
     source = offline.options["model_source"]
 
@@ -172,7 +173,7 @@ def _preparation(offline: OfflineGenerator) -> Callable[[Row], Row]:
             )
         except RowError as error:
             return {"unusable": pickle.dumps(error), _ERROR: error.reason}
-        connector = MediaConnector(media_io_kwargs=media.body.get("media_io_kwargs"))  # reads parts as the server does
+        connector = MediaConnector(media_io_kwargs=media.body.get("media_io_kwargs"))  # as in the server
         content: list[Row] = []
         data: dict[str, list[Any]] = {}
         for part in media.parts:

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The VideoP2R release to parquet: its gzip parts found, exported, and counted against the published table.
+"""Imports the VideoP2R release: finds its gzip parts, exports them, and compares the counts with the published table.
 
-The table counts records, also those whose ground truth nothing can match. These are rejected here, as everywhere, and
-counted in for the comparison. Like all rejects they count against `max_reject_share`.
+The published table includes records whose ground truth no answer can match. The import rejects these, as every step
+does, and counts them for the comparison. Like all rejects they count against `max_reject_share`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_tools.records.locks import locked
+from data_tools.steps.run import OnBytes
 from data_tools.steps.to_parquet import ExportSettings, Kind, Report, to_parquet
 
 _PART = re.compile(r"VideoP2R-\w+_(?P<kind>sft|rl)\.part(?P<number>\d+)of(?P<count>\d+)\.json\.gz")
 
-# arXiv 2511.11113; the RL set has only its sum published.
 PUBLISHED_SFT: Mapping[tuple[str, str], int] = {
     ("image", "multiple choice"): 47_091,
     ("image", "numerical"): 18_476,
@@ -26,11 +26,19 @@ PUBLISHED_SFT: Mapping[tuple[str, str], int] = {
     ("video", "numerical"): 1_371,
     ("video", "free-form"): 1_006,
 }
+"""Records of the SFT file by modality and problem type (arXiv 2511.11113)."""
 PUBLISHED_SUMS: Mapping[Kind, int] = {"sft": 162_062, "rl": 263_055}
+"""Records of each file; of the RL file nothing more is published."""
 
 
 def find_parts(folder: Path) -> dict[Kind, list[Path]]:
-    """The release's files in a folder, or in its folder `data`, each kind's in order.
+    """Find the files of the release.
+
+    Args:
+        folder: folder of the files, or the folder that holds them in `data`.
+
+    Returns:
+        For each kind that is there, its parts in order.
 
     Raises:
         ValueError: there are none, or a part is missing.
@@ -61,15 +69,15 @@ def import_release(
     out: Path,
     settings: ExportSettings | None = None,
     *,
-    on_bytes: Callable[[int], object] = lambda count: None,
+    on_bytes: OnBytes = lambda count: None,
 ) -> dict[Kind, Report]:
-    """Export the release's SFT and RL files to `out/sft` and `out/rl`, those that are there.
+    """Export the SFT and RL files of the release to `out/sft` and `out/rl`, as far as they are there.
 
     Args:
-        folder: where the release was downloaded.
-        out: the output's folder.
-        settings: of the export.
-        on_bytes: told how many more bytes have been read.
+        folder: folder of the downloaded release.
+        out: output folder.
+        settings: how to export.
+        on_bytes: called as the files are read.
 
     Raises:
         ValueError: the files or the settings cannot be used.
@@ -82,13 +90,13 @@ def import_release(
 def differences(
     kind: Kind, counts: Mapping[tuple[str, str], int], unusable: Mapping[tuple[str, str], int] | None = None
 ) -> list[str]:
-    """Say what differs from the published counts, one sentence each.
+    """Describe how counts differ from the published ones, a line for each difference.
 
     Args:
         kind: `sft` or `rl`.
         counts: records by modality and problem type.
-        unusable: likewise, records that were rejected because nothing can match their ground truth: they were
-            published, and count too.
+        unusable: records rejected because no answer can match their ground truth, likewise. They were published, so
+            they count too.
 
     >>> differences("sft", {**PUBLISHED_SFT, ("video", "free-form"): 1_000})
     ['video, free-form: 1,000 records, published 1,006 (-6)', 'sum: 162,056 records, published 162,062 (-6)']

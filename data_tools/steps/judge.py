@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 3: does the observation suffice to deduce the answer? A record stays on the judge's Yes (arXiv 2511.11113, §3).
 
-The judge is the one that training asks, with the same prompt, parser and guards (`verl_p2r.judge`).
+This is the judge of training, with the same prompt, parser and guards (`verl_p2r.judge`).
 """
 
 import asyncio
@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.records.files import Record
+from data_tools.records.left_out import Dropped
 from data_tools.steps.asking import NobodyReplies, asking_step
-from data_tools.steps.generate import question_of
-from data_tools.steps.run import Dropped, StepReport, Told
+from data_tools.steps.run import OnRecord, Outcome, StepReport
 from verl_p2r.chat.client import Unanswered
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Record
 from verl_p2r.judge import PROMPT_VERSION, JudgeRequest, ask, check_judge, get_judge
 from verl_p2r.judge.facts import Fact
 from verl_p2r.judge.openai_judge import OpenAIJudge
@@ -25,14 +25,14 @@ from verl_p2r.template import parse_response
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """Who judges, and how.
+    """Which judge is asked, and how.
 
     Args:
-        name: `openai`, `facts` (records list `facts`), or `module:Class`.
-        kwargs: of the judge, as `algorithm.p2r.judge.kwargs` in training.
-        guards: rules before the judge, as in training; off by default, as in the paper.
+        name: `openai`, `facts` (for records that list `facts`), or `module:Class`.
+        kwargs: options of the judge, like `algorithm.p2r.judge.kwargs` in training.
+        guards: rules that come before the judge, as in training; off by default, as in the paper.
         concurrency: records judged at once.
-        health_check: ask two known questions first, and refuse a judge that cannot tell them apart.
+        health_check: ask two questions with known answers first, and refuse a judge that gets one wrong.
     """
 
     name: str = "openai"
@@ -46,13 +46,13 @@ class JudgeSettings:
             raise ValueError(f"concurrency is {self.concurrency}: give a whole number above 0")
 
     @property
-    def kept(self) -> dict[str, Any]:
-        """The settings that determine a verdict, for the manifest and for the keys of verdicts."""
-        kwargs = {name: value for name, value in self.kwargs.items() if name not in _OF_THE_WAY}
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that determine a verdict."""
+        kwargs = {name: value for name, value in self.kwargs.items() if name not in NOT_IN_FINGERPRINT}
         return {"name": self.name, "kwargs": kwargs, "guards": asdict(self.guards), "prompt_version": PROMPT_VERSION}
 
 
-_OF_THE_WAY = (
+NOT_IN_FINGERPRINT = (
     "base_urls",
     "api_key_env",
     "concurrency",
@@ -63,16 +63,17 @@ _OF_THE_WAY = (
     "cache_size",
     "cache_file",
 )
+"""Options of judges that do not change a verdict."""
 
 
-class Sufficiency:
+class RecordJudge:
     """Asks a judge about records.
 
     Args:
-        settings: who, and how.
+        settings: which judge, and how.
 
     Raises:
-        ValueError: there is no such judge, or an option that it does not take.
+        ValueError: there is no such judge, or it does not accept an option.
     """
 
     def __init__(self, settings: JudgeSettings) -> None:
@@ -80,50 +81,51 @@ class Sufficiency:
         kwargs = dict(settings.kwargs)
         if settings.name == "openai":
             kwargs.setdefault("concurrency", settings.concurrency)
-        try:
-            self.judge = get_judge(settings.name, **kwargs)
-        except ValueError as error:
-            raise ValueError(str(error).replace("algorithm.p2r.judge", "judge")) from None
+            if kwargs.get("model") == "":
+                raise ValueError("judge.kwargs.model is empty: give the name that the server has for the model")
+        self.judge = get_judge(settings.name, "judge", **kwargs)
         file = kwargs.get("template_file")
         template = {"template": Path(file).expanduser().read_text("utf-8")} if file else {}
-        self.fingerprint: Mapping[str, Any] = {**settings.kept, **template}
+        self.fingerprint: Mapping[str, Any] = {**settings.fingerprint, **template}
         self._health: asyncio.Task[None] | None = None
 
     async def ask(self, record: Record) -> dict[str, Any]:
-        """The verdict on a record's observation."""
+        """Return the verdict on a record's observation."""
         if self.settings.health_check:
-            self._health = self._health or asyncio.create_task(self._check())  # once, for all who wait
+            self._health = self._health or asyncio.create_task(self._check())  # once, for all waiting records
             await asyncio.shield(self._health)
         if self.settings.name == "facts" and not record.facts:
             raise RowError("facts", "no facts", "field facts is not set: list what the observation must state")
         verdict = await ask(self.judge, request_of(record), self.settings.guards)
         if verdict.value is None:
-            raise Unanswered(verdict.reason, verdict.retries)
-        # A copy of another's verdict is the judge's too: which of two equal requests comes first is chance.
-        reason = verdict.reason.encode("utf-8", "replace").decode()  # half an emoji does not spoil a verdict
+            raise Unanswered(verdict.reason, verdict.retries, verdict.status)
+        # Cached verdicts count as the judge's, because which of two equal requests comes first is chance.
+        reason = verdict.reason.encode("utf-8", "replace").decode()  # a broken emoji does not invalidate a verdict
         return {"value": verdict.value, "reason": reason, "source": verdict.source.replace("cache", "judge")}
 
     async def check(self) -> None:
+        """Ask the two questions with known answers."""
         if getattr(self.judge, "ask_anew", None) is None:
-            raise NobodyReplies("the judge cannot be asked a known question")
+            raise NobodyReplies("the judge cannot be asked a question with a known answer")
         await self._check()
 
     async def _check(self) -> None:
         try:
             if isinstance(self.judge, OpenAIJudge):
                 await self.judge.reach()
-            await check_judge(self.judge, self.settings.name)
+            await check_judge(self.judge, self.settings.name, "judge")
         except (RuntimeError, Unanswered) as error:
-            raise NobodyReplies(str(error).replace("algorithm.p2r.judge.", "the setting judge.")) from None
+            raise NobodyReplies(str(error)) from None
 
     async def aclose(self) -> None:
+        """Close the judge's connections, if it has any."""
         close = getattr(self.judge, "aclose", None)
         if close is not None:
             await close()
 
 
 def request_of(record: Record) -> JudgeRequest:
-    """What the judge may know of a record.
+    """Return what the judge is told about a record.
 
     Raises:
         RowError: the record has no observation.
@@ -134,7 +136,7 @@ def request_of(record: Record) -> JudgeRequest:
     if not observation:
         raise RowError("observation", "no observation", "field observation is not set: verify the responses first")
     return JudgeRequest(
-        question=question_of(record),
+        question=record.question,
         solution=record.solution,
         observation=observation,
         problem_type=record.problem_type,
@@ -150,26 +152,26 @@ def judge(
     *,
     max_reject_share: float = 0.01,
     root: Path | None = None,
-    told: Told = lambda kept: None,
+    on_record: OnRecord = lambda kept: None,
 ) -> StepReport:
-    """Keep the records of some files whose observation suffices.
+    """Keep the records whose observation suffices.
 
     Args:
-        files: of records with observations, see `records.files_of`.
-        folder: for the output, see `steps`; verdicts are kept beside it, see `replies`.
-        settings: who judges, and how.
+        files: files of records with observations, see `records.files.files_of`.
+        folder: output folder; verdicts are stored next to it, see `replies`.
+        settings: which judge, and how.
         max_reject_share: the largest share of records, in [0, 1], that may be left without a verdict.
-        root: the folder that the records' paths start from. A record is then judged again when the size or the
-            modification time of its medium changes, as its response is generated again. None: verdicts depend on the
-            texts alone, which is all that the judge reads.
-        told: called with each record: whether it goes on.
+        root: folder that the records' paths are relative to. A record is then judged again when the size or the
+            modification time of its medium changes, just as its response is generated again. None: verdicts depend
+            only on the texts, which is all that the judge reads.
+        on_record: called once a record is settled.
 
     Raises:
-        NobodyReplies: the judge is gone or refuses everything; what has come is kept.
-        ValueError: a setting, the folder or the file of verdicts cannot be used.
+        NobodyReplies: the judge's server is down or refuses everything; verdicts so far are stored.
+        ValueError: a setting, the folder or the store of verdicts cannot be used.
     """
 
-    def read(record: Record, reply: dict[str, Any]) -> tuple[Record, RowError | None]:
+    def apply(record: Record, reply: dict[str, Any]) -> Outcome:
         judged = replace(record, select=reply["value"], extra={**record.extra, "verdict": reply})
         why = Dropped("observation", "observation does not suffice", reply["reason"]) if not reply["value"] else None
         return judged, why
@@ -178,10 +180,10 @@ def judge(
         "judge",
         files,
         folder,
-        Sufficiency(settings),
-        read,
+        RecordJudge(settings),
+        apply,
         {"value": bool, "reason": str, "source": str},
         max_reject_share=max_reject_share,
         root=root,
-        told=told,
+        on_record=on_record,
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps servers' replies on disk, so that each is paid for once, whatever happens to the process.
+"""Stores servers' replies on disk, so that each is paid for once, even if the process is killed.
 
-<out>.replies.sqlite stands beside a step's output and is written while the step runs. It outlives the step: running it
-again, or with more records, asks only what is new. Delete the file to ask everything again.
+The file `<out>.replies.sqlite` is next to a step's output and is written while the step runs. It outlives the step:
+running the step again, or with more records, asks only what is new. Delete the file to ask everything again.
 """
 
 import json
@@ -16,13 +16,13 @@ from data_tools.records.outputs import place_of
 
 logger = logging.getLogger(__name__)
 
-KEYS = 2
-"""Version of the keys. Raise it when the same record and settings get another key: all kept replies are then asked for
-again, because none of them is found."""
+KEYS = 3
+"""Version of the keys. Raise it when the same record and settings get another key. Stored replies are then not found,
+and every record is asked about again."""
 
-_REMEDIES = (  # by a part of SQLite's message
-    ("full", "free some space on its disk; the replies that were kept are not lost"),
-    ("disk I/O", "check its disk, and whether that is full; the replies that were kept are not lost"),
+_REMEDIES = (  # part of SQLite's message, remedy
+    ("full", "free some space on its disk; stored replies are not lost"),
+    ("disk I/O", "check its disk, and whether it is full; stored replies are not lost"),
     ("locked", "if another process runs this step, wait for it; else close the program that has the file open"),
     ("unable to open", "check that its folder exists and can be written"),
     ("readonly", "make it writable"),
@@ -34,7 +34,7 @@ class Replies:
     """Replies by key, in an SQLite file. A context manager.
 
     Args:
-        path: the file; created when it does not exist.
+        path: path of the file; it is created if it does not exist.
 
     Raises:
         ValueError: the file is something else, is damaged, cannot be written, or is in use by another program.
@@ -58,7 +58,7 @@ class Replies:
 
     @classmethod
     def beside(cls, folder: Path) -> "Replies":
-        """Those of the step that writes a folder."""
+        """Open the replies of the step that writes a folder."""
         place = place_of(folder)
         return cls(place.with_name(f"{place.name}.replies.sqlite"))
 
@@ -69,7 +69,7 @@ class Replies:
         self._connection.close()
 
     def get(self, key: bytes) -> Any:
-        """The reply kept under a key, as JSON; None when there is none, or one that is not JSON."""
+        """Return the reply stored under a key, as JSON; None if there is none, or one that is not JSON."""
         row = self._do("SELECT reply FROM replies WHERE key = ?", key)
         try:
             return None if row is None else json.loads(row[0])
@@ -77,7 +77,7 @@ class Replies:
             return None
 
     def put(self, key: bytes, reply: Mapping[str, Any]) -> None:
-        """Keep a reply; a kill right after this does not lose it.
+        """Store a reply; it survives a kill right after this call.
 
         Raises:
             ValueError: it cannot be written.
@@ -85,7 +85,7 @@ class Replies:
         self._do("INSERT OR REPLACE INTO replies VALUES (?, ?)", key, json.dumps(reply))
 
     def _prepare(self) -> None:
-        """Make sure that the file is ours before it is changed, and take its lock."""
+        """Check that the file is ours before changing it, and take its lock."""
         self._connection.text_factory = bytes  # text that is not UTF-8 must not raise
         self._do("PRAGMA locking_mode=EXCLUSIVE")  # before anything is read, or WAL needs shared memory
         (others,) = self._do("SELECT count(*) FROM sqlite_master WHERE name != 'replies' AND name NOT LIKE 'sqlite_%'")
@@ -102,8 +102,7 @@ class Replies:
         (kept,) = self._do("SELECT count(*) FROM replies WHERE key != x''")
         if kept and version < KEYS:
             logger.warning(
-                "%s: its %d replies are of an earlier version, which did not note the files they are about: they are "
-                "asked for again",
+                "%s: its %d replies were stored by an earlier version under other keys: they are asked for again",
                 self.path,
                 kept,
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records to the parquet files that verl trains on.
+"""Exports records to the parquet files that verl trains on.
 
 <folder>/train.parquet, val.parquet   no medium is in both
 sft   `messages` (prompt and response), `images`, `videos`: `verl_p2r.plugin.datasets.sft_dataset`
@@ -9,7 +9,7 @@ rl    `prompt`, `images`, `videos`, `reward_model.ground_truth`: `verl_p2r.plugi
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -20,22 +20,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools.media.check import MediaCheck, medium_error
-from data_tools.records.files import Record, Records
+from data_tools.records.files import Records
 from data_tools.records.folders import whole_folder, write_manifest
-from data_tools.records.rejects import Reject, RejectLog
-from verl_p2r.data import columns as records
-from verl_p2r.data.columns import NO_RESPONSE, SCHEMA, PromptTemplate, question_columns
+from data_tools.records.left_out import REJECTS, RejectedRecord, RejectLog, rejected
+from data_tools.steps.run import OnBytes
+from verl_p2r.data import columns
 from verl_p2r.data.errors import RowError
+from verl_p2r.data.prompt_template import PromptTemplate
+from verl_p2r.data.record import Record
 from verl_p2r.media.local_files import is_local_file
 
 Kind = Literal["sft", "rl"]
 
-GROUP_ROWS, GROUP_CHARACTERS = 4096, 1 << 24  # of a row group, whichever comes first: what a reader holds at a time
+# A row group ends at the first of these limits; readers hold one at a time.
+GROUP_ROWS = 4096
+GROUP_CHARACTERS = 1 << 24
 
-_EXTRA = pa.struct([*SCHEMA.field("extra_info").type, pa.field("split", pa.string()), pa.field("extra", pa.string())])
-RL_SCHEMA = SCHEMA.set(SCHEMA.get_field_index("extra_info"), pa.field("extra_info", _EXTRA))
-SFT_SCHEMA = records.SFT_SCHEMA.set(records.SFT_SCHEMA.get_field_index("extra_info"), pa.field("extra_info", _EXTRA))
-SCHEMAS: Mapping[Kind, pa.Schema] = {"sft": SFT_SCHEMA, "rl": RL_SCHEMA}
+MAKERS: Mapping[Kind, Callable[..., dict[str, Any]]] = {"sft": columns.sft_columns, "rl": columns.rl_columns}
+
+
+def schema_of(kind: Kind) -> pa.Schema:
+    """Return the columns of an export: those of `data.columns`, with `split` and `extra` added to `extra_info`."""
+    schema = {"sft": columns.SFT_SCHEMA, "rl": columns.SCHEMA}[kind]
+    place = schema.get_field_index("extra_info")
+    more = (pa.field("split", pa.string()), pa.field("extra", pa.string()))
+    return schema.set(place, pa.field("extra_info", pa.struct([*schema.field(place).type, *more])))
 
 
 @dataclass(frozen=True)
@@ -43,14 +52,14 @@ class ExportSettings:
     """How records are exported.
 
     Args:
-        val_share: the share of media, in [0, 1], whose records are for validation.
-        media_root: the folder of the media. Paths are written with it in front; without it they stay relative, and
-            training needs `data.p2r.media_root`.
-        check_media: decode every medium, and leave out the records of those that fail.
+        val_share: share of media, in [0, 1], whose records are for validation.
+        media_root: folder of the media, written in front of their paths. Without it paths stay relative, and training
+            needs `data.p2r.media_root`.
+        check_media: decode every medium, and reject the records of those that fail.
         workers: media decoded at a time.
-        prompt_template: one of the package's, or the path of a text file.
+        prompt_template: one of the package's templates, or the path of a text file.
         max_reject_share: the largest share of records, in [0, 1], that may be rejected.
-        check_files: leave out the records whose medium's file is not there.
+        check_files: reject the records whose medium does not exist.
     """
 
     val_share: float = 0.01
@@ -70,25 +79,27 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Report:
-    """What a step has done.
+    """What an export has done.
 
     Args:
-        read, written, rejected: numbers of records.
-        reasons: rejects by reason, the most frequent first.
-        first: the first rejects.
+        read: number of records read.
+        written: number of records written.
+        rejected: number of records rejected.
+        reasons: rejected records by reason, the most frequent first.
+        first: the first rejected records.
         damaged: a file was damaged, so that an unknown number of records is lost.
-        max_reject_share: what the step was to put up with.
+        max_reject_share: the largest share that was allowed to be rejected.
         counts: records written, by modality and problem type.
-        unusable: records whose ground truth nothing can match, likewise: they are rejected, and were published.
+        unusable: records rejected because no answer can match their ground truth, likewise.
         splits: records written, by split.
-        media: files decoded, and those of them that failed; zeros when none were.
+        media: number of media decoded, and of those that failed.
     """
 
     read: int
     written: int
     rejected: int
     reasons: Mapping[str, int]
-    first: tuple[Reject, ...]
+    first: tuple[RejectedRecord, ...]
     damaged: bool
     max_reject_share: float
     counts: Mapping[tuple[str, str], int]
@@ -98,7 +109,7 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether too much was lost to go on without a look at it."""
+        """Whether so much was lost that someone should look at it before going on."""
         return self.damaged or self.written == 0 or self.rejected > self.max_reject_share * self.read
 
 
@@ -108,49 +119,40 @@ def to_parquet(
     kind: Kind,
     settings: ExportSettings | None = None,
     *,
-    on_bytes: Callable[[int], object] = lambda count: None,
+    on_bytes: OnBytes = lambda count: None,
 ) -> Report:
     """Export the records of some files.
 
     Args:
-        files: of records, see `records.files_of`.
-        folder: for `train.parquet`, `val.parquet`, `manifest.json`, `rejects.jsonl`; an earlier export is replaced.
+        files: files of records, see `records.files.files_of`.
+        folder: output folder; an earlier export is replaced.
         kind: `sft` needs records with a response; `rl` leaves responses out.
-        settings: how.
-        on_bytes: told how many more bytes of the files have been read.
+        settings: how to export.
+        on_bytes: called as the files are read.
 
     Returns:
-        The report. The files are there also when it says `failed`, for a look at them.
+        The report. The output exists even if the report says `failed`, so that it can be looked at.
 
     Raises:
         ValueError: the template or the folder cannot be used, or media are to be checked without a root.
     """
     settings = settings or ExportSettings()
     if (settings.check_media or settings.check_files) and settings.media_root is None:
-        raise ValueError("media can be checked only where they are: give the media root too")
+        raise ValueError("media can be checked only if their folder is known: give the media root too")
     root = Path(os.path.abspath(Path(settings.media_root).expanduser())) if settings.media_root else None
     template = PromptTemplate.load(settings.prompt_template)
-    counts: Counter[tuple[str, str]] = Counter()
-    with whole_folder(folder, files) as partial, RejectLog(partial / "rejects.jsonl") as rejects:
+    with whole_folder(folder, files) as partial, RejectLog(partial / REJECTS) as rejects:
         source = Records(files, rejects, on_bytes)
         check = MediaCheck(root, rejects, settings.workers) if settings.check_media and root else None
-        with _Splits(partial, SCHEMAS[kind]) as splits:
-            for record in check(source) if check else source:
-                split = split_of(record.path, settings.val_share)
-                try:
-                    if root:
-                        record.medium.element(root)  # a RowError where the path leads out of the root
-                    if settings.check_files and root and not is_local_file(root / record.path):
-                        raise medium_error(root / record.path, FileNotFoundError("no such file"))
-                    row = row_of(record, kind, sum(splits.rows.values()), split, template, root)
-                except RowError as error:
-                    rejects.add(record.file, record.line, record.problem_id, error)
-                    continue
+        counts: Counter[tuple[str, str]] = Counter()
+        with _Splits(partial, schema_of(kind)) as splits:
+            records = check(source) if check else source
+            for record, split, row in _rows(records, kind, template, settings, root, rejects):
                 splits.add(split, row, _characters(record))
                 counts[record.data_type, record.problem_type] += 1
         report = Report(
             read=source.read,
-            written=sum(splits.rows.values()),
+            written=counts.total(),
             rejected=rejects.total,
             reasons=dict(rejects.reasons.most_common()),
             first=tuple(rejects.first),
@@ -177,11 +179,11 @@ def to_parquet(
 
 
 def split_of(path: str, val_share: float) -> str:
-    """The split that a medium's records belong to, the same in every export.
+    """Return the split of a medium's records, the same in every export.
 
     Args:
-        path: of the medium, as `Record.path` has it.
-        val_share: the share of media in validation.
+        path: path of the medium, as in `Record.path`.
+        val_share: share of media in validation.
 
     >>> [split_of("STAR/a.mp4", share) for share in (0, 1)]
     ['train', 'val']
@@ -190,36 +192,35 @@ def split_of(path: str, val_share: float) -> str:
     return "val" if number < val_share * 2**64 else "train"
 
 
-def row_of(
-    record: Record, kind: Kind, index: int, split: str, template: PromptTemplate, root: Path | None = None
-) -> dict[str, Any]:
-    """A record as a row of `SFT_SCHEMA` or `RL_SCHEMA`.
-
-    Args:
-        record: the record.
-        kind: `sft` or `rl`.
-        index: the row's number in the export, for messages of a run.
-        split: `train` or `val`, likewise.
-        template: the prompt's template.
-        root: put before the medium's path.
-
-    Raises:
-        RowError: an SFT record has no response in the template.
-    """
-    columns = question_columns(record.question(root), index, template)
-    extra = json.dumps(dict(record.extra), ensure_ascii=False) if record.extra else None
-    columns["extra_info"] |= {"split": split, "extra": extra}
-    if kind == "rl":
-        return columns
-    response = record.response
-    if response is None:
-        raise record.error("output", "no response", NO_RESPONSE)
-    messages = [*columns["prompt"], {"role": "assistant", "content": response}]
-    return {"messages": messages} | {name: columns[name] for name in SFT_SCHEMA.names[1:]}
+def _rows(
+    records: Iterable[Record],
+    kind: Kind,
+    template: PromptTemplate,
+    settings: ExportSettings,
+    root: Path | None,
+    rejects: RejectLog,
+) -> Iterator[tuple[Record, str, dict[str, Any]]]:
+    """Yield each record with its split and its row; records that make no row are rejected."""
+    number = 0
+    for record in records:
+        split = split_of(record.path, settings.val_share)
+        try:
+            if root:
+                record.medium.element(root)  # raises where the path leads out of the root
+            if root and settings.check_files and not is_local_file(root / record.path):
+                raise medium_error(root / record.path, FileNotFoundError("no such file"))
+            row = MAKERS[kind](record, number, template, root)
+        except RowError as error:
+            rejects.add(rejected(record, error))
+            continue
+        extra = json.dumps(dict(record.extra), ensure_ascii=False) if record.extra else None
+        row["extra_info"] |= {"split": split, "extra": extra}
+        number += 1
+        yield record, split, row
 
 
 class _Splits:
-    """The parquet files of an export, one a split, each written row group by row group. A context manager."""
+    """Writes the parquet file of each split, one row group at a time. A context manager."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self.folder, self.schema = folder, schema

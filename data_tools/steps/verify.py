@@ -1,27 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 2: a response stays when it keeps to the template and its answer is right (arXiv 2511.11113, §3)."""
+"""Step 2: keep the responses that follow the template and answer correctly (arXiv 2511.11113, §3)."""
 
-import os
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice
-from multiprocessing import get_context, parent_process
+from functools import partial
 from pathlib import Path
 
-from data_tools.records.files import AGREEMENT, Record
-from data_tools.steps.run import Dropped, StepReport, Told, run_step
+from data_tools.records.left_out import Dropped
+from data_tools.steps.parallel import run_each
+from data_tools.steps.run import OnRecord, Outcome, StepReport
 from verl_p2r.accuracy import answer_accuracy
-from verl_p2r.cpus import available_cpus
-from verl_p2r.data.rows import RowError
-from verl_p2r.template import parse_response
-
-Outcome = tuple[Record, RowError | None]
-
-CHUNK = 256  # records that a worker takes at a time
-AHEAD = 4  # chunks on their way to each worker
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Record
+from verl_p2r.data.truths import AGREEMENT
+from verl_p2r.template import ParsedResponse, parse_response
 
 
 @dataclass(frozen=True)
@@ -29,8 +21,8 @@ class VerifySettings:
     """What a response must be.
 
     Args:
-        min_accuracy: of its answer, in [0, 1]; the paper's is 0.6.
-        strict: compare answers as Video-R1 does, to the letter.
+        min_accuracy: the least accuracy of its answer, in [0, 1]; 0.6 in the paper.
+        strict: compare answers exactly as Video-R1 does.
     """
 
     min_accuracy: float = AGREEMENT
@@ -42,15 +34,15 @@ class VerifySettings:
 
 
 def verified(record: Record, settings: VerifySettings) -> Outcome:
-    """Verify one record's response.
+    """Verify the response of a record.
 
     Args:
-        record: with a response, in `output` or in its parts.
-        settings: what it must be.
+        record: a record with a response, in `output` or in its parts.
+        settings: what the response must be.
 
     Returns:
-        The record with `observation`, `process` (its thinking) and `reward` (its answer's accuracy) read from the
-        response; and why it does not stay, if it does not.
+        The record with `observation`, `process` (its thinking) and `reward` (the accuracy of its answer) read from the
+        response; and why it does not go on, if it does not.
 
     >>> record = Record("1", "How many?", "numerical", "video", "a.mp4", "3", output="<answer>3</answer>")
     >>> verified(record, VerifySettings())[1].reason
@@ -75,20 +67,19 @@ def verified(record: Record, settings: VerifySettings) -> Outcome:
         reward=round(accuracy, 6),
         select=None,
     )
-    off = [
-        what
-        for what, fine in (
-            ("observation", parsed.perception_well_formed),
-            ("think and answer", parsed.reasoning_well_formed),
-        )
-        if not fine
-    ]
-    if off:
-        return record, Dropped("output", "not in the template", f"not as the template: its {' and its '.join(off)}")
-    if accuracy < settings.min_accuracy:
-        why = f"accuracy below {settings.min_accuracy:g}"
-        return record, Dropped("output", why, f"its answer has an accuracy of {accuracy:.3f}")
-    return record, None
+    return record, _fault(parsed, accuracy, settings.min_accuracy)
+
+
+def _fault(parsed: ParsedResponse, accuracy: float, least: float) -> Dropped | None:
+    """Return why a response is dropped; None when it is kept."""
+    well_formed = {"observation": parsed.perception_well_formed, "think and answer": parsed.reasoning_well_formed}
+    wrong = [part for part, is_fine in well_formed.items() if not is_fine]
+    if wrong:
+        what = f"not in the template: its {' and its '.join(wrong)}"
+        return Dropped("output", "not in the template", what)
+    if accuracy < least:
+        return Dropped("output", f"accuracy below {least:g}", f"its answer has an accuracy of {accuracy:.3f}")
+    return None
 
 
 def verify(
@@ -97,60 +88,27 @@ def verify(
     settings: VerifySettings | None = None,
     *,
     max_reject_share: float = 0.01,
-    told: Told = lambda kept: None,
+    on_record: OnRecord = lambda kept: None,
 ) -> StepReport:
-    """Keep the records of some files whose response is in the template and right.
+    """Keep the records whose response follows the template and answers correctly.
 
     Args:
-        files: of records with responses, see `records.files_of`.
-        folder: for the output, see `steps`; an earlier output is replaced.
+        files: files of records with responses, see `records.files.files_of`.
+        folder: output folder; an earlier output is replaced.
         settings: what a response must be.
         max_reject_share: the largest share of records, in [0, 1], that may be unreadable or without a response.
-        told: told of each record: whether it goes on.
+        on_record: called once a record.
 
     Raises:
         ValueError: the folder cannot be used.
     """
-    settings = settings or VerifySettings()
-
-    def transform(records: Iterable[Record]) -> Iterator[Outcome]:
-        for outcome in _many(records, settings):
-            told(outcome[1] is None)
-            yield outcome
-
-    return run_step("verify", files, folder, transform, settings=asdict(settings), max_reject_share=max_reject_share)
-
-
-def _many(records: Iterable[Record], settings: VerifySettings) -> Iterator[Outcome]:
-    """Verify records, in their order; more than a handful of them in a process for each core."""
-    left = iter(records)
-    yield from _chunk(list(islice(left, CHUNK)), settings)
-    second = list(islice(left, CHUNK))
-    if not second:
-        return
-    workers = available_cpus()
-    running: deque[Future[list[Outcome]]] = deque()
-    # Not forked: a progress bar's thread may hold a lock.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
-        for chunk in chain([second], iter(lambda: list(islice(left, CHUNK)), [])):
-            running.append(pool.submit(_chunk, chunk, settings))
-            if len(running) >= AHEAD * workers:
-                yield from running.popleft().result()
-        while running:
-            yield from running.popleft().result()
-
-
-def _chunk(records: list[Record], settings: VerifySettings) -> list[Outcome]:
-    return [verified(record, settings) for record in records]
-
-
-def _end_with_parent() -> None:
-    """A killed process leaves no workers behind, which would wait for work for ever."""
-    parent = parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    chosen = settings or VerifySettings()
+    return run_each(
+        "verify",
+        files,
+        folder,
+        partial(verified, settings=chosen),
+        settings=asdict(chosen),
+        max_reject_share=max_reject_share,
+        on_record=on_record,
+    )

@@ -11,9 +11,11 @@ from typing import Annotated
 
 import typer
 
-from data_tools.records.files import Record, files_of
-from data_tools.steps.run import Dropped, StepReport, run_step
-from verl_p2r.data.rows import RowError
+from data_tools.records.files import files_of
+from data_tools.records.left_out import Dropped
+from data_tools.steps.run import StepReport, run_step
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Record
 
 
 def short_questions(files: list[Path], out: Path, most: int) -> StepReport:

@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import task  # noqa: E402
 
-from verl_p2r.data.columns import PromptTemplate  # noqa: E402
+from verl_p2r.data.prompt_template import PromptTemplate  # noqa: E402
 from verl_p2r.media import torchvision_ops  # noqa: E402
 
 torchvision_ops.install()  # before transformers imports torchvision; does nothing where torchvision is whole

@@ -7,12 +7,21 @@ import pyarrow as pa
 import pytest
 
 from verl_p2r.accuracy import PROBLEM_TYPES
-from verl_p2r.data.columns import SCHEMA, PromptTemplate, columns_of, read_records, to_table
+from verl_p2r.data.columns import SCHEMA, rl_columns, to_table
+from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import MEDIA_FIELDS
-from verl_p2r.data.rows import Row, RowError
+from verl_p2r.data.prompt_template import PromptTemplate
+from verl_p2r.data.record import Record
+from verl_p2r.data.rows import Row
+from verl_p2r.data.tables import read_json
 from verl_p2r.judge.facts import Fact
 
 BARE = PromptTemplate("{question}", {})
+
+
+def columns_of(raw, index: int, template: PromptTemplate) -> dict:
+    """The row of a JSON value, as the datasets of a run make it."""
+    return rl_columns(Record.parse(raw, index=index, relative_path=False), index, template)
 
 
 def record(**changes) -> dict:
@@ -161,7 +170,7 @@ def test_a_number_as_solution_becomes_text(solution):
         (
             record(media={"fps": 2}, data_type="image"),
             "bad media",
-            "field media holds 'fps': of images give min_pixels",
+            "field media holds 'fps': for images give min_pixels",
         ),
         (record(facts="red"), "bad facts", "field facts: facts 'red': give a list"),
         (["a"], "unreadable record", "the record is a list: it must be a JSON object"),
@@ -204,7 +213,7 @@ def test_records_without_facts_fit_to_rows_with_facts_of_any_type(texts):
 
 def test_records_are_read_by_content_and_a_broken_line_is_one_bad_record(tmp_path):
     (tmp_path / "a.json").write_text('\ufeff{"problem": 1}\n{"prob\n{"problem": 2}\n', encoding="utf-8")
-    first, broken, last = read_records(str(tmp_path / "a.json"))
+    first, broken, last = read_json(str(tmp_path / "a.json"))
     assert (first, last) == ({"problem": 1}, {"problem": 2})
     assert isinstance(broken, RowError)
     assert broken.reason == "unreadable record"

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import MEDIA_FIELDS, facts_of, media_of, options_of
-from verl_p2r.data.rows import RowError
 from verl_p2r.judge.facts import Fact
 from verl_p2r.media.plan import MediaSettings
 
@@ -85,9 +85,9 @@ def test_what_is_not_set_leaves_the_settings_alone(nothing):
         ("dict(fps=2)", "give a mapping"),
         ("__import__('os').abort()", "give a mapping"),
         ("{" * 5000, "give a mapping"),
-        ({"frames": 8}, "field media holds 'frames': of videos give fps, nframes, min_frames"),
-        ("{'video': '/etc/passwd'}", "field media holds 'video': of videos give fps"),
-        ({1: 2}, "field media holds 1: of videos give fps"),
+        ({"frames": 8}, "field media holds 'frames': for videos give fps, nframes, min_frames"),
+        ("{'video': '/etc/passwd'}", "field media holds 'video': for videos give fps"),
+        ({1: 2}, "field media holds 1: for videos give fps"),
         ({"fps": "two"}, "field media.fps is 'two': give a number above 0"),
         ({"fps": "0x10"}, "field media.fps is '0x10': give a number above 0"),
         ({"fps": "1_000"}, "field media.fps is '1_000': give a number above 0"),
@@ -119,7 +119,7 @@ def test_bad_rules_are_named_with_what_to_give(value, message):
 
 @pytest.mark.parametrize("name", ["fps", "nframes", "video_start", "total_pixels"])
 def test_an_image_has_no_rules_about_time(name):
-    with pytest.raises(RowError, match=f"field media holds '{name}': of images give min_pixels, max_pixels, resized_"):
+    with pytest.raises(RowError, match=f"field media holds '{name}': for images give min_pixels, max_pixels, resized_"):
         media_of({name: 1}, "image")
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from verl_p2r.data import reading
+from verl_p2r.data.errors import RowError
 from verl_p2r.data.reading import DAMAGE, read_values
-from verl_p2r.data.rows import RowError
 
 
 def read(path: Path, data: bytes | str) -> list:

@@ -7,15 +7,17 @@ import threading
 
 import pytest
 
-from verl_p2r.data.rejects import Reject, Screening, admit, key_of, remembered
+from verl_p2r.data.rejects import RejectedRow, Screening, keep_or_raise, key_of, load_or_screen
 
 
-def reject(position: int, reason: str = "over-long", medium: str | None = None) -> Reject:
-    return Reject(position, "rl.jsonl", position, "prompt", reason, f"too long\u2028{position}", medium)
+def reject(position: int, reason: str = "over-long", medium: str | None = None) -> RejectedRow:
+    return RejectedRow(position, "rl.jsonl", position, "prompt", reason, f"too long\u2028{position}", medium)
 
 
 def test_a_small_share_goes_on_without_the_rows(tmp_path, capsys):
-    kept = admit(Screening(100, (reject(7),)), max_share=0.01, setting="share", listing=tmp_path / "run" / "list.jsonl")
+    kept = keep_or_raise(
+        Screening(100, (reject(7),)), max_share=0.01, setting="share", listing=tmp_path / "run" / "list.jsonl"
+    )
     assert kept == [i for i in range(100) if i != 7]
     assert "1 of 100 rows rejected (over-long 1); all of them: " in capsys.readouterr().out
     (line,) = (tmp_path / "run" / "list.jsonl").read_text().splitlines()
@@ -33,7 +35,7 @@ def test_a_small_share_goes_on_without_the_rows(tmp_path, capsys):
 def test_a_larger_share_ends_the_run_with_counts_the_first_rows_and_the_list(tmp_path):
     rejects = (reject(0), *(reject(i, "missing file") for i in range(1, 8)))
     with pytest.raises(ValueError) as caught:
-        admit(Screening(100, rejects), max_share=0.07, setting="data.share", listing=tmp_path / "list.jsonl")
+        keep_or_raise(Screening(100, rejects), max_share=0.07, setting="data.share", listing=tmp_path / "list.jsonl")
     lines = str(caught.value).splitlines()
     assert lines[0] == f"8 of 100 rows rejected (missing file 7, over-long 1); all of them: {tmp_path}/list.jsonl"
     assert "  … and 3 more" in lines
@@ -48,15 +50,15 @@ def test_a_larger_share_ends_the_run_with_counts_the_first_rows_and_the_list(tmp
 def test_the_share_is_a_bound_and_nothing_left_is_never_enough(bad, total, share, passes):
     screening = Screening(total, tuple(reject(i) for i in range(bad)))
     if passes:
-        assert len(admit(screening, max_share=share, setting="share", listing=None)) == total - bad
+        assert len(keep_or_raise(screening, max_share=share, setting="share", listing=None)) == total - bad
     else:
         with pytest.raises(ValueError, match=f"{bad} of {total} rows rejected"):
-            admit(screening, max_share=share, setting="share", listing=None)
+            keep_or_raise(screening, max_share=share, setting="share", listing=None)
 
 
 def test_no_rejects_leave_no_list_of_an_earlier_run(tmp_path, capsys):
     (tmp_path / "list.jsonl").write_text("{}\n")
-    assert admit(Screening(2), max_share=0, setting="share", listing=tmp_path / "list.jsonl") == [0, 1]
+    assert keep_or_raise(Screening(2), max_share=0, setting="share", listing=tmp_path / "list.jsonl") == [0, 1]
     assert not (tmp_path / "list.jsonl").exists()
     assert capsys.readouterr().out == ""
 
@@ -74,11 +76,11 @@ class Runs:
 
 def test_an_outcome_is_remembered_under_its_key_whole(tmp_path):
     run = Runs(Screening(9, (reject(1), reject(4, "missing file", str(tmp_path / "gone.mp4")))))
-    assert remembered(tmp_path, "a", run) == remembered(tmp_path, "a", run) == run.screening
+    assert load_or_screen(tmp_path, "a", run) == load_or_screen(tmp_path, "a", run) == run.screening
     assert run.count == 1
-    remembered(tmp_path, "b", run)
+    load_or_screen(tmp_path, "b", run)
     assert run.count == 2
-    remembered(None, "a", run)
+    load_or_screen(None, "a", run)
     assert run.count == 3
 
 
@@ -88,18 +90,18 @@ def test_a_changed_file_among_the_rejects_is_looked_at_again(tmp_path, change):
     if change != "appears":
         medium.write_text("half")
     run = Runs(Screening(9, (reject(4, "unreadable file", str(medium)),)))
-    remembered(tmp_path, "a", run)
-    remembered(tmp_path, "a", run)
+    load_or_screen(tmp_path, "a", run)
+    load_or_screen(tmp_path, "a", run)
     assert run.count == 1
     medium.unlink() if change == "goes" else medium.write_text("the whole of it")
-    remembered(tmp_path, "a", run)
+    load_or_screen(tmp_path, "a", run)
     assert run.count == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "list", "bytes"])
 def test_a_damaged_file_is_made_again_with_a_warning(tmp_path, damage):
     run = Runs(Screening(9, (reject(1), reject(4))))
-    remembered(tmp_path, "a", run)
+    load_or_screen(tmp_path, "a", run)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
@@ -107,7 +109,7 @@ def test_a_damaged_file_is_made_again_with_a_warning(tmp_path, damage):
         {"cut": b"".join(lines[:-1]), "empty": b"", "garbage": b"{]\n", "list": b"[]\n", "bytes": b"\xff\xfe\n"}[damage]
     )
     with pytest.warns(UserWarning, match="is damaged"):
-        assert remembered(tmp_path, "a", run) == run.screening
+        assert load_or_screen(tmp_path, "a", run) == run.screening
     assert run.count == 2
     assert path.read_bytes() == whole
 
@@ -119,7 +121,7 @@ def test_starts_at_once_leave_one_whole_file(tmp_path):
 
     def start():
         barrier.wait()
-        outcomes.append(remembered(tmp_path, "a", lambda: screening))
+        outcomes.append(load_or_screen(tmp_path, "a", lambda: screening))
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:
@@ -128,14 +130,14 @@ def test_starts_at_once_leave_one_whole_file(tmp_path):
         thread.join()
     assert outcomes == [screening] * 8
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
-    assert remembered(tmp_path, "a", Runs(Screening(0))) == screening
+    assert load_or_screen(tmp_path, "a", Runs(Screening(0))) == screening
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path):
     (tmp_path / "file").touch()
     screening = Screening(3)
     with pytest.warns(UserWarning, match="cannot be written"):
-        assert remembered(tmp_path / "file" / "folder", "a", lambda: screening) == screening
+        assert load_or_screen(tmp_path / "file" / "folder", "a", lambda: screening) == screening
 
 
 def test_the_key_follows_files_settings_and_environment(tmp_path, monkeypatch):

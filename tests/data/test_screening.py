@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from verl_p2r.data import screening
-from verl_p2r.data.rows import RowError
-from verl_p2r.data.screening import Limit, Medium, Sample, media_in, screen
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.screening import Limit, RowMedium, Sample, media_in, screen
 from verl_p2r.media.plan import VideoInfo, VisionSpec
 
 SPEC = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
@@ -24,8 +24,8 @@ def words(text):
     return {"input_ids": text.split()}
 
 
-def video(path, **rules) -> Medium:
-    return Medium("videos", {"type": "video", "video": str(path), **SIZE, **rules})
+def video(path, **rules) -> RowMedium:
+    return RowMedium("videos", {"type": "video", "video": str(path), **SIZE, **rules})
 
 
 def found(rows, *, tokens: int = 1000, spec=SPEC) -> list[tuple[int, str, str]]:
@@ -44,7 +44,7 @@ def test_good_rows_stay(clips, tmp_path):
     Image.new("RGB", (112, 112)).save(tmp_path / "a.png")
     rows = [
         Sample(f"a {VIDEO} b", (video(clips["quick"]),)),
-        Sample(f"{IMAGE} {VIDEO}", (Medium("images", {"image": f"{tmp_path}/a.png"}), video(clips["odd"]))),
+        Sample(f"{IMAGE} {VIDEO}", (RowMedium("images", {"image": f"{tmp_path}/a.png"}), video(clips["odd"]))),
         Sample("text only"),
     ]
     assert found(rows) == []
@@ -81,7 +81,7 @@ def test_each_bad_row_has_its_own_reason_and_its_neighbours_stay(clips, tmp_path
         Sample(VIDEO, (video(tmp_path / "empty.mp4"),)),
         Sample(VIDEO, (video(tmp_path / "sound.mp4"),)),
         Sample(VIDEO, (video(tmp_path / "silent.mp4"),)),
-        Sample(IMAGE, (Medium("images", {"image": str(tmp_path / "page.png")}),)),
+        Sample(IMAGE, (RowMedium("images", {"image": str(tmp_path / "page.png")}),)),
     ]
     reasons = [reason for _, reason, _ in found(others)]
     assert len(reasons) == 4
@@ -103,7 +103,9 @@ def test_a_row_may_be_as_long_as_the_limit_and_no_longer(clips):
 
 
 def test_pictures_in_memory_count(clips):
-    row = Sample(f"{IMAGE} {VIDEO}", (Medium("images", {"image": Image.new("RGB", (56, 84))}), video(clips["quick"])))
+    row = Sample(
+        f"{IMAGE} {VIDEO}", (RowMedium("images", {"image": Image.new("RGB", (56, 84))}), video(clips["quick"]))
+    )
     tokens = 2 * 3 + 32  # 2 x 3 squares of 28 pixels; 4 frames in 2 grids of 16
     assert found([row], tokens=tokens) == []
     assert [reason for _, reason, _ in found([row], tokens=tokens - 1)] == ["over-long"]
@@ -113,10 +115,10 @@ def test_every_frame_of_a_list_is_looked_at_and_counted(tmp_path):
     frames = [str(tmp_path / f"{i}.png") for i in range(5)]
     for frame in frames:
         Image.new("RGB", (112, 112)).save(frame)
-    row = Sample(VIDEO, (Medium("videos", {"type": "video", "video": frames, **SIZE}),))
+    row = Sample(VIDEO, (RowMedium("videos", {"type": "video", "video": frames, **SIZE}),))
     assert found([row], tokens=48) == []  # 5 frames and one repeated: 3 grids of 16 tokens
     assert [reason for _, reason, _ in found([row], tokens=47)] == ["over-long"]
-    gone = Sample(VIDEO, (Medium("videos", {"type": "video", "video": [*frames, "/nowhere/5.png"], **SIZE}),))
+    gone = Sample(VIDEO, (RowMedium("videos", {"type": "video", "video": [*frames, "/nowhere/5.png"], **SIZE}),))
     ((position, reason, message),) = found([row, gone, row])
     assert (position, reason) == (1, "missing file")
     assert "/nowhere/5.png" in message
@@ -125,7 +127,7 @@ def test_every_frame_of_a_list_is_looked_at_and_counted(tmp_path):
 def test_encoded_files_are_looked_at_and_counted(clips, tmp_path):
     Image.new("RGB", (112, 112)).save(tmp_path / "a.png")
     picture = (tmp_path / "a.png").read_bytes()
-    rows = [Sample(IMAGE, (Medium("images", {"image": data, **SIZE}),)) for data in (picture, picture[:40], b"page")]
+    rows = [Sample(IMAGE, (RowMedium("images", {"image": data, **SIZE}),)) for data in (picture, picture[:40], b"page")]
     assert [(position, reason) for position, reason, _ in found(rows, tokens=16)] == [
         (1, "unreadable file"),
         (2, "unreadable file"),

@@ -231,7 +231,7 @@ def test_the_example_holds_the_defaults():
         ("inputs: [nowhere.jsonl]", "nowhere.jsonl does not exist"),
         ("[]", "give a mapping of settings"),
         ("{}", "inputs is empty"),
-        ("export: {media_root: x}", "export.media_root is set: set media_root beside it"),
+        ("export: {media_root: x}", "export.media_root is set: set media_root at the top level"),
     ],
 )
 def test_a_bad_file_is_refused(tmp_path, monkeypatch, text, message):

@@ -23,7 +23,7 @@ from paths import QUICKSTART
 from data_tools.records.files import files_of
 from data_tools.steps.judge import JudgeSettings, judge
 from data_tools.steps.verify import verify
-from verl_p2r.data.columns import PromptTemplate
+from verl_p2r.data.prompt_template import PromptTemplate
 
 
 def load(name: str):

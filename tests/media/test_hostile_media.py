@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_tools.look.pictures import pictures_of
 from data_tools.media.check import fault_of
-from data_tools.records.files import Medium
+from verl_p2r.data.record import Medium
 from verl_p2r.media import containers, opening, probe
 from verl_p2r.media.containers import inspect_container
 from verl_p2r.media.decode import decode_frames, fetch_video, read_video

@@ -14,7 +14,7 @@ from qwen_vl_utils import vision_process
 
 from data_tools.look.pictures import pictures_of
 from data_tools.media.parts import media_parts
-from data_tools.records.files import Record
+from verl_p2r.data.record import Record
 from verl_p2r.media import images
 from verl_p2r.media.images import fetch_image, probe_image, read_image
 from verl_p2r.media.plan import MediaError, MediaSettings, VisionSpec, plan_image

@@ -14,7 +14,7 @@ from qwen_vl_utils import process_vision_info
 
 from data_tools.look.pictures import pictures_of
 from data_tools.media.parts import media_parts
-from data_tools.records.files import Record
+from verl_p2r.data.record import Record
 from verl_p2r.media.decode import fetch_video, read_video
 from verl_p2r.media.plan import EVALUATION, TRAINING, MediaError, MediaSettings, VideoInfo, VisionSpec, plan_video
 from verl_p2r.media.probe import probe_video

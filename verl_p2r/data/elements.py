@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Media as rows and records name them, in any of the shapes people use, read into one shape.
+"""Reads media in any of the shapes that rows and records use into one canonical shape.
 
 A medium may be a path, a list of frame paths, an encoded file in memory, a `data:` URL, a picture, a mapping of the
 Hugging Face features `Image` and `Video`, an element of verl or qwen-vl-utils, or a content part of OpenAI's protocol.
-Every reader of media (training, screening, the data tools) takes the canonical element that `read_element` returns:
+Every reader of media (training, screening, the data tools) uses the canonical element that `read_element` returns:
 
     {"type": kind, kind: source, **rules}     kind    `image` or `video`
                                               source  a local path; for a video also a list of paths, one for each
                                                       frame; `bytes`; a PIL image; an http(s) URL if URLs are allowed
-                                              rules   of `record_fields.MEDIA_FIELDS`, ints and floats
+                                              rules   names in `fields.MEDIA_FIELDS`, with ints and floats
 """
 
 import binascii
@@ -29,10 +29,10 @@ from verl_p2r.data.values import is_unset, plain, shown
 KINDS = ("image", "video")
 OUTSIDE, URL = "outside the media root", "media behind a URL"
 
-# Lists of frames have a frame rate of their own, under names that qwen-vl-utils reads.
+# Lists of frames carry their frame rate, under names that qwen-vl-utils reads.
 _RULES = {"image": MEDIA_FIELDS["image"], "video": {**MEDIA_FIELDS["video"], "sample_fps": float, "raw_fps": float}}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_DEEPEST = 3  # mappings in one another: a content part, its `image_url`, and no more
+_DEEPEST = 3  # nested mappings: a content part and its `image_url` need two
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class MediaSources:
     """Where media may come from.
 
     Args:
-        root: the folder that relative paths start from, and that no path may leave; None for the working directory,
-            and for paths that lead anywhere.
-        allow_outside_root: let paths leave the root, by `..`, from `/`, or through symbolic links.
-        allow_urls: let media be http(s) URLs.
-        outside_setting: how the user allows paths outside the root, for messages.
+        root: folder that paths are relative to and must not leave; None for the working directory, and for paths that
+            lead anywhere.
+        allow_outside_root: allow paths to leave the root, by `..`, from `/`, or through symbolic links.
+        allow_urls: allow media to be http(s) URLs.
+        outside_setting: the setting that allows paths outside the root, for messages.
     """
 
     root: str | None = None
@@ -57,24 +57,24 @@ ANYWHERE = MediaSources()
 
 
 def read_element(value: Any, kind: str, field: str, sources: MediaSources = ANYWHERE) -> dict[str, Any]:
-    """Read one medium, whatever shape it has.
+    """Read one medium in any shape.
 
     Args:
-        value: what the row holds for the medium; see the module's docstring.
+        value: the medium; see the module's docstring.
         kind: `image` or `video`.
-        field: the row's field, for errors.
+        field: field of the row, for errors.
         sources: where the medium may come from.
 
     Returns:
         The canonical element. Reading it again gives the same element.
 
     Raises:
-        RowError: the reason is `no media` where nothing names a medium, `bad media` for a shape or a rule that cannot
-            be read, `outside the media root`, or `media behind a URL`. Whether the file is there is not looked at.
+        RowError: the reason is `no media` if nothing names a medium, `bad media` for a shape or a rule that cannot be
+            read, `outside the media root`, or `media behind a URL`. Whether the file exists is not checked.
 
     Edge rules [ours]:
-        `bytes` win over `path`, as Hugging Face has it. Values that are None or NaN are not set. Other keys of a
-        mapping are not read; one that is nearly the name of a rule is refused.
+        `bytes` win over `path`, as in Hugging Face's features. Values that are None or NaN are not set. Other keys of a
+        mapping are ignored, but a key that is almost the name of a rule is refused.
 
     >>> read_element({"path": "a.png", "bytes": None}, "image", "images")
     {'type': 'image', 'image': 'a.png'}
@@ -97,17 +97,17 @@ def read_element(value: Any, kind: str, field: str, sources: MediaSources = ANYW
         rules, value = rules_of(value, _RULES[kind], field), source
     element = {"type": kind, kind: _source(value, kind, field, sources), **rules}
     if sources.allow_urls and isinstance(element[kind], str) and _SCHEME.match(element[kind]):
-        element["allow_urls"] = True  # what opens URLs asks for it
+        element["allow_urls"] = True  # checked where URLs are opened
     return element
 
 
 def names_medium(part: Mapping[str, Any], kind: str) -> bool:
-    """Tell whether a content part names its medium itself; `{"type": "image"}` alone stands for one of the columns'."""
+    """Return whether a content part names its medium; `{"type": "image"}` alone stands for one in the columns."""
     return any(not is_unset(plain(part.get(name))) for name in _NAMES[kind])
 
 
 def kind_of(part: Mapping[str, Any]) -> str | None:
-    """Tell which kind of medium a content part holds: `image`, `image_url` and `input_image` are images.
+    """Return the kind of medium in a content part; `image`, `image_url` and `input_image` are images.
 
     >>> kind_of({"type": "video_url"}), kind_of({"type": "text"}), kind_of({"type": ["image"]})
     ('video', None, None)
@@ -119,13 +119,13 @@ def kind_of(part: Mapping[str, Any]) -> str | None:
 _PART_KINDS = {name: kind for kind in KINDS for name in (kind, f"{kind}_url", f"input_{kind}")}
 
 
-# The keys that may name a medium.
+# Keys that may name a medium.
 _NAMES = {kind: frozenset((kind, f"{kind}_url", f"input_{kind}", "bytes", "base64", "url", "path")) for kind in KINDS}
 _KNOWN = {kind: frozenset((kind, "type", "allow_urls", *_RULES[kind])) for kind in KINDS}
 
 
 def _source_in(value: Mapping[Any, Any], kind: str, field: str) -> Any:
-    """What names the medium in a mapping, and in the mapping that this may be."""
+    """Return what names the medium in a mapping, or in a mapping inside it."""
     source: Any = value
     for _ in range(_DEEPEST):
         named = {name: item for name in _NAMES[kind] if not is_unset(item := plain(source.get(name)))}
@@ -149,7 +149,7 @@ def _source_in(value: Mapping[Any, Any], kind: str, field: str) -> Any:
 
 
 def _check_keys(value: Mapping[Any, Any], kind: str, field: str) -> None:
-    """Refuse a part of another type, and a rule whose name is nearly right: it would be ignored without a word."""
+    """Refuse a part of another type, and a rule whose name is almost right, which would be ignored silently."""
     for name, item in value.items():
         if name in _RULES[kind] or name in _NAMES[kind] or name == "allow_urls":
             continue
@@ -180,7 +180,7 @@ def _source(source: Any, kind: str, field: str, sources: MediaSources) -> Any:
 
 
 def _frame(frame: Any, field: str, sources: MediaSources) -> str:
-    """A frame of a video that is given as a list of files."""
+    """Read a frame of a video that is a list of files."""
     read = read_element(frame, "image", field, sources)["image"]
     if not isinstance(read, str) or _SCHEME.match(read):
         raise _bad(field, frame, "is a frame that is not a local file: write frames to files, and give their paths")
@@ -216,7 +216,7 @@ def _named(text: str, field: str, sources: MediaSources) -> str | bytes:
 
 
 def _data(url: str, field: str) -> bytes:
-    """The file inside a `data:` URL (RFC 2397)."""
+    """Return the file in a `data:` URL (RFC 2397)."""
     head, comma, body = url.partition(",")
     try:
         data = b64decode(body, validate=True) if head.lower().endswith(";base64") else unquote_to_bytes(body)
@@ -233,7 +233,7 @@ def _below_root(path: str, field: str, root: str, sources: MediaSources) -> str:
         return joined
     try:
         real, real_root = _real(joined), _real_folder(os.path.expanduser(root))
-    except (OSError, ValueError):  # names that are too long or hold NUL bytes: no such file either way
+    except (OSError, ValueError):  # no file can have this name
         real, real_root = os.path.normpath(joined), os.path.normpath(os.path.expanduser(root))
     if not real.startswith(real_root.rstrip(os.sep) + os.sep):
         link = "" if os.path.normpath(joined) == real else f" (it leads to {shown(real)})"
@@ -247,7 +247,7 @@ def _below_root(path: str, field: str, root: str, sources: MediaSources) -> str:
 
 
 def _real(path: str) -> str:
-    """The path without symbolic links and `..`; of a folder's many files, the folder is looked up once."""
+    """Resolve symbolic links and `..` in a path; a folder of many files is resolved once."""
     folder, name = os.path.split(path)
     if name in ("", os.curdir, os.pardir) or os.path.islink(path):
         return os.path.realpath(path)

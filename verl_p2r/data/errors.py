@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error of one row or record; nothing else is lost with it."""
+"""The error of one row or record."""
 
 
 class RowError(ValueError):
     """A row that cannot be used.
 
     Args:
-        field: the field at fault.
-        reason: a short name, the same for all rows of one kind, for counting.
+        field: the wrong field.
+        reason: a short name, the same for all rows with this fault, for counting.
         problem: what is wrong, and what to do about it.
-        name: how messages call the row; empty where the caller adds it.
-        medium: the path of the media file at fault, if it is one.
+        name: name of the row in messages; empty if the caller adds it.
+        medium: path of the media file that causes the fault, if one does.
     """
 
     def __init__(self, field: str, reason: str, problem: str, name: str = "", medium: str | None = None) -> None:

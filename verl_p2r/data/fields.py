@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of a record that hold more than a text: its options, the part of its medium it is about, its facts.
+"""The fields of a record, read one by one: texts, numbers, truth values, options, media rules, facts.
 
-In files where every value is a text, such as the RL file of the VideoP2R release, these are texts too, written Python's
-way or JSON's; no text is ever evaluated.
+In files where every value is a text, such as the RL file of the VideoP2R release, numbers and lists are texts too,
+written Python's way or JSON's. No text is ever evaluated.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,112 @@ from verl_p2r.judge.facts import Fact
 _SIZE = {"min_pixels": int, "max_pixels": int, "resized_height": int, "resized_width": int}
 _TIME = {"fps": float, "nframes": int, "min_frames": int, "max_frames": int, "video_start": float, "video_end": float}
 MEDIA_FIELDS: Mapping[str, Mapping[str, type]] = {"image": _SIZE, "video": {**_TIME, **_SIZE, "total_pixels": int}}
-"""What `media` may hold for each modality: qwen-vl-utils' names for sampling (seconds, frames) and size (pixels)."""
+"""Keys of the field `media` for each modality: qwen-vl-utils' names for sampling (seconds, frames), size (pixels)."""
 
-MOST = 2**53  # whole numbers up to here are exact in JSON, wherever it is read
+MOST = 2**53  # the largest whole number that every JSON reader keeps exact
+
+_SHOWN = 80  # characters of a value in a message
+_TRUTHS = {"true": True, "false": False}
+
+
+def required_text(raw: Mapping[str, Any], name: str) -> str:
+    """Read a field that must hold visible text; a number becomes text.
+
+    Args:
+        raw: JSON object of a record.
+        name: name of the field.
+
+    Raises:
+        RowError: the field is missing, empty or of another type.
+
+    >>> required_text({"solution": 3}, "solution")
+    '3'
+    """
+    value = raw.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool) and not is_unset(value):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        reason = "no ground truth" if name == "solution" else f"no {name}"
+        raise RowError(name, reason, f"field {name} is {shown(value)}: give a text, or drop the record")
+    return value
+
+
+def text_of(raw: Mapping[str, Any], name: str) -> str | None:
+    """Read a field that may hold text; a number becomes text.
+
+    Args:
+        raw: JSON object of a record.
+        name: name of the field.
+
+    Returns:
+        The text, or None when the field is not set.
+
+    Raises:
+        RowError: the field holds something else.
+    """
+    value = raw.get(name)
+    if type(value) is not str and value is not None:
+        value = plain(value)
+    if is_unset(value):
+        return None
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise RowError(name, "no text", f"field {name} is {shown(value, _SHOWN)}: give a text, or leave it out")
+    return str(value)
+
+
+def name_of(raw: Mapping[str, Any], name: str) -> str | None:
+    """Read a field that may hold a name or a number, such as `problem_id`.
+
+    Args:
+        raw: JSON object of a record.
+        name: name of the field.
+
+    Returns:
+        The name as text, or None when the field is not set.
+
+    Raises:
+        RowError: the field holds something else.
+    """
+    value = raw.get(name)
+    if type(value) is not str and value is not None:
+        value = plain(value)
+    if is_unset(value):
+        return None
+    if not isinstance(value, str | int | float):
+        raise RowError(name, f"bad {name}", f"field {name} is {shown(value)}: give a text or a number")
+    return str(value)
+
+
+def float_of(raw: Mapping[str, Any], name: str) -> float | None:
+    """Read a field that may hold a number; None when it is not set.
+
+    Raises:
+        RowError: the field holds something else.
+    """
+    value = raw.get(name)
+    if is_unset(value):
+        return None
+    number = read_number(value)
+    if number is None:
+        problem = f"field {name} is {shown(value, _SHOWN)}: give a number, or leave it out"
+        raise RowError(name, "no number", problem)
+    return float(number)
+
+
+def bool_of(raw: Mapping[str, Any], name: str) -> bool | None:
+    """Read a field that may hold true or false, also as text; None when it is not set.
+
+    Raises:
+        RowError: the field holds something else.
+    """
+    value = plain(raw.get(name))
+    if isinstance(value, bool) or is_unset(value):
+        return value if isinstance(value, bool) else None
+    truth = _TRUTHS.get(value.strip().lower()) if isinstance(value, str) else None
+    if truth is None:
+        problem = f"field {name} is {shown(value, _SHOWN)}: give true or false, or leave it out"
+        raise RowError(name, "no truth value", problem)
+    return truth
 
 
 def options_of(value: Any) -> list[str]:
@@ -31,7 +134,7 @@ def options_of(value: Any) -> list[str]:
     """
     if type(value) is list and all(type(option) is str for option in value):
         return list(value)
-    # Most often "[]", and a parser takes a while.
+    # "[]" is by far the most frequent text, and parsing is slow.
     value = [] if isinstance(value, str) and value == "[]" else read_text(value)
     if value is None:
         return []
@@ -44,17 +147,17 @@ def options_of(value: Any) -> list[str]:
 
 
 def media_of(value: Any, kind: str) -> dict[str, Any]:
-    """Read how a record's medium is sampled and sized: keys of its element in a message, in addition to its path.
+    """Read the field `media`: how this record's medium is sampled and sized.
 
     Args:
-        value: the field `media`: a mapping from names in `MEDIA_FIELDS` to numbers.
+        value: a mapping from names in `MEDIA_FIELDS` to numbers, or such a mapping as text.
         kind: `image` or `video`.
 
     Returns:
-        The names that are set, with numbers of their types.
+        The names that are set, with numbers of the right types.
 
     Raises:
-        RowError: it is not a mapping, or one of its names or numbers is not what it should be.
+        RowError: it is not a mapping, or a name or number in it is wrong.
 
     >>> media_of({"video_start": "60", "video_end": 90, "nframes": None}, "video")
     {'video_start': 60.0, 'video_end': 90.0}
@@ -70,18 +173,21 @@ def media_of(value: Any, kind: str) -> dict[str, Any]:
     for name in value:
         if name not in fields:
             raise RowError(
-                "media", "bad media", f"field media holds {shown(name)}: of {kind}s give {', '.join(fields)}"
+                "media", "bad media", f"field media holds {shown(name)}: for {kind}s give {', '.join(fields)}"
             )
     return rules_of(value, fields, "media")
 
 
 def rules_of(values: Mapping[Any, Any], fields: Mapping[str, type], field: str) -> dict[str, Any]:
-    """Read the rules for sampling and size in a mapping, with numbers of their types.
+    """Read the sampling and size rules in a mapping.
 
     Args:
-        values: names and numbers; other names are not looked at, and values that are not set are left out.
-        fields: the names of the rules, and their types: one of `MEDIA_FIELDS`.
-        field: how errors call the mapping.
+        values: mapping from names to numbers; names that are not in `fields` are ignored.
+        fields: names of the rules and their types, one of `MEDIA_FIELDS`.
+        field: name of the mapping in errors.
+
+    Returns:
+        The rules that are set, with numbers of the right types.
 
     Raises:
         RowError: naming the rule whose value is not a number, or out of range.
@@ -102,10 +208,13 @@ def rules_of(values: Mapping[Any, Any], fields: Mapping[str, type], field: str) 
 
 
 def facts_of(value: Any) -> list[dict[str, Any]] | None:
-    """Read the facts that an observation must state; the result writes them all alike.
+    """Read the field `facts`: what an observation must state.
 
     Args:
-        value: the field `facts`: what `Fact.parse_all` reads.
+        value: anything that `Fact.parse_all` reads.
+
+    Returns:
+        The facts in one uniform shape, or None when there are none.
 
     Raises:
         RowError: they cannot be read.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages of a row with its media in place, in the form that chat templates and decoders take.
+"""Builds the messages of a row with its media in place, in the form that chat templates and decoders take.
 
-Media stand in columns of their own, with a placeholder for each in the text (verl, Video-R1, LLaVA), or in the messages
+Media are either in columns, with a placeholder for each in the text (verl, Video-R1, LLaVA), or in the messages
 themselves as content parts (OpenAI, qwen-vl-utils, TRL). Both become lists of parts: texts and canonical elements.
 """
 
@@ -15,26 +15,28 @@ from verl_p2r.data.errors import RowError
 from verl_p2r.data.values import is_unset, plain, read_text, shown
 
 TAGS = {f"<{kind}>": kind for kind in (*KINDS, "audio")}
+"""Placeholder of a medium → its kind."""
 
-_TAG = re.compile("(" + "|".join(TAGS) + ")")
+PLACEHOLDER = re.compile("|".join(TAGS))
+_SPLIT = re.compile(f"({PLACEHOLDER.pattern})")
 _TEXTS = ("text", "input_text", "output_text")
 
 ReadElement = Callable[[Any, str], dict[str, Any]]
-"""Reads one medium: its value, and its kind, `image` or `video`."""
+"""Makes a canonical element of a medium, given its value and its kind, `image` or `video`."""
 
 
 def build_messages(row: Mapping[str, Any], key: str, fields: Mapping[str, str], read: ReadElement) -> list[dict]:
     """Put a row's media into its messages.
 
     Args:
-        row: with messages, and columns of media.
-        key: the column of the messages: a list of mappings with `role` and `content`, or such a list as a text.
-        fields: for each kind, `image`, `video` and `audio`, the column of its media.
+        row: row with messages and columns of media.
+        key: column of the messages: a list of mappings with `role` and `content`, or such a list as text.
+        fields: for `image`, `video` and `audio`, the column of its media.
         read: makes a canonical element of a medium.
 
     Returns:
-        The messages. The content of a message is a list of parts as soon as the row has any media, as verl does it,
-        else as it was.
+        The messages. If the row has any media, the content of every message is a list of parts, as in verl; otherwise
+        it is unchanged.
 
     Raises:
         RowError: the messages cannot be read, or placeholders and media do not match in number.
@@ -80,7 +82,7 @@ def messages_in(value: Any, key: str) -> list[dict[str, Any]]:
 
 
 def media_list(value: Any) -> list[Any]:
-    """Read a column of media: a list, a single medium, or nothing.
+    """Read a column of media, which may hold a list, a single medium or nothing.
 
     >>> media_list(None), media_list("a.png"), media_list(["a.png"]), media_list('["a.png", "b.png"]')
     ([], ['a.png'], ['a.png'], ['a.png', 'b.png'])
@@ -98,7 +100,7 @@ def _content(content: Any, key: str, some: bool, queues: Mapping[str, deque], re
         return [_part(part, key, queues, read) for part in content]
     if not isinstance(content, str) or not some:
         return content
-    parts = (segment for segment in _TAG.split(content) if segment)
+    parts = (segment for segment in _SPLIT.split(content) if segment)
     return [
         _element(queues[TAGS[segment]].popleft(), TAGS[segment], read)
         if segment in TAGS and TAGS[segment] in queues
@@ -128,7 +130,7 @@ def _part(part: Any, key: str, queues: Mapping[str, deque], read: ReadElement) -
 def _element(medium: Any, kind: str, read: ReadElement) -> dict[str, Any]:
     if kind != "audio":
         return read(medium, kind)
-    if isinstance(medium, Mapping) and medium.keys() & {"audio", "audio_url"}:  # as verl has it
+    if isinstance(medium, Mapping) and medium.keys() & {"audio", "audio_url"}:  # as in verl
         return {**medium, "type": "audio"}
     return {"type": "audio", "audio": medium}
 
@@ -136,7 +138,7 @@ def _element(medium: Any, kind: str, read: ReadElement) -> dict[str, Any]:
 def _check_placeholders(
     messages: Iterable[Mapping[str, Any]], key: str, fields: Mapping[str, str], media: Mapping[str, list]
 ) -> None:
-    """Refuse a row whose placeholders are not as many as the media of its columns."""
+    """Refuse a row with more or fewer placeholders than media in its columns."""
     counts = dict.fromkeys(fields, 0)
     for message in messages:
         content = message["content"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The prompt that a question is asked in: a text file with slots."""
+"""The template of a prompt: a text file with slots."""
 
 import re
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ _SLOT = re.compile(r"\{(question|answer_form)\}")
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A prompt with slots for the question and for what the answer should look like.
+    """A prompt with slots for the question and for the form of the answer.
 
     Args:
-        body: text with the slots `{question}` and, if wanted, `{answer_form}`; other braces stay as they are.
-        answer_forms: problem type → the text for `{answer_form}`.
+        body: text with the slot `{question}` and, optionally, `{answer_form}`; other braces are kept.
+        answer_forms: problem type → text for `{answer_form}`.
     """
 
     body: str
@@ -26,13 +26,13 @@ class PromptTemplate:
 
     @classmethod
     def parse(cls, text: str, name: str = "prompt template") -> "PromptTemplate":
-        """Read a template: the body, then one section for each problem type, headed by its name in brackets.
+        """Read a template: the body, followed by a section for each problem type, headed by its name in brackets.
 
         A registered problem type may go without a section; its `{answer_form}` is then empty.
 
         Args:
-            text: the file's text.
-            name: how messages call it.
+            text: content of the file.
+            name: name of the template in messages.
 
         Raises:
             ValueError: the body lacks `{question}`, or uses `{answer_form}` without a section for every problem type.
@@ -59,7 +59,7 @@ class PromptTemplate:
         """Read a template file.
 
         Args:
-            name: one of the package's (`process_aware`), or the path of a text file.
+            name: one of the package's templates (`process_aware`), or the path of a text file.
 
         Raises:
             ValueError: there is no such template, or it lacks a slot or a section.
@@ -75,6 +75,8 @@ class PromptTemplate:
         return cls.parse(text, f"prompt template {name}")
 
     def render(self, question: str, problem_type: str) -> str:
-        """The text of the user's turn behind the media."""
+        """Return the text of the user's turn, which follows the media."""
         values = {"question": question, "answer_form": self.answer_forms.get(problem_type, "")}
-        return _SLOT.sub(lambda match: values[match[1]], self.body)  # one pass: a slot inside the question stays text
+        return _SLOT.sub(
+            lambda match: values[match[1]], self.body
+        )  # in one pass, so that a slot inside the question stays text

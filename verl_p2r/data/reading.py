@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON lists and JSON lines, gzip-compressed or not, read one value at a time with the line each stands on.
+"""Reads JSON lists and JSON lines, gzip-compressed or not, one value at a time, with the line of each.
 
-Memory holds one chunk and the value in hand, whatever the size of the file. What cannot be read is one bad value: those
-before and after it are read all the same. What a file holds is told from its first bytes, not from its name.
+Memory holds one chunk and one value, whatever the size of the file. A part that cannot be read costs one value: those
+before and after it are still read. The first bytes of a file decide its format, not its name.
 """
 
 import gzip
@@ -15,26 +15,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.errors import RowError
 
 CHUNK = 1 << 20  # bytes
-LONGEST = 1 << 26  # characters of one value; longer ones are damage, such as a quote that is never closed
-DAMAGE = "damaged file"  # the reason when a file ends too early or cannot be decompressed
+LONGEST = 1 << 26  # characters of one value; a longer one is damage, such as a quote that is never closed
+DAMAGE = "damaged file"  # reason for a file that ends too early or cannot be decompressed
 
 _MAGIC = b"\x1f\x8b"
 _NEXT_OBJECT = re.compile(r",\s*(?=\{)")
-_START = re.compile(r"[\s\ufeff]*")  # a byte order mark too
-_BETWEEN = re.compile(r"[\s,\[\]]*")  # two items; commas are not insisted on
-_TAIL = 16  # an error so close to the end of what has been read may be the end's: `-Infinity`, `\ud83d\ude00`
+_START = re.compile(r"[\s\ufeff]*")  # including a byte order mark
+_BETWEEN = re.compile(r"[\s,\[\]]*")  # between two items; missing commas are tolerated
+_TAIL = 16  # an error this close to the end of the buffer may be a token cut in half: `-Infinity`, `\ud83d\ude00`
 
 
 class RawRecord(NamedTuple):
-    """A value as read, and where a person finds it.
+    """A value, and where it was read.
 
     Args:
-        file: the file's path.
-        line: of the value's first character, from 1.
-        value: what JSON makes of it; or the `RowError` that says why it cannot be read.
+        file: path of the file.
+        line: line of the value's first character, from 1.
+        value: the JSON value, or the `RowError` that says why it cannot be read.
     """
 
     file: str
@@ -46,12 +46,12 @@ def read_values(path: Path, on_bytes: Callable[[int], object] = lambda count: No
     """Read the values of a JSON list, or of JSON lines.
 
     Args:
-        path: of the file; it may be gzip-compressed, in one or several members.
-        on_bytes: told how many more bytes of the file have been read, for a progress bar.
+        path: path of the file, which may be gzip-compressed, in one or several members.
+        on_bytes: called with the number of bytes read since the last call.
 
     Yields:
-        Each value. Text that is not UTF-8 is kept as lone surrogates (Python's `surrogateescape`), so that only the
-        values that hold it suffer. A file that ends too early yields a last `RowError` of the reason `DAMAGE`.
+        Each value. Bytes that are not UTF-8 become lone surrogates (Python's `surrogateescape`), so that only the
+        values that contain them are lost. A file that ends too early yields a last `RowError` with reason `DAMAGE`.
 
     Raises:
         OSError: the file cannot be opened.
@@ -67,7 +67,7 @@ def read_values(path: Path, on_bytes: Callable[[int], object] = lambda count: No
 
 
 def _decoded(raw: IO[bytes], stack: ExitStack, on_bytes: Callable[[int], object]) -> Iterator[str]:
-    """The file's text, chunk by chunk."""
+    """Yield the text of a file in chunks."""
     zipped = raw.read(2) == _MAGIC
     raw.seek(0)
     file: Any = stack.enter_context(gzip.GzipFile(fileobj=raw)) if zipped else raw
@@ -81,7 +81,7 @@ def _decoded(raw: IO[bytes], stack: ExitStack, on_bytes: Callable[[int], object]
 
 
 class _Text:
-    """The part of a text that is being looked at, from `position` in `buffer`, and the line it has come to."""
+    """A window on a text: the unread part starts at `position` in `buffer`, on line `line`."""
 
     def __init__(self, chunks: Iterator[str]) -> None:
         self._chunks = chunks
@@ -89,7 +89,7 @@ class _Text:
         self.ended, self.damage = False, ""
 
     def more(self) -> bool:
-        """Read on, as much again as there is; False at the end."""
+        """Read more text, doubling the unread part; return False at the end."""
         parts = [self.buffer[self.position :]]
         wanted = max(len(parts[0]), 1)
         try:
@@ -105,12 +105,12 @@ class _Text:
         return len(self.buffer) > before
 
     def advance(self, end: int) -> None:
-        """Leave what stands before `end`."""
+        """Move to `end` in the buffer."""
         self.line += self.buffer.count("\n", self.position, end)
         self.position = end
 
     def skip(self, pattern: re.Pattern[str]) -> str:
-        """Leave what matches, also across the end of what has been read, and give it."""
+        """Move past what matches, reading more text as needed, and return it."""
         skipped = ""
         while True:
             match = pattern.match(self.buffer, self.position)
@@ -129,7 +129,7 @@ class _Text:
 
 
 def _items(text: _Text) -> Iterator[tuple[int, Any]]:
-    """The items of a list, which starts here; of several lists one after the other, all of theirs."""
+    """Yield the items of the list that starts here, and of any lists that follow it."""
     decode = json.JSONDecoder().raw_decode
     while True:
         between = text.skip(_BETWEEN)
@@ -156,7 +156,7 @@ def _items(text: _Text) -> Iterator[tuple[int, Any]]:
 
 
 def _is_cut(text: _Text, error: Exception) -> bool:
-    """Whether what is wrong with a value may only be that there is not more of it."""
+    """Return whether a value may be wrong only because it is cut off."""
     if not isinstance(error, json.JSONDecodeError):
         return False
     tail = 0 if text.ended else _TAIL
@@ -164,10 +164,10 @@ def _is_cut(text: _Text, error: Exception) -> bool:
 
 
 def _find_next(text: _Text, at: int) -> None:
-    """Go to the next object behind a bad value: the first that follows the last comma before the error."""
+    """Move to the next object after a bad value: the first one after the last comma before the error."""
     text.advance(max(text.buffer.rfind(",", text.position, at + 1), text.position))
     while not (match := _NEXT_OBJECT.search(text.buffer, text.position)):
-        comma = text.buffer.rfind(",", text.position)  # the object may come with the next chunk
+        comma = text.buffer.rfind(",", text.position)  # the object may be in the next chunk
         text.advance(comma if comma >= 0 and not text.buffer[comma + 1 :].strip() else len(text.buffer.rstrip("] \n")))
         if not text.more():
             return
@@ -175,7 +175,7 @@ def _find_next(text: _Text, at: int) -> None:
 
 
 def _lines(text: _Text) -> Iterator[tuple[int, Any]]:
-    """The values of the lines from here on; blank ones are left out."""
+    """Yield the values of the remaining lines, except blank ones."""
     while text.left or text.more():
         end = text.buffer.find("\n", text.position)
         if end < 0 and text.left <= LONGEST and text.more():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that are left out of a run: counted by reason, listed in a file, and remembered on disk for the next start."""
+"""Rows that are left out of a run: counted by reason, listed in a file, and cached on disk for the next start."""
 
 import hashlib
 import json
@@ -15,23 +15,24 @@ from typing import Any
 
 from verl_p2r.media.probe import TIMEOUT_VARIABLE
 
-PACKAGE = Path(__file__).parents[1]  # a change anywhere in it may change what is left out
-SHOWN = 5  # how many rejects an error lists
-LIBRARIES = ("qwen-vl-utils", "transformers", "av")  # whose rules decide on sizes and lengths
-VARIABLES = (TIMEOUT_VARIABLE, "MODEL_SEQ_LEN")  # of the environment, likewise
+PACKAGE = Path(__file__).parents[1]  # a change to any of its files may change what is left out
+SHOWN = 5  # rejects listed in an error
+LIBRARIES = ("qwen-vl-utils", "transformers", "av")  # their rules decide sizes and lengths
+VARIABLES = (TIMEOUT_VARIABLE, "MODEL_SEQ_LEN")  # environment variables that do so too
 
 
 @dataclass(frozen=True)
-class Reject:
+class RejectedRow:
     """A row that is left out.
 
     Args:
-        position: where the row stood in what was screened, from 0.
-        file, row: where a person finds it; rows count from 0.
-        field: the field at fault.
-        reason: a short name, the same for all rows of one kind.
+        position: position of the row among the screened rows, from 0.
+        file: file of the row.
+        row: number of the row in that file, from 0.
+        field: the wrong field.
+        reason: a short name, the same for all rows with this fault.
         message: what is wrong, and what to do about it.
-        medium: the path of the media file at fault, if it is one.
+        medium: path of the media file that causes the fault, if one does.
     """
 
     position: int
@@ -44,21 +45,26 @@ class Reject:
 
     def __str__(self) -> str:
         text = f"{self.file} row {self.row}: {self.message}"
-        return text.encode("utf-8", "backslashreplace").decode()  # a path may hold what no terminal can print
+        return text.encode("utf-8", "backslashreplace").decode()  # paths may contain unprintable characters
 
 
 @dataclass(frozen=True)
 class Screening:
-    """The outcome: how many rows were looked at, and those that are left out, in order."""
+    """The outcome of a screening.
+
+    Args:
+        total: number of rows screened.
+        rejects: the rejected rows, in order.
+    """
 
     total: int
-    rejects: tuple[Reject, ...] = ()
+    rejects: tuple[RejectedRow, ...] = ()
 
     @property
     def kept(self) -> list[int]:
         """Positions of the rows that stay, in order.
 
-        >>> Screening(3, (Reject(1, "rl.parquet", 1, "videos", "missing file", "no such file"),)).kept
+        >>> Screening(3, (RejectedRow(1, "rl.parquet", 1, "videos", "missing file", "no such file"),)).kept
         [0, 2]
         """
         out = {reject.position for reject in self.rejects}
@@ -71,20 +77,21 @@ class Screening:
         return ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
 
 
-def admit(screening: Screening, *, max_share: float, setting: str, listing: Path | None) -> list[int]:
-    """Say what was left out, and go on only if that is little enough.
+def keep_or_raise(screening: Screening, *, max_share: float, setting: str, listing: Path | None) -> list[int]:
+    """List the rejected rows, and raise if there are too many.
 
     Args:
-        screening: the outcome.
-        max_share: the largest share of rejects, in [0, 1], to go on with.
-        setting: the name of the setting that holds it, for messages.
-        listing: a JSON-lines file to write with one reject a line; an old one is removed when there are none.
+        screening: the outcome of a screening.
+        max_share: the largest share of rejected rows, in [0, 1], that is accepted.
+        setting: name of the setting that holds this share, for messages.
+        listing: JSON-lines file to write with one rejected row a line; an old one is removed if there are none.
 
     Returns:
         Positions of the rows that stay, in order.
 
     Raises:
-        ValueError: more than `max_share` are rejected, or all; counts by reason, and the first of them.
+        ValueError: more than `max_share` or all rows are rejected; the message counts them by reason and shows the
+            first ones.
     """
     rejects = screening.rejects
     if listing is not None:
@@ -106,15 +113,15 @@ def admit(screening: Screening, *, max_share: float, setting: str, listing: Path
     return screening.kept
 
 
-def remembered(folder: Path | None, key: str, run: Callable[[], Screening]) -> Screening:
-    """Take a screening from disk, or run it and put it there.
+def load_or_screen(folder: Path | None, key: str, run: Callable[[], Screening]) -> Screening:
+    """Load a screening from disk, or run and store it.
 
-    A screening holds while the rejected media files are as they were: once one is repaired, all is screened again.
-    Processes that start at once may all run it; each writes the whole file in one step.
+    A stored screening is valid while the rejected media files are unchanged. If one is repaired, all rows are screened
+    again. Processes that start together may all run the screening; each writes the whole file atomically.
 
     Args:
-        folder: where screenings are kept; None to run it always.
-        key: of the data and settings, see `key_of`.
+        folder: folder of stored screenings; None to run it every time.
+        key: key of the data and settings, see `key_of`.
         run: makes the screening.
     """
     if folder is None:
@@ -123,7 +130,7 @@ def remembered(folder: Path | None, key: str, run: Callable[[], Screening]) -> S
     if path.is_file():
         try:
             head, *lines = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
-            screening = Screening(head["rows"], tuple(Reject(**line) for line in lines))
+            screening = Screening(head["rows"], tuple(RejectedRow(**line) for line in lines))
             if len(lines) != head["rejects"]:
                 raise ValueError(f"{len(lines)} of {head['rejects']} rejects")
             if all(_stat_of(medium) == stat for medium, stat in head["media"].items()):
@@ -142,12 +149,12 @@ def remembered(folder: Path | None, key: str, run: Callable[[], Screening]) -> S
 
 
 def key_of(files: Sequence[str | Path], *settings: Any) -> str:
-    """A key that changes when a file, a setting, this package's code or the version of a library behind it does.
+    """Return a key that changes with a file, a setting, this package's code or the version of a relevant library.
 
     Args:
-        files: the data files; their path, size and time of change count, not their content, and media not at all: one
-            that is changed later is found when it is decoded.
-        settings: anything else the outcome depends on, with a `repr` that tells it.
+        files: the data files. Their path, size and modification time count, not their content. Media do not count: a
+            medium that is changed later is found when it is decoded.
+        settings: everything else that the outcome depends on, with an informative `repr`.
     """
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))
     versions = [version(library) for library in LIBRARIES]
@@ -157,16 +164,16 @@ def key_of(files: Sequence[str | Path], *settings: Any) -> str:
 
 
 def _stat_of(path: str) -> list[int] | None:
-    """Size and time of change of a file; None when it is missing."""
+    """Return size and modification time of a file; None if it is missing."""
     try:
         stat = os.stat(path)
-    except (OSError, ValueError):  # ValueError: NUL bytes, and characters that the file system cannot encode
+    except (OSError, ValueError):  # ValueError: no file can have this name
         return None
     return [stat.st_size, stat.st_mtime_ns]
 
 
 def _write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines in one step: another process sees the old file or the whole new one."""
+    """Write JSON lines atomically: another process sees the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

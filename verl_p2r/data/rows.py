@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One row of RL data as the method sees it, read from verl's parquet columns and checked."""
+"""What the reward needs to know of a row, read from verl's columns and checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from verl_p2r.accuracy import problem_types
-from verl_p2r.data.errors import RowError as RowError
+from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import options_of
 from verl_p2r.data.values import is_unset, plain, read_text, shown
 from verl_p2r.judge import JudgeRequest
@@ -15,15 +15,15 @@ from verl_p2r.judge.facts import Fact
 
 @dataclass(frozen=True)
 class Row:
-    """What rewarding a response needs to know of its prompt.
+    """What the reward of a response needs to know of its prompt.
 
     Args:
-        name: how messages call the row, for example `rl_train row 17`.
+        name: name of the row in messages, for example `train row 17`.
         problem_type: one of `accuracy.problem_types()`.
         solution: the ground truth, with or without its `<answer>` tags.
-        question: the question as text, options included.
-        options: the options of a multiple choice question, else empty.
-        facts: what the observation must state, for the judge `facts`; None when the data lists none.
+        question: the question as text, including its options.
+        options: options of a multiple choice question, otherwise empty.
+        facts: what the observation must state, for the judge `facts`; None if the data lists none.
     """
 
     name: str
@@ -39,10 +39,11 @@ class Row:
 
         Args:
             columns: the row.
-            name: how messages call it; by default from `extra_info.split` or `data_source`, and `extra_info.index`.
+            name: name of the row in messages; by default made of `extra_info.split` or `data_source`, and
+                `extra_info.index`.
 
         Raises:
-            RowError: naming row and field, when the problem type or the ground truth is missing or unknown.
+            RowError: the problem type or the ground truth is missing or unknown; the message names row and field.
 
         >>> Row.from_columns({"problem_type": "numerical", "reward_model": {"ground_truth": "3"},
         ...                   "extra_info": {"index": 7, "split": "train", "question": "How many?"}}).name
@@ -86,7 +87,7 @@ class Row:
         )
 
     def judge_request(self, observation: str) -> JudgeRequest:
-        """What the perception judge is asked about one observation of this row."""
+        """Make the request that asks the perception judge about one observation of this row."""
         return JudgeRequest(
             question=self.question,
             solution=self.solution,
@@ -98,7 +99,7 @@ class Row:
 
 
 def _mapping(columns: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    """A column that holds a mapping; nothing for one that is not set."""
+    """Return a column that holds a mapping; an empty mapping if it is not set."""
     value = columns.get(field)
     if not isinstance(value, Mapping):
         if not is_unset(value):
@@ -108,7 +109,7 @@ def _mapping(columns: Mapping[str, Any], field: str) -> Mapping[str, Any]:
 
 
 def _text_of(columns: Mapping[str, Any]) -> str:
-    """The text of the last user turn of the first conversation that there is, without its media."""
+    """Return the text of the last user turn in `prompt` or `raw_prompt`, without media."""
     conversations = (read_text(columns.get(field)) for field in ("prompt", "raw_prompt"))
     conversation: Sequence[Any] = next((c for c in conversations if isinstance(c, list | tuple) and len(c)), [])
     users = [turn for turn in conversation if isinstance(turn, Mapping) and turn.get("role") == "user"]

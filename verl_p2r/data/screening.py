@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Screening rows before a run: what cannot work is left out with a reason, told from metadata alone.
+"""Screens rows before a run: rejects those that cannot work, with a reason, from metadata alone.
 
-A row that fails in the middle of training costs its rollouts, and verl goes on without a word. Here every medium is
-probed once; its frames, sizes and tokens follow by arithmetic, and no video is decoded.
+A row that fails during training loses its rollouts, and verl goes on silently. Here every medium is probed once. Its
+frames, sizes and tokens follow by arithmetic, so no video is decoded.
 """
 
-import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,9 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 from PIL import Image
 from rich.progress import track
 
+from verl_p2r.cpus import available_cpus
 from verl_p2r.data.elements import ANYWHERE, MediaSources, kind_of, read_element
 from verl_p2r.data.errors import RowError
-from verl_p2r.data.rejects import Reject, Screening
+from verl_p2r.data.rejects import RejectedRow, Screening
 from verl_p2r.media.local_files import is_local_file
 from verl_p2r.media.plan import (
     ImagePlan,
@@ -36,11 +36,16 @@ from verl_p2r.media.probe import probe_element
 
 R = TypeVar("R")
 
-CHUNK = 1024  # rows held at a time: the media of a chunk are probed while its texts are rendered
+CHUNK = 1024  # rows in memory at a time; their media are probed while their texts are rendered
 
 
-class Medium(NamedTuple):
-    """A medium of a row: the row's field that names it, and the message element made of it."""
+class RowMedium(NamedTuple):
+    """A medium of a row.
+
+    Args:
+        field: field of the row that names it.
+        element: its element in the messages.
+    """
 
     field: str
     element: Mapping[str, Any]
@@ -51,23 +56,23 @@ class Sample:
     """One row as screening sees it.
 
     Args:
-        text: what the chat template makes of the whole row that must fit, one placeholder for each medium.
-        media: the media in the order of the text's placeholders.
+        text: everything that must fit, as the chat template renders it, with one placeholder for each medium.
+        media: the media in the order of the placeholders.
     """
 
     text: str
-    media: tuple[Medium, ...] = ()
+    media: tuple[RowMedium, ...] = ()
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How long a row may be.
+    """The longest a row may be.
 
     Args:
         tokens: the most tokens of text and media together.
-        name: the setting that says so, for messages.
-        tokenizer: of the model.
-        spec: what the model's processor does with media; None for an unknown family, whose rows are not measured.
+        name: name of the setting that holds this limit, for messages.
+        tokenizer: tokenizer of the model.
+        spec: how the model's processor treats media; None for an unknown family, whose rows are not measured.
     """
 
     tokens: int
@@ -76,24 +81,24 @@ class Limit:
     spec: VisionSpec | None
 
 
-def media_in(messages: Iterable[Mapping[str, Any]], fields: Mapping[str, str]) -> tuple[Medium, ...]:
-    """The media of a conversation, in the order of their placeholders.
+def media_in(messages: Iterable[Mapping[str, Any]], fields: Mapping[str, str]) -> tuple[RowMedium, ...]:
+    """Return the media of a conversation, in the order of their placeholders.
 
     Args:
-        messages: with a list of elements as content where they hold media.
-        fields: for each kind of medium, `image` and `video`, the row's field that names it.
+        messages: messages whose content is a list of elements where they hold media.
+        fields: for `image` and `video`, the field of the row that names the media.
 
     Raises:
-        RowError: an element that cannot be read.
+        RowError: an element cannot be read.
     """
-    media: list[Medium] = []
+    media: list[RowMedium] = []
     for message in messages:
         content = message["content"]
         for part in content if isinstance(content, list) else ():
             kind = kind_of(part)
             if kind is not None and kind in fields:
                 sources = _FETCHED if part.get("allow_urls") is True else ANYWHERE
-                media.append(Medium(fields[kind], read_element(part, kind, fields[kind], sources)))
+                media.append(RowMedium(fields[kind], read_element(part, kind, fields[kind], sources)))
     return tuple(media)
 
 
@@ -103,15 +108,15 @@ _FETCHED = MediaSources(allow_urls=True)
 def check_modalities(
     messages: Iterable[Mapping[str, Any]], field: str, known: Sequence[str] = ("text", "image", "video")
 ) -> None:
-    """Refuse messages with parts that the model or the reader would leave out, such as audio.
+    """Refuse messages with parts that the model or the reader would ignore, such as audio.
 
     Args:
-        messages: with lists of parts, or texts, as content.
-        field: the row's field that holds them, for the error.
+        messages: messages whose content is a text or a list of parts.
+        field: field of the row that holds them, for the error.
         known: types of parts that are read.
 
     Raises:
-        RowError: naming the other types.
+        RowError: there are parts of other types.
     """
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     if others := {str(part["type"]) for part in parts}.difference(known):
@@ -124,7 +129,7 @@ def check_modalities(
 
 @contextmanager
 def columns_at_fault(field: str) -> Iterator[None]:
-    """Turn any error into a `RowError`: chat templates and tokenizers may raise anything on wrong columns."""
+    """Turn any error into a `RowError`, because chat templates and tokenizers may raise anything on wrong columns."""
     try:
         yield
     except RowError:
@@ -135,67 +140,70 @@ def columns_at_fault(field: str) -> Iterator[None]:
 
 
 def screen(
-    rows: Iterable[R],
+    rows: Iterable[R | RowError],
     prepare: Callable[[int, R], Sample],
     place: Callable[[int], tuple[str, int]],
     limit: Limit,
     *,
     total: int | None = None,
 ) -> Screening:
-    """Find the rows that cannot work, each on its own account.
+    """Find the rows that cannot work.
 
     Args:
-        rows: the rows; a `RowError` in the place of one that could not be read rejects it.
-        prepare: position and row → what the row amounts to. A `RowError` rejects the row.
-        place: position → its file and its row there.
-        limit: how long a row may be.
-        total: how many rows there are, for the progress bar.
+        rows: the rows; a `RowError` stands for a row that could not be read.
+        prepare: makes a sample of a position and a row; raises a `RowError` for a row that cannot be used.
+        place: returns the file of a position, and the row's number in it.
+        limit: the longest a row may be.
+        total: number of rows, for the progress bar.
 
     Edge rules [ours]:
         Each file, list of frames, or encoded file in a row is probed once, however many rows name it.
     """
-    rejects: list[Reject] = []
+    rejects: list[RejectedRow] = []
     numbered = enumerate(track(rows, description="Screening rows", total=total, transient=True))
     count = 0
-    with ThreadPoolExecutor(max_workers=min(32, 4 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(max_workers=min(32, 4 * available_cpus())) as pool:
         probes = _Probes(pool)
         while chunk := list(islice(numbered, CHUNK)):
-            found: list[tuple[int, Sample | RowError]] = []
-            for position, row in chunk:
-                try:
-                    if isinstance(row, RowError):
-                        raise row
-                    sample = prepare(position, row)
-                    probes.start(sample.media)
-                    found.append((position, sample))
-                except RowError as error:
-                    found.append((position, error))
-            for position, outcome in found:
-                fault = outcome if isinstance(outcome, RowError) else _fault_of(outcome, probes, limit)
+            samples = [(position, _sample(position, row, prepare, probes)) for position, row in chunk]
+            for position, sample in samples:
+                fault = sample if isinstance(sample, RowError) else _fault_of(sample, probes, limit)
                 if fault is not None:
-                    file, number = place(position)
-                    rejects.append(
-                        Reject(position, file, number, fault.field, fault.reason, fault.problem, fault.medium)
-                    )
+                    why = (fault.field, fault.reason, fault.problem, fault.medium)
+                    rejects.append(RejectedRow(position, *place(position), *why))
             count += len(chunk)
     return Screening(count, tuple(rejects))
 
 
+def _sample(
+    position: int, row: R | RowError, prepare: Callable[[int, R], Sample], probes: "_Probes"
+) -> Sample | RowError:
+    """Prepare a row and start probing its media."""
+    if isinstance(row, RowError):
+        return row
+    try:
+        sample = prepare(position, row)
+        probes.start(sample.media)
+    except RowError as error:
+        return error
+    return sample
+
+
 class _Probes:
-    """Each distinct medium is probed once, in a pool of threads."""
+    """Probes each distinct medium once, in a pool of threads."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self.pool = pool
         self.started: dict[Hashable, Future] = {}
 
-    def start(self, media: Iterable[Medium]) -> None:
+    def start(self, media: Iterable[RowMedium]) -> None:
         for medium in media:
             key = _key_of(medium.element)
             if key is not None and key not in self.started:
                 self.started[key] = self.pool.submit(_probe, medium.element)
 
-    def plan(self, medium: Medium, spec: VisionSpec | None) -> VideoPlan | ImagePlan | None:
-        """Say what becomes of a medium; None for an unknown family.
+    def plan(self, medium: RowMedium, spec: VisionSpec | None) -> VideoPlan | ImagePlan | None:
+        """Return frames and tokens of a medium; None for an unknown family.
 
         Raises:
             RowError: it cannot be used.
@@ -214,7 +222,7 @@ class _Probes:
             raise RowError(
                 medium.field, "sampling rules", f"field {medium.field}: {error}", medium=_path_of(element)
             ) from error
-        except Exception as error:  # rules that no library foresees are this row's fault
+        except Exception as error:  # libraries may raise anything on odd rules; report it as this row's error
             path = _path_of(element)
             what = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
             raise RowError(medium.field, _reason(path, what), f"field {medium.field}: {what}", medium=path) from error
@@ -244,7 +252,7 @@ def _fault_of(sample: Sample, probes: _Probes, limit: Limit) -> RowError | None:
         return RowError("prompt", "invalid UTF-8", f"field prompt: {error}: write it as UTF-8")
     except ValueError as error:
         return RowError("prompt", "placeholders", f"field prompt: {error}: write one placeholder per medium")
-    except Exception as error:  # a tokenizer's own, on texts it cannot take
+    except Exception as error:  # a tokenizer may raise anything on odd text
         return RowError("prompt", "wrong columns", f"field prompt: {type(error).__name__}: {error}: repair or drop it")
     if tokens <= limit.tokens:
         return None
@@ -257,7 +265,7 @@ def _fault_of(sample: Sample, probes: _Probes, limit: Limit) -> RowError | None:
 
 
 def _key_of(element: Mapping[str, Any]) -> Hashable:
-    """What tells apart the media that are probed; None for a picture, whose size is known."""
+    """Return the key of a medium to probe; None for a picture in memory, whose size is known."""
     kind = "video" if "video" in element else "image"
     source = element[kind]
     if isinstance(source, str):
@@ -270,7 +278,7 @@ def _key_of(element: Mapping[str, Any]) -> Hashable:
 
 
 def _path_of(element: Mapping[str, Any]) -> str | None:
-    """The file of an element; of a list of frames the first that is missing, if one is. None for data in memory."""
+    """Return the file of an element, of a list of frames the first missing one; None for data in memory."""
     source = element["video" if "video" in element else "image"]
     if isinstance(source, list):
         return next((path for path in source if not is_local_file(path)), source[0])

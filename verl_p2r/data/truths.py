@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ground truths that no answer can match: found before a run spends rollouts on them.
+"""Finds ground truths that no answer can match, before a run spends rollouts on them.
 
-The scorer itself decides: a truth that does not agree with itself agrees with nothing.
+The scorer itself decides: a truth that does not match itself matches nothing.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from verl_p2r.data.errors import RowError
 from verl_p2r.data.values import shown
 
 AGREEMENT = 0.6
-"""The accuracy from which the paper calls an answer right (arXiv 2511.11113, section 3)."""
+"""The accuracy from which the paper counts an answer as correct (arXiv 2511.11113, §3)."""
 UNUSABLE = "unusable ground truth"
 EXACT = ("multiple choice", "numerical")  # problem types whose accuracy is 0 or 1
 
@@ -23,15 +23,15 @@ def check_truth(problem_type: str, solution: str, options: Sequence[str] = (), f
     Args:
         problem_type: one of `accuracy.problem_types()`.
         solution: the ground truth, with or without its `<answer>` tags.
-        options: of a multiple choice question.
-        field: the field that holds the truth, for the error.
+        options: options of a multiple choice question.
+        field: field that holds the truth, for the error.
 
     Raises:
         RowError: the reason is `unusable ground truth`.
 
     Edge rules [ours]:
-        A truth is usable when its accuracy against itself is 1, for the graded types at least `AGREEMENT`, and when a
-        multiple choice truth matches one of the listed options. The lenient comparison counts.
+        A truth is usable if its accuracy against itself is 1, or at least `AGREEMENT` for the graded types. A multiple
+        choice truth must match one of the listed options instead. The lenient comparison is used.
 
     >>> check_truth("multiple choice", "<answer>B</answer>", ["A. red", "B. blue"])
     >>> check_truth("multiple choice", "C", ["A. red", "B. blue"])  # doctest: +ELLIPSIS
@@ -56,7 +56,7 @@ def check_truth(problem_type: str, solution: str, options: Sequence[str] = (), f
 def _names_an_option(solution: str, options: Sequence[str]) -> bool:
     text = answer_text(solution)
     place = ord(text) - ord("A") if len(text) == 1 else -1
-    if 0 <= place < len(options) and options[place][:2] == f"{text}.":  # most often: a letter, and an option under it
+    if 0 <= place < len(options) and options[place][:2] == f"{text}.":  # the most frequent case: a letter of an option
         return True
     return any(answer_accuracy("multiple choice", option, solution, options=options) >= 1 for option in options)
 

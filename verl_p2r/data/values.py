@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single values of rows and records, as files and libraries write them: read, or shown in an error. Nothing raises.
+"""Reads single values of rows and records, as files and libraries write them, and shows them in errors.
 
-A value may come from JSON, from parquet, from pandas or from a file whose values are all texts.
+A value may come from JSON, parquet, pandas or a file whose values are all texts. Reading a value never raises.
 """
 
 import ast
@@ -17,17 +17,17 @@ from typing import Any
 
 from verl_p2r.data.errors import RowError
 
-DEEPEST = 100  # levels of nesting; both JSON and Arrow recurse, and neither says how far it can go
-SHOWN = 200  # characters of a value in an error
-LONGEST_NUMBER = 64  # characters
+DEEPEST = 100  # levels of nesting; JSON and Arrow recurse, and neither documents its limit
+SHOWN = 200  # characters shown of a value in an error
+LONGEST_NUMBER = 64  # characters of a number
 
 _NOTHING = frozenset(("", "None", "null", "NULL", "nan", "NaN", "<NA>", "NaT"))  # missing values that became texts
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_MISSING = ("NAType", "NaTType")  # of pandas, which this module does not import
+_MISSING = ("NAType", "NaTType")  # types of pandas, which this module does not import
 
 
 def plain(value: Any) -> Any:
-    """Turn a scalar or an array of numpy, pandas or Arrow into Python's own types; any other value stays as it is.
+    """Convert a scalar or array of numpy, pandas or Arrow to Python's types; return any other value unchanged.
 
     >>> import numpy as np
     >>> plain(np.float32(0.5)), plain(np.array([1, 2])), plain("a")
@@ -44,7 +44,7 @@ def plain(value: Any) -> Any:
 
 
 def is_unset(value: Any) -> bool:
-    """Tell whether a value stands for one that is not set: None, NaN, pandas' NA, or one of these as a text.
+    """Return whether a value means "not set": None, NaN, pandas' NA, or one of these as text.
 
     >>> [is_unset(value) for value in (None, float("nan"), "nan", "", 0, False, "no", [])]
     [True, True, True, True, False, False, False, False]
@@ -52,7 +52,7 @@ def is_unset(value: Any) -> bool:
     if value is None:
         return True
     if isinstance(value, str):
-        return len(value) <= 4 and value in _NOTHING  # the length first: to hash a long text takes a while
+        return len(value) <= 4 and value in _NOTHING  # the length first, because hashing long texts is slow
     if isinstance(value, float):
         return math.isnan(value)
     if isinstance(value, Decimal):
@@ -61,11 +61,11 @@ def is_unset(value: Any) -> bool:
 
 
 def read_number(value: Any) -> int | float | None:
-    """Read a number: Python's, numpy's, a `Decimal` or a `Fraction`, or a decimal text.
+    """Read a number of Python or numpy, a `Decimal`, a `Fraction`, or a decimal text.
 
     Returns:
-        An int where the value is whole and written so, else a float; None for everything else: truth values, infinity,
-        numbers outside the range of a float.
+        An int if the value is written as a whole number, otherwise a float. None for everything else, including truth
+        values, infinity, and numbers outside the range of a float.
 
     >>> read_number("2"), read_number(" 0.5 "), read_number(Decimal(3)), read_number(True), read_number("1/2")
     (2, 0.5, 3, None, None)
@@ -88,10 +88,10 @@ def read_number(value: Any) -> int | float | None:
 
 
 def read_text(value: Any) -> Any:
-    """Read a list or a mapping that may be written as a text, Python's way or JSON's; no text is ever evaluated.
+    """Read a list or a mapping that may be written as text, Python's way or JSON's; no text is ever evaluated.
 
     Returns:
-        None for a value that is not set; what the text says; any other value as it is.
+        None for a value that is not set, the value that a text spells, or any other value unchanged.
 
     >>> read_text("['A. red', None]"), read_text('["A", null]'), read_text("nan"), read_text("A. red"), read_text([1])
     (['A. red', None], ['A', None], None, 'A. red', [1])
@@ -104,7 +104,8 @@ def read_text(value: Any) -> Any:
     text = value.strip()
     if is_unset(text):
         return None
-    for read in (json.loads, ast.literal_eval):  # JSON first: it writes a character beyond 16 bits as two escapes
+    # JSON first, because it writes characters beyond 16 bits as two escapes; Python's lists of texts are never JSON.
+    for read in (ast.literal_eval,) if text.startswith(("['", "{'")) else (json.loads, ast.literal_eval):
         try:
             found = read(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # TypeError: a list as a key
@@ -114,7 +115,7 @@ def read_text(value: Any) -> Any:
 
 
 def _has_surrogates(value: Any) -> bool:
-    """Whether a text in a value holds half of a surrogate pair, which no file can hold."""
+    """Return whether a text in a value contains half of a surrogate pair, which cannot be written to a file."""
     if isinstance(value, str):
         return any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, Mapping):
@@ -123,7 +124,7 @@ def _has_surrogates(value: Any) -> bool:
 
 
 def shown(value: Any, most: int = SHOWN) -> str:
-    """Show a value in an error: never too long, and never an error itself.
+    """Show a value in an error, with limited length and without ever raising.
 
     >>> shown("a\\ud800"), shown("x" * 300, 12), shown(10**5000)
     ("'a\\\\ud800'", "'xxxxxxxxxx…", 'an int that is too long to show')
@@ -140,13 +141,13 @@ def shown(value: Any, most: int = SHOWN) -> str:
 
 
 def check_values(row: Mapping[str, Any]) -> None:
-    """Refuse a row whose values cannot be written again: nested too deeply, or text that is not Unicode.
+    """Refuse a row whose values cannot be written: too deeply nested, or text that is not Unicode.
 
     Args:
-        row: from JSON.
+        row: JSON object.
 
     Raises:
-        RowError: naming the field.
+        RowError: a value cannot be written; the message names its field.
     """
     for name, value in row.items():
         kind = type(value)
@@ -172,10 +173,10 @@ def check_values(row: Mapping[str, Any]) -> None:
 
 
 def check_depth(field: str, value: Any) -> None:
-    """Refuse a value of more than `DEEPEST` levels of lists and mappings.
+    """Refuse a value with more than `DEEPEST` levels of lists and mappings.
 
     Raises:
-        RowError: naming the field.
+        RowError: it has more levels; the message names the field.
     """
     level = [value]
     for _ in range(DEEPEST):

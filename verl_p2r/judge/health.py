@@ -29,12 +29,13 @@ KNOWN_REQUESTS = {
 """What `check_judge` asks: an observation that plainly suffices, and one that plainly does not."""
 
 
-async def check_judge(judge: Judge, name: str) -> None:
+async def check_judge(judge: Judge, name: str, where: str = "algorithm.p2r.judge") -> None:
     """Refuse a judge that cannot tell a sufficient observation from an insufficient one.
 
     Args:
         judge: The judge; one without `ask_anew` is not asked.
         name: Its name in messages.
+        where: The settings node, for messages.
 
     Raises:
         RuntimeError: A known question got the wrong verdict; the message quotes the reply.
@@ -51,6 +52,6 @@ async def check_judge(judge: Judge, name: str) -> None:
     if wrong:
         raise RuntimeError(
             f"the judge {name!r} fails its health check, so its verdicts would teach nothing. {'. '.join(wrong)}. "
-            "Check that its server runs this model, or choose a stronger model; algorithm.p2r.judge.health_check=False "
+            f"Check that its server runs this model, or choose a stronger model; {where}.health_check=False "
             "skips this check"
         )

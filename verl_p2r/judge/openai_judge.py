@@ -111,14 +111,14 @@ class OpenAIJudge:
             prompt = build_judge_prompt(request, self._template, self._max_observation_chars)
             return await self._client.complete(prompt, self._verdict)
         except Unanswered as error:
-            why, retries = str(error), error.retries
+            why, retries, status = str(error), error.retries, error.status
             if error.filtered:  # the filter would refuse this observation every time
                 return Verdict(False, why, retries=retries)
         except Exception as error:  # a bug in this package or a library must not lose the rollout
             logger.exception("the judge %r failed on %s", self.model, request.row)
-            why, retries = self._client.redacted(f"{type(error).__name__}: {error}"), 0
+            why, retries, status = self._client.redacted(f"{type(error).__name__}: {error}"), 0, None
         logger.warning("no verdict on %s: %s", request.row or "an observation", why)
-        return Verdict(None, why, retries=retries)
+        return Verdict(None, why, retries=retries, status=status)
 
     async def reach(self) -> None:
         """Check that at least one server is reachable.

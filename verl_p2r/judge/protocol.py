@@ -39,6 +39,7 @@ class Verdict:
         retries: How often the request was repeated.
         prompt_tokens: Prompt tokens as the server counts them; 0 if it does not report them.
         completion_tokens: Completion tokens, likewise.
+        status: The HTTP status with which the server refused the request; None if it did not.
     """
 
     value: bool | None
@@ -47,6 +48,7 @@ class Verdict:
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    status: int | None = None
 
 
 @runtime_checkable

@@ -10,8 +10,6 @@ from verl_p2r.registry import Registry, import_path
 
 J = TypeVar("J", bound=type)
 
-_SETTING = "algorithm.p2r.judge"
-
 # Paths, so that only a run that asks a model loads a network client.
 _JUDGES: Registry[type[Any]] = Registry(
     "judge name",
@@ -46,11 +44,12 @@ def register_judge(name: str) -> Callable[[J], J]:
     return register
 
 
-def get_judge(name: str, /, **kwargs: Any) -> Judge:
+def get_judge(name: str, where: str = "algorithm.p2r.judge", /, **kwargs: Any) -> Judge:
     """Build a judge from its registered name or from `module:Class`.
 
     Args:
         name: The value of `algorithm.p2r.judge.name`.
+        where: The settings node, for messages.
         **kwargs: The value of `algorithm.p2r.judge.kwargs`, passed to the class.
 
     Raises:
@@ -60,18 +59,18 @@ def get_judge(name: str, /, **kwargs: Any) -> Judge:
     >>> type(get_judge("facts")).__name__
     'FactsJudge'
     """
-    cls = import_path(name, f"{_SETTING}.name {name!r}") if ":" in name else _JUDGES.find(name)
+    cls = import_path(name, f"{where}.name {name!r}") if ":" in name else _JUDGES.find(name)
     if cls is None:
         raise ValueError(
-            f"{_SETTING}.name {name!r} is unknown: use one of {', '.join(sorted(_JUDGES.names()))}, "
+            f"{where}.name {name!r} is unknown: use one of {', '.join(sorted(_JUDGES.names()))}, "
             "or module:Class for a judge of your own"
         )
     if not inspect.iscoroutinefunction(getattr(cls, "judge", None)):
-        raise ValueError(f"{_SETTING}.name {name!r} has no `async def judge(self, request)`: add one")
+        raise ValueError(f"{where}.name {name!r} has no `async def judge(self, request)`: add one")
     try:
         inspect.signature(cls).bind(**kwargs)
     except TypeError as error:
         raise ValueError(
-            f"{_SETTING}.kwargs does not fit judge {name!r}: {error}; it takes {inspect.signature(cls)}"
+            f"{where}.kwargs does not fit judge {name!r}: {error}; it takes {inspect.signature(cls)}"
         ) from None
     return cls(**kwargs)

@@ -53,7 +53,8 @@ def _gathered(job: Job) -> Iterator[Line]:
 
 def text_activations(shape: ModelShape) -> int:
     """Bytes for a token that the backward pass of a decoder layer needs in bfloat16, norms in float32: saved tensors,
-    of which 8 × inner are the MLP's, and 4 × inner for gradients on their way."""
+    of which 8 × inner are the MLP's, and 4 × inner for gradients on their way.
+    """
     return 16 * shape.hidden + 6 * shape.queries + 8 * shape.keys + 12 * shape.inner
 
 

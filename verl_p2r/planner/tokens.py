@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from verl_p2r.data.columns import PromptTemplate
+from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.screening import Sample
 from verl_p2r.media.plan import (
     MediaSettings,

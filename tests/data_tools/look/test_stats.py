@@ -9,8 +9,8 @@ from view_records import UNCLEAR, dropped, write_step
 
 from data_tools.cli import app
 from data_tools.look.stats import Stats, segment_lengths
-from data_tools.records.files import Record
 from data_tools.steps.decontaminate import Benchmark, decontaminate
+from verl_p2r.data.record import Record
 from verl_p2r.segments import visible_lengths
 
 RAWS = [

@@ -11,14 +11,16 @@ from typer.testing import CliRunner
 from view_records import FORMAT, NO, UNCLEAR, WRONG, YES, dropped, image, kept, response, write_step
 
 from data_tools.cli import app
-from data_tools.look.view import TEXT, Card, Sample, sources_of, write_page
-from data_tools.records.files import Record
-from data_tools.records.rejects import RejectLog
+from data_tools.look.cards import TEXT, Card
+from data_tools.look.selection import Selection, sources_of
+from data_tools.look.view import write_page
+from data_tools.records.left_out import RejectLog
+from verl_p2r.data.record import Record
 
 
-def draw(tmp_path, inputs, count=50, seed=0) -> Sample:
+def draw(tmp_path, inputs, count=50, seed=0) -> Selection:
     with RejectLog(tmp_path / "rejects.jsonl") as rejects:
-        return Sample.draw(sources_of(inputs), count, seed, rejects)
+        return Selection.draw(sources_of(inputs), count, seed, rejects)
 
 
 def card(**changes) -> Card:

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from view_records import FORMAT, NO, UNCLEAR, WRONG, dropped, image, kept, write_step
 
-from data_tools.look.view import Sample, sources_of, write_page
-from data_tools.records.rejects import RejectLog
+from data_tools.look.selection import Selection, sources_of
+from data_tools.look.view import write_page
+from data_tools.records.left_out import RejectLog
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 
@@ -61,7 +62,7 @@ def open_page(browser) -> Iterator[Callable]:
 def write(folder: Path, keep: list[dict], drop: list[dict], media: Path, frames: int = 4) -> Path:
     step = write_step(folder / "judge", keep, drop)
     with RejectLog(folder / "rejects.jsonl") as rejects:
-        sample = Sample.draw(sources_of([step]), 100, 0, rejects)
+        sample = Selection.draw(sources_of([step]), 100, 0, rejects)
     assert not rejects.reasons
     write_page(sample, folder / "page.html", media, frames)
     return folder / "page.html"

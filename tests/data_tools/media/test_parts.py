@@ -9,8 +9,8 @@ from PIL import Image
 from release_files import release_record
 
 from data_tools.media.parts import media_parts
-from data_tools.records.files import Record
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Record
 from verl_p2r.media.plan import MediaSettings
 
 

@@ -78,15 +78,15 @@ def test_links_on_the_way_are_followed(tmp_path):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("in.jsonl", "holds something else"),
+        ("in.jsonl", "holds something other than the output"),
         ("in.jsonl/out", "in.jsonl: File exists: something else is there: name another output"),
         ("loop/out", "loop: File exists: something else is there: name another output"),
         (".", "is read from it: name another folder"),
         ("below/..", "is read from it: name another folder"),
-        ("app", "holds something else"),
-        ("old", "holds something else"),
+        ("app", "holds something other than the output"),
+        ("old", "holds something other than the output"),
         ("n" * 256, "File name too long: use a shorter name"),
-        ("/dev/null", "holds something else"),
+        ("/dev/null", "holds something other than the output"),
     ],
 )
 def test_an_odd_place_is_one_line(tmp_path, out, message):
@@ -123,7 +123,8 @@ def test_an_input_that_vanishes_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("data_tools.steps.run.count_records", lambda files: file.unlink() or 1)
     line = refused(command_of("verify", file, tmp_path / "out"))
     assert (
-        line == f"{file}: No such file or directory: it was removed, or never there: check the name, and run this again"
+        line
+        == f"{file}: No such file or directory: it was removed or never existed: check the name, and run this again"
     )
     assert not list(tmp_path.iterdir())
 

@@ -11,8 +11,8 @@ from release_files import lines_of, release_record, stringified, write_lines
 from typer.testing import CliRunner
 
 from data_tools.cli import app
-from data_tools.records.files import Record
 from data_tools.steps.decontaminate import MEDIUM, QUESTION, Benchmark, decontaminate, medium_key, question_key
+from verl_p2r.data.record import Record
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_benchmark_of_other_fields_or_of_none(tmp_path):
 
 def test_a_damaged_benchmark_is_no_benchmark(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"video": "a.mp4"}\n{"vid')
-    with pytest.raises(ValueError, match=r"b\.jsonl:2: .*must be read whole"):
+    with pytest.raises(ValueError, match=r"b\.jsonl:2: .*must be read completely"):
         Benchmark([tmp_path / "b.jsonl"])
     (tmp_path / "b.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match=r"b\.parquet: cannot be read as a benchmark"):
@@ -148,7 +148,7 @@ def test_a_step_does_not_replace_what_it_reads(tmp_path, training):
 
 
 def test_many_records_are_written_in_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_tools.records.folders.SHARD", 10)
+    monkeypatch.setattr("data_tools.records.files.SHARD", 10)
     raws = [release_record(i, path=f"{i}x.mp4", problem=f"Why {i}?") for i in range(25)]
     benchmark = Benchmark([write_lines(tmp_path / "b.jsonl", ROWS)])
     decontaminate([write_lines(tmp_path / "a.jsonl", raws)], benchmark, tmp_path / "out")

@@ -11,12 +11,13 @@ from release_files import lines_of, write_lines
 from typer.testing import CliRunner
 
 from data_tools.cli import app
-from data_tools.records.files import Record
 from data_tools.steps.asking import NobodyReplies
-from data_tools.steps.generate import GenerateSettings, generate, prompt_of
+from data_tools.steps.generate import generate
+from data_tools.steps.generate_settings import GenerateSettings, prompt_of
 from verl_p2r.chat import client as chat_client
 from verl_p2r.chat import endpoints
-from verl_p2r.data.columns import PromptTemplate
+from verl_p2r.data.prompt_template import PromptTemplate
+from verl_p2r.data.record import Record
 from verl_p2r.media.plan import MediaSettings
 
 
@@ -43,11 +44,11 @@ def outputs(folder) -> list[Record]:
 
 def test_the_server_sees_what_the_media_show(tmp_path, judge_server):
     records = make_records(tmp_path, 10)
-    told = []
+    settled = []
     file = write_lines(tmp_path / "in.jsonl", records)
-    report = generate([file], tmp_path / "out", settings(judge_server), tmp_path, told=told.append)
+    report = generate([file], tmp_path / "out", settings(judge_server), tmp_path, on_record=settled.append)
     assert (report.read, report.written, report.failed) == (10, 10, False)
-    assert told == [True] * 10
+    assert settled == [True] * 10
     made = outputs(tmp_path / "out")
     assert [record.problem_id for record in made] == [str(i) for i in range(10)]  # in the order of the input
     for record in made:
@@ -84,10 +85,10 @@ def test_media_are_sent_as_the_server_wants_them(tmp_path, judge_server, way, pa
 
 def test_the_prompt_is_trainings(tmp_path):
     record = Record.parse(make_records(tmp_path, 1)[0])
-    from verl_p2r.data.columns import columns_of
+    from verl_p2r.data.columns import rl_columns
 
     template = PromptTemplate.load("process_aware")
-    trained = columns_of(record.to_json(), 0, template)["prompt"][0]["content"]
+    trained = rl_columns(record, 0, template)["prompt"][0]["content"]
     assert f"<image>{prompt_of(record, template)}" == trained
     assert "Options:\nA. red\nB. green" in trained
 
@@ -132,7 +133,7 @@ def test_a_second_run_asks_only_for_what_is_missing(tmp_path, judge_server):
     assert len(judge_server.calls()) == 20
 
 
-@pytest.mark.parametrize(("fault", "calls"), [("401", 12), ("404", 12)])
+@pytest.mark.parametrize(("fault", "calls"), [("401", 12), ("403", 12), ("404", 12), ("407", 12), ("308", 12)])
 def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge_server, fault, calls):
     records = make_records(tmp_path, 60)
     judge_server.control(shares={fault: 1.0})
@@ -204,7 +205,7 @@ def test_a_changed_record_is_asked_about_anew(tmp_path, judge_server, field, val
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_paid(tmp_path, judge_server):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="holds something other than the output"):
         run(tmp_path, judge_server, make_records(tmp_path, 3))
     assert not judge_server.calls()
 

@@ -13,12 +13,14 @@ import pytest
 from pipeline_records import make_records
 from release_files import lines_of, write_lines
 
-from data_tools.records.files import Record
 from data_tools.steps import generate_ray
 from data_tools.steps.asking import SILENT, BatchAsker, NobodyReplies
-from data_tools.steps.generate import GenerateSettings, Generator, generate, prompt_of
+from data_tools.steps.generate import generate
 from data_tools.steps.generate_ray import OfflineGenerator
-from verl_p2r.data.columns import PromptTemplate
+from data_tools.steps.generate_server import Generator
+from data_tools.steps.generate_settings import GenerateSettings, prompt_of
+from verl_p2r.data.prompt_template import PromptTemplate
+from verl_p2r.data.record import Record
 
 
 @pytest.fixture
@@ -93,10 +95,10 @@ def test_bad_records_are_rejected_alone_and_the_rest_is_kept_and_told(tmp_path, 
     records[1]["path"] = "img/gone.png"
     odd = {"2": said_error("VLLMValidationError: too long"), "4": lambda row: said(row, " ", 64)}
     seen = cluster(lambda row: odd.get(pickle.loads(row["record"]).problem_id, said)(row))
-    told: list[bool] = []
-    report = run(tmp_path, settings, records, offline=True, told=told.append)
+    settled: list[bool] = []
+    report = run(tmp_path, settings, records, offline=True, on_record=settled.append)
     assert (report.written, report.rejected) == (3, {"no reply": 2, "missing file": 1})
-    assert told == [True, False, False, True, False, True]
+    assert settled == [True, False, False, True, False, True]
     messages = {line["record"]: line["message"] for line in lines_of(tmp_path / "out" / "rejects.jsonl")}
     assert "VLLMValidationError: too long: start the step again" in messages["2"]
     assert "cut off by max_tokens" in messages["4"]
@@ -174,7 +176,7 @@ def test_both_ways_keep_replies_under_one_key(tmp_path, settings):
     ("changes", "message"),
     [
         ({"model": ""}, r"generate\.model is not set"),
-        ({"extra_body": {"top_q": 1}}, r"generate\.extra_body: vLLM's SamplingParams does not take it.*top_q"),
+        ({"extra_body": {"top_q": 1}}, r"generate\.extra_body: vLLM's SamplingParams does not accept it.*top_q"),
         ({"offline": {"model_source": "/nowhere"}}, r"generate\.offline\.model_source, or else generate\.model: "),
     ],
 )
@@ -185,5 +187,5 @@ def test_bad_settings_are_refused(tmp_path, settings, changes, message):
 
 def test_an_option_that_ray_data_does_not_know_is_named(tmp_path, settings):
     own = replace(settings, offline={**settings.offline, "batch_sise": 4})
-    with pytest.raises(ValueError, match=r"(?s)generate\.offline: Ray Data does not take it: .*batch_sise"):
+    with pytest.raises(ValueError, match=r"(?s)generate\.offline: Ray Data does not accept it: .*batch_sise"):
         run(tmp_path, own, make_records(tmp_path, 1), offline=True)

@@ -8,12 +8,13 @@ from hostile_replies import hostile_server
 from pipeline_records import make_records
 from release_files import lines_of, write_lines
 
-from data_tools.records.files import Record
-from data_tools.steps.generate import GenerateSettings, generate
+from data_tools.steps.generate import generate
+from data_tools.steps.generate_settings import GenerateSettings
 from data_tools.steps.judge import JudgeSettings, judge
 from data_tools.steps.run import StepReport
 from verl_p2r.chat import client as chat_client
 from verl_p2r.chat import endpoints
+from verl_p2r.data.record import Record
 
 REASONS = {"no reply", "useless reply", "refused"}
 QUICK = {"timeout_s": 5.0, "deadline_s": 10.0}

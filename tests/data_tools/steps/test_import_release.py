@@ -85,7 +85,7 @@ def test_truths_that_nothing_can_match_are_rejected_and_count_as_published(tmp_p
     done = CliRunner().invoke(app, ["import-release", str(folder), "--out", str(tmp_path / "out")])
     assert done.exit_code == 1  # 1 of 6 is more than 1 %
     assert "sum: 6 records, published 263,055" in done.output
-    assert "1 of these have a ground truth that nothing can match" in done.output
+    assert "1 of these have a ground truth that no answer can match" in done.output
 
 
 def test_the_command_imports_and_compares(tmp_path):

@@ -11,10 +11,10 @@ from release_files import lines_of, release_record, write_lines
 from typer.testing import CliRunner
 
 from data_tools.cli import app
-from data_tools.records.files import Record
 from data_tools.steps.asking import NobodyReplies
 from data_tools.steps.judge import JudgeSettings, judge, request_of
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Record
 from verl_p2r.judge import KNOWN_REQUESTS, build_judge_prompt
 
 
@@ -78,6 +78,21 @@ def test_no_verdict_is_a_reject_and_the_next_run_asks_again(tmp_path, judge_serv
     assert "no judgement in the reply" in reject["message"]
     judge_server.control()
     assert run(tmp_path, judge_server, raws).written == 6
+
+
+@pytest.mark.parametrize("fault", ["401", "407", "308"])
+def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge_server, fault):
+    judge_server.control(shares={fault: 1.0})
+    with pytest.raises(NobodyReplies, match=rf"judge: .*HTTP {fault}.*What has come so far is kept"):
+        run(tmp_path, judge_server, [raw(i, f"Ball {i} is red.") for i in range(60)], health_check=False)
+    assert len(judge_server.calls()) <= 16  # of 8 calls in flight
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_request_that_the_server_refuses_is_one_reject(tmp_path, judge_server):
+    judge_server.control(rules=[{"contains": "Ball 4", "fault": "400"}])
+    report = run(tmp_path, judge_server, [raw(i, f"Ball {i} is red.") for i in range(40)], share=0.1)
+    assert (report.written, report.rejected) == (39, {"refused": 1})
 
 
 def test_guards_come_before_the_judge_where_they_are_on(tmp_path, judge_server):
@@ -163,6 +178,11 @@ def test_the_command(tmp_path, judge_server):
     assert done.exit_code == 2
 
 
+def test_messages_name_the_setting_of_the_data_tools(tmp_path):
+    with pytest.raises(ValueError, match=r"^judge\.name 'nobody' is unknown"):
+        judge([write_lines(tmp_path / "in.jsonl", [raw(1, "x")])], tmp_path / "out", JudgeSettings("nobody"))
+
+
 def test_a_judge_of_ones_own(tmp_path, monkeypatch):
     class Mine:
         async def judge(self, request):
@@ -171,6 +191,6 @@ def test_a_judge_of_ones_own(tmp_path, monkeypatch):
             await asyncio.sleep(0)
             return Verdict("red" in request.observation, "mine")
 
-    monkeypatch.setattr("data_tools.steps.judge.get_judge", lambda name, **kwargs: Mine())
+    monkeypatch.setattr("data_tools.steps.judge.get_judge", lambda *names, **kwargs: Mine())
     file = write_lines(tmp_path / "in.jsonl", [raw(i, f"Ball {i} is {'red' if i else 'blue'}.") for i in range(3)])
     assert judge([file], tmp_path / "out", JudgeSettings("m:Mine")).written == 2

@@ -13,10 +13,10 @@ from release_files import lines_of, release_record, write_lines
 from typer.testing import CliRunner
 
 from data_tools.cli import app
-from data_tools.records.files import Record
-from data_tools.steps.asking import Asked
 from data_tools.steps.judge import JudgeSettings, judge
+from data_tools.steps.ledger import ReplyLedger
 from data_tools.steps.replies import KEYS, Replies
+from verl_p2r.data.record import Record
 
 FACT = {"facts": ["red"]}
 
@@ -145,7 +145,7 @@ def test_replies_of_an_earlier_version_are_asked_for_again_and_said_once(tmp_pat
     in_database(tmp_path, "PRAGMA user_version = 0")
     in_database(tmp_path, "UPDATE replies SET key = x'01' || key WHERE key != x''")  # its keys are others
     assert judged(tmp_path).written == 5
-    assert caplog.text.count("its 5 replies are of an earlier version") == 1
+    assert caplog.text.count("its 5 replies were stored by an earlier version") == 1
     assert judged(tmp_path).written == 5
     assert caplog.text.count("earlier version") == 1
     assert in_database(tmp_path, "PRAGMA user_version") == [(KEYS,)]
@@ -161,11 +161,11 @@ def test_a_kept_reply_survives_nul_and_odd_texts(tmp_path):
 
 
 def known(replies: Replies, record: Record, root: Path | None) -> bool:
-    asked = Asked({}, lambda record, reply: (record, None), {"output": str}, replies, root)
-    question = asked.question(record)
-    if question is not None:
-        asked.replied(question, {"output": "x"})
-    return question is None
+    ledger = ReplyLedger({}, lambda record, reply: (record, None), {"output": str}, replies, root)
+    pending = ledger.pending(record)
+    if pending is not None:
+        ledger.replied(pending, {"output": "x"})
+    return pending is None
 
 
 def test_a_reply_is_about_the_medium_as_it_was(tmp_path):
@@ -204,11 +204,11 @@ def test_a_medium_that_changes_while_its_record_waits_is_asked_about_again(tmp_p
     record = Record.parse(release_record(1, path="a.png", data_type="image"))
     (tmp_path / "a.png").write_text("red")
     with Replies(tmp_path / "replies") as replies:
-        asked = Asked({}, lambda record, reply: (record, None), {"output": str}, replies, tmp_path)
-        question = asked.question(record)
+        ledger = ReplyLedger({}, lambda record, reply: (record, None), {"output": str}, replies, tmp_path)
+        pending = ledger.pending(record)
         (tmp_path / "a.png").write_text("other")
-        asked.replied(question, {"output": "perhaps about the old one"})
-        ((same, why),) = asked.transform([record])
+        ledger.replied(pending, {"output": "perhaps about the old one"})
+        ((same, why),) = ledger.transform([record])
         assert same is record
         assert why.reason == "no reply"
         assert "changed while the step ran" in str(why)
@@ -216,7 +216,7 @@ def test_a_medium_that_changes_while_its_record_waits_is_asked_about_again(tmp_p
 
 def test_media_are_looked_at_once_a_pass(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("data_tools.steps.asking._state", seen.append)
+    monkeypatch.setattr("data_tools.steps.ledger._state", seen.append)
     judged(tmp_path, 5, root=tmp_path)
     assert len(seen) == 10
 

@@ -14,12 +14,12 @@ from paths import ROOT
 from PIL import Image
 from release_files import lines_of, release_record, stringified, write_lines
 
-from data_tools.records.files import Record
 from data_tools.records.folders import whole_folder
 from data_tools.steps import to_parquet as module
 from data_tools.steps.to_parquet import ExportSettings, to_parquet
-from verl_p2r.data.columns import PromptTemplate
 from verl_p2r.data.fields import MEDIA_FIELDS
+from verl_p2r.data.prompt_template import PromptTemplate
+from verl_p2r.data.record import Record
 from verl_p2r.data.rows import Row
 from verl_p2r.judge.facts import Fact
 
@@ -357,7 +357,7 @@ def test_a_step_killed_between_old_and_new_loses_neither(tmp_path):
     to_parquet([write_lines(tmp_path / "a.jsonl", [release_record()])], out, "rl", ExportSettings(val_share=0))
     before = (out / "train.parquet").read_bytes()
     script = (
-        "import os; from pathlib import Path; from data_tools import folders\n"
+        "import os; from pathlib import Path; from data_tools.records import folders\n"
         "rename = os.rename\n"
         "def once(*paths):\n"
         "    rename(*paths)\n"
@@ -379,7 +379,7 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path):
     (tmp_path / "mine" / "thesis.txt").touch()
     (tmp_path / "file").touch()
     for name in ("mine", "file"):
-        with pytest.raises(ValueError, match="holds something else"), whole_folder(tmp_path / name):
+        with pytest.raises(ValueError, match="holds something other than the output"), whole_folder(tmp_path / name):
             pass
     assert (tmp_path / "mine" / "thesis.txt").exists()
 

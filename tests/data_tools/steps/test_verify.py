@@ -14,9 +14,10 @@ from release_files import lines_of, release_record, stringified, write_lines
 from typer.testing import CliRunner
 
 from data_tools.cli import app
-from data_tools.records.files import Record
-from data_tools.steps.verify import CHUNK, VerifySettings, verified, verify
+from data_tools.steps.parallel import CHUNK
+from data_tools.steps.verify import VerifySettings, verified, verify
 from verl_p2r.accuracy import answer_accuracy
+from verl_p2r.data.record import Record
 
 
 def response(answer="A", observation="a red ball", think="it is red"):
@@ -81,7 +82,7 @@ def test_strict_compares_to_the_letter():
 def test_what_is_not_in_the_template_goes(output, missing):
     made, why = verified(record(output or " "), VerifySettings(0.0))
     assert why.reason == "not in the template"
-    assert why.problem == f"not as the template: {missing}"
+    assert why.problem == f"not in the template: {missing}"
     assert made.output == output.strip()
 
 
@@ -103,12 +104,14 @@ def test_a_folder_with_an_account_of_everything(tmp_path):
     raws = [{**release_record(i), "output": response("AB"[i % 2]), "mine": {"x": i}} for i in range(7)]
     raws[2]["output"] = "no template"
     raws[3]["path"] = "../x.mp4"
-    told = []
-    report = verify([write_lines(tmp_path / "a.jsonl", raws)], tmp_path / "out", max_reject_share=0.2, told=told.append)
+    settled = []
+    report = verify(
+        [write_lines(tmp_path / "a.jsonl", raws)], tmp_path / "out", max_reject_share=0.2, on_record=settled.append
+    )
     assert (report.read, report.written) == (7, 3)
     assert report.dropped == {"accuracy below 0.6": 2, "not in the template": 1}
     assert report.rejected == {"unsafe path": 1}
-    assert told == [True, False, False, True, False, True]
+    assert settled == [True, False, False, True, False, True]
     kept = lines_of(tmp_path / "out" / "part-00000.jsonl")
     assert [line["problem_id"] for line in kept] == ["0", "4", "6"]
     assert kept[1]["mine"] == {"x": 4}
@@ -128,8 +131,12 @@ def test_many_records_are_verified_in_processes_and_stay_in_order(tmp_path):
         kind, solution, answer = cases[i % len(cases)]
         raws.append(release_record(i, problem_type=kind, solution=solution, answer=None, options=[]))
         raws[-1] |= {"output": response(answer) if i % 7 else "no template"}
+    raws[2 * CHUNK]["problem_id"] = 1
     file = write_lines(tmp_path / "a.jsonl", raws)
     report = verify([file], tmp_path / "out")
+    assert report.rejected == {"duplicate id": 1}  # across processes
+    assert "like that of record 2 of the input" in report.first[0].message
+    del raws[2 * CHUNK]
     one_by_one = [verified(Record.parse(raw), VerifySettings()) for raw in raws]
     kept = [made.to_json() for made, why in one_by_one if why is None]
     assert lines_of(tmp_path / "out" / "part-00000.jsonl") == kept

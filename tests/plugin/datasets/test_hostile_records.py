@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from data_tools.records.files import Records
-from data_tools.records.rejects import RejectLog
+from data_tools.records.left_out import RejectLog
 from data_tools.steps.to_parquet import ExportSettings, to_parquet
 from data_tools.steps.verify import verify
 from verl_p2r.plugin.datasets.rl_dataset import P2RDataset

@@ -1,45 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's RL dataset with records in, and its rows screened before the run; named by `data.custom_cls`.
+"""verl's RL dataset, which also reads records and screens its rows before the run. Set it as `data.custom_cls`.
 
-Without the screening a bad row fails inside an agent loop in the middle of training, where verl logs the error and goes
-on without the prompt; or verl's filter of over-long prompts drops it without a word, after decoding every video.
+Without screening, a bad row fails inside an agent loop during training, where verl logs the error and goes on without
+the prompt. Or verl's filter of over-long prompts drops it silently, after decoding every video.
 """
 
 import asyncio
-from bisect import bisect_right
-from itertools import accumulate
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow as pa
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.tokenizer.chat_template import apply_chat_template
 
 from verl_p2r.data.columns import to_table
 from verl_p2r.data.errors import RowError
-from verl_p2r.data.messages import build_messages
 from verl_p2r.data.prompt_template import PromptTemplate
-from verl_p2r.data.rejects import Screening, admit, key_of, remembered
+from verl_p2r.data.rejects import Screening, keep_or_raise, key_of, load_or_screen
 from verl_p2r.data.rows import Row
 from verl_p2r.data.screening import Limit, Sample, check_modalities, columns_at_fault, media_in, screen
 from verl_p2r.data.settings import DataSettings
-from verl_p2r.data.tables import joined, read_table, rows_of
+from verl_p2r.data.tables import load, rows_of
 from verl_p2r.data.truths import check_truth
 from verl_p2r.media.plan import MediaSettings, VisionSpec
 from verl_p2r.plugin.media.media_cache import cache_of, sources_in
 
 
 class P2RDataset(RLHFDataset):
-    """Rows of verl's parquet or JSON, or records of Video-R1 and VideoP2R; those that cannot work are left out.
+    """Reads rows of verl's parquet or JSON, or records of Video-R1 and VideoP2R, and rejects those that cannot work.
 
-    Beside verl's columns rows hold `problem_type` (or `extra_info.problem_type`). The settings are the node `data.p2r`
-    (`DataSettings`); without it media keep the fields they have, and a single bad row of a hundred ends the run. A data
-    set is validation when its files are `data.val_files` and not `data.train_files` too.
+    In addition to verl's columns, rows have `problem_type` or `extra_info.problem_type`. The settings are the node
+    `data.p2r` (`DataSettings`). Without that node, media keep their own fields, and more than 1 % of bad rows end the
+    run. The data set is for validation if its files are `data.val_files` and not also `data.train_files`.
 
     Raises:
-        ValueError: more rows than `data.p2r.max_reject_share` are rejected: counts by reason, the first rows by file,
-            row and field, and the file that lists all.
+        ValueError: more rows than `data.p2r.max_reject_share` are rejected. The message has counts by reason, the first
+            rows with file, row and field, and the name of the file that lists all.
     """
 
     settings = DataSettings()
@@ -54,9 +51,9 @@ class P2RDataset(RLHFDataset):
         super().__init__(data_files, tokenizer, config, processor, max_samples)
 
     def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
-        """Leave out the rows that cannot work; then verl's own filter, which our configuration leaves off."""
-        screening = remembered(self.settings.cache_folder, self._key(), lambda: self._screen(dataframe))
-        kept = admit(
+        """Reject the rows that cannot work, then apply verl's own filter, which our configuration switches off."""
+        screening = load_or_screen(self.settings.cache_folder, self._key(), lambda: self._screen(dataframe))
+        kept = keep_or_raise(
             screening,
             max_share=self.settings.max_reject_share,
             setting="data.p2r.max_reject_share",
@@ -68,7 +65,7 @@ class P2RDataset(RLHFDataset):
 
     @classmethod
     async def process_multi_modal_info(cls, messages: list[dict], image_patch_size, config):
-        """Decode a prompt's media once for all its rollouts, which verl would decode once for each."""
+        """Decode a prompt's media once for all its rollouts; verl would decode them once for each."""
         sources = sources_in(messages, image_patch_size)
         if sources is None:  # audio
             return await super().process_multi_modal_info(messages, image_patch_size, config)
@@ -78,10 +75,10 @@ class P2RDataset(RLHFDataset):
         return kinds[0] or None, kinds[1] or None, None
 
     def require_facts(self) -> None:
-        """Check that every row lists the facts that the judge `facts` looks for.
+        """Check that every row lists facts, which the judge `facts` needs.
 
         Raises:
-            ValueError: naming the first row without.
+            ValueError: a row lists none; the message names the first one.
         """
         for i, columns in enumerate(self.dataframe):
             row = Row.from_columns({**columns, "extra_info": {"index": i, **(columns.get("extra_info") or {})}})
@@ -92,30 +89,24 @@ class P2RDataset(RLHFDataset):
                 )
 
     def _read_files_and_tokenize(self):
-        """verl's reading, with records, with files whose media have different fields, and without a copy on disk."""
-        self._unusable: dict[int, RowError] = {}
-        tables: list[pa.Table] = []
-        for file in self.data_files:
-            table, errors = self._read(file)
-            offset = sum(map(len, tables))
-            self._unusable |= {offset + row: error for row, error in errors.items()}
-            tables.append(table)
-        self._ends = list(accumulate(map(len, tables)))
-        table = joined(tables, self.original_data_files, self._shapeless)
+        """Read as verl does, and also records and files whose media have different fields; without a copy on disk."""
+        table, self._origins = load(
+            self.data_files,
+            lambda records: to_table(records, self._template()),
+            self._shapeless,
+            self.original_data_files,
+        )
         total = len(table)
-        self._origins: list[int] | range = range(total)
-        dataframe = datasets.Dataset(table, fingerprint=key_of(self.data_files))  # else the whole table is hashed
+        self._rows: Sequence[int] = range(total)  # row of each position in the table
+        # Without a fingerprint, `datasets` would hash the whole table.
+        dataframe = datasets.Dataset(table, fingerprint=key_of(self.data_files))
         if 0 < self.max_samples < total:
             if self.shuffle:
-                drawn = np.random.default_rng(self.seed).choice(total, size=self.max_samples, replace=False)
-                self._origins = drawn.tolist()
+                self._rows = np.random.default_rng(self.seed).choice(total, self.max_samples, replace=False).tolist()
             else:
-                self._origins = range(self.max_samples)
-            dataframe = dataframe.select(self._origins)
+                self._rows = range(self.max_samples)
+            dataframe = dataframe.select(self._rows)
         self.dataframe = self.maybe_filter_out_long_prompts(dataframe)
-
-    def _read(self, file: str) -> tuple[pa.Table, dict[int, RowError]]:
-        return read_table(file, lambda records: to_table(records, self._template()), self._shapeless)
 
     @property
     def _shapeless(self) -> tuple[str, ...]:
@@ -126,13 +117,9 @@ class P2RDataset(RLHFDataset):
         return PromptTemplate.load(self.settings.prompt_template)
 
     def _build_messages(self, example: dict, key: str) -> list[dict]:
-        """The messages with media in place; as in verl, they take the place of the row's own."""
+        """Build the messages with media in place; as in verl, they replace those of the row."""
         fields = {"image": self.image_key, "video": self.video_key, "audio": self.audio_key}
-
-        def read(medium: Any, kind: str) -> dict[str, Any]:
-            return self.settings.element(medium, self.media, kind, fields[kind])
-
-        example[key] = build_messages(example, key, fields, read)
+        example[key] = self.settings.messages(example, key, fields, self.media)
         return example[key]
 
     def _screen(self, dataframe: datasets.Dataset) -> Screening:
@@ -141,18 +128,15 @@ class P2RDataset(RLHFDataset):
         return screen(rows_of(dataframe), self._sample, self._place, limit, total=len(dataframe))
 
     def _place(self, position: int) -> tuple[str, int]:
-        """What names a row in messages: its file, and its row there."""
-        origin = self._origins[position]
-        file = bisect_right(self._ends, origin)
-        return str(self.original_data_files[file]), origin - (self._ends[file - 1] if file else 0)
+        return self._origins.place(self._rows[position])
 
     def _sample(self, position: int, columns: dict[str, Any]) -> Sample:
-        """A row as screening sees it.
+        """Make the sample of a row for the screening.
 
         Raises:
             RowError: its columns are wrong.
         """
-        if (error := self._unusable.get(self._origins[position])) is not None:
+        if (error := self._origins.unusable.get(self._rows[position])) is not None:
             raise error
         fields = {"image": self.image_key, "video": self.video_key}
         with columns_at_fault(self.prompt_key):
@@ -173,7 +157,7 @@ class P2RDataset(RLHFDataset):
         return Sample(text, media)
 
     def _text(self, messages: list[dict]) -> str:
-        """What verl's agent loop renders."""
+        """Render messages as verl's agent loop does."""
         return apply_chat_template(
             self.processor or self.tokenizer,
             messages,
@@ -184,22 +168,22 @@ class P2RDataset(RLHFDataset):
         )
 
     def _key(self) -> str:
-        """What the outcome of a screening depends on."""
+        """Return the key of everything that the outcome of a screening depends on."""
         probe = self._text([{"role": "user", "content": self._template().body}])
         return key_of(
             self.data_files,
-            self._origins,
+            self._rows,
             (self.prompt_key, self.image_key, self.video_key, self.max_prompt_length),
             (self.settings.sources, self.media, self._template()),
             VisionSpec.from_processor(self.processor, self.mm_processor_kwargs),
             (getattr(self.processor, "chat_template", None), self.tokenizer.chat_template),
             (self.apply_chat_template_kwargs, self.tool_schemas),
-            (len(self.tokenizer), self.tokenizer(probe)["input_ids"]),  # two tokenizers that agree on it are one
+            (len(self.tokenizer), self.tokenizer(probe)["input_ids"]),  # tokenizers that agree on it count as equal
         )
 
 
 def _listed(files: Any) -> list[str]:
-    """verl's `train_files` is one path or a list of them."""
+    """Return verl's `train_files`, one path or several, as a list."""
     if files is None:
         return []
     return [files] if isinstance(files, str) else [str(file) for file in files]

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SFT rows with video placed right in time, screened before the run; named by `data.custom_cls`.
+"""SFT rows with video at its true times, screened before the run. Set it as `data.custom_cls`.
 
-verl's dataset loads a video without its metadata, so that the Hugging Face processor assumes 24 fps, tokenizes each
-message apart, and calls the processor twice. Here one call makes the prompt exactly as the agent loop makes it in RL,
-the response is tokenized behind it, and the loss lies on the response alone.
+verl's dataset loads a video without its metadata, so that the Hugging Face processor assumes 24 fps; it tokenizes each
+message separately, and calls the processor twice. Here one call makes the prompt exactly as the agent loop does in RL,
+the response is tokenized after it, and the loss covers the response only.
 """
 
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 import numpy as np
@@ -20,17 +18,18 @@ import torch
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-from verl_p2r.data.columns import SFT_SCHEMA, sft_columns_of, to_table
+from verl_p2r.data.columns import SFT_SCHEMA, sft_columns, to_table
 from verl_p2r.data.errors import RowError
-from verl_p2r.data.messages import build_messages, media_list, messages_in
+from verl_p2r.data.messages import media_list, messages_in
 from verl_p2r.data.prompt_template import PromptTemplate
-from verl_p2r.data.rejects import Screening, admit, key_of, remembered
+from verl_p2r.data.rejects import Screening, keep_or_raise, key_of, load_or_screen
 from verl_p2r.data.screening import Limit, Sample, check_modalities, columns_at_fault, media_in, screen
 from verl_p2r.data.settings import DataSettings
-from verl_p2r.data.tables import joined, read_table, rows_of
+from verl_p2r.data.tables import load, rows_of
 from verl_p2r.media.decode import install_reader
 from verl_p2r.media.frame_cache import FrameCache
 from verl_p2r.media.plan import VisionSpec
+from verl_p2r.plugin.datasets.first_rank import of_first_rank
 from verl_p2r.plugin.datasets.special_tokens import SpecialTokens
 from verl_p2r.plugin.media.media_cache import GIB, CacheSettings, cache_settings, sources_in
 from verl_p2r.plugin.media.position_ids import FAMILY, qwen_position_ids
@@ -39,15 +38,13 @@ from verl_p2r.template import parse_response, perception_end
 
 install_reader()
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class SFTSettings:
-    """What `data.p2r` holds for SFT beside `DataSettings`.
+    """The settings in `data.p2r` for SFT, in addition to `DataSettings`.
 
     Args:
-        process_aware: False leaves the observation out of every response: the paper's process-agnostic SFT, on the
+        process_aware: False removes the observation from every response: the paper's process-agnostic SFT, with the
             same rows and prompts [ours].
     """
 
@@ -55,15 +52,16 @@ class SFTSettings:
 
 
 class P2RSFTDataset(MultiTurnSFTDataset):
-    """Rows of `messages` that end with the assistant's response, with `videos` and `images` beside them.
+    """Reads rows of `messages`, which end with the assistant's response, with columns of `videos` and `images`.
 
-    For Qwen2-VL, Qwen2.5-VL and Qwen3-VL; other families take verl's own path. Needs `data.pad_mode=no_padding`. Rows
-    that cannot work (over-long, missing or unreadable media, wrong columns) are left out before the run, counted by
-    reason. Validation rows are sampled and sized as training rows are, so that the two losses compare [ours].
+    This is for Qwen2-VL, Qwen2.5-VL and Qwen3-VL; other families use verl's own path. It needs
+    `data.pad_mode=no_padding`. Rows that cannot work (over-long, missing or unreadable media, wrong columns) are
+    rejected before the run and counted by reason. Media of validation rows are sampled and sized as in training, so
+    that the two losses can be compared [ours].
 
     Raises:
-        ValueError: more rows than `data.p2r.max_reject_share` are rejected; or, naming file and row, a row that passed
-            the screening cannot be read after all.
+        ValueError: more rows than `data.p2r.max_reject_share` are rejected; or a row that passed the screening cannot
+            be read, in which case the message names file and row.
     """
 
     def __init__(self, parquet_files, tokenizer, config, processor=None, max_samples: int = -1):
@@ -95,9 +93,9 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         return type(self.processor).__name__ in FAMILY
 
     def _build_messages(self, example: dict) -> list[dict]:
-        """verl's, on the path of other families, without the media and their fields that are None."""
+        """Call verl's function, on the path of other families, without media and fields that are None."""
         media = {key: media_list(example[key]) for key in (self.image_key, self.video_key) if key in example}
-        media = {key: [_set_fields(medium) for medium in value] for key, value in media.items()}
+        media = {key: [_drop_none(medium) for medium in value] for key, value in media.items()}
         return super()._build_messages({**example, **media})
 
     def _encode(self, prompt: list[dict], text: str, response: str) -> dict[str, Any]:
@@ -122,53 +120,41 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             "input_ids": input_ids,
             "position_ids": qwen_position_ids(self.processor, input_ids, inputs),
             "loss_mask": torch.cat([torch.zeros_like(prompt_ids), torch.ones_like(response_ids)]),
-            "multi_modal_inputs": inputs,  # {} for text: verl's collator asks the first row what there is
+            "multi_modal_inputs": inputs,  # {} for text, because verl's collator takes the keys of the first row
         }
 
     def _decode(self, prompt: list[dict]) -> tuple[list | None, list | None]:
-        """The prompt's images, and its videos with their metadata, as the agent loop has them."""
+        """Decode the prompt's images, and its videos with their metadata, as the agent loop does."""
         sources = sources_in(prompt, self.image_patch_size)
         if sources is None:
             raise ValueError("its messages hold media that are neither images nor videos: drop the row")
-        media = [(source.kind, source.decode(_disk(self.media_cache))) for source in sources]
+        media = [(source.kind, source.decode(_frame_cache(self.media_cache))) for source in sources]
         return [m for kind, m in media if kind == "image"], [m for kind, m in media if kind == "video"]
 
     def _read_files_and_process(self):
-        """verl's reading, of all rows; then the draw of `max_samples`, and of these the rows that work."""
+        """Read all rows as verl does, draw `max_samples` of them, and keep those that work."""
         if self.pad_mode != "no_padding":
-            raise ValueError(f"data.pad_mode is {self.pad_mode!r}: P2RSFTDataset makes unpadded rows, set no_padding")
+            raise ValueError(f"data.pad_mode is {self.pad_mode!r}: P2RSFTDataset makes unpadded rows: set no_padding")
         if not self._ours:
             return super()._read_files_and_process()
-        tables: list[Any] = []
-        self._unusable: dict[int, RowError] = {}
-        for file in self.parquet_files:
-            table, errors = self._read(str(file))
-            offset = sum(map(len, tables))
-            self._unusable |= {offset + row: error for row, error in errors.items()}
-            tables.append(table)
-        self._ends = list(accumulate(map(len, tables)))
-        self.dataframe = datasets.Dataset(
-            joined(tables, self.parquet_files, self._shapeless), fingerprint=key_of(self.parquet_files)
-        )
-        self._origins: Sequence[int] = range(self._ends[-1])  # of the rows, counted through all files
+        table, self._origins = load(list(map(str, self.parquet_files)), self._table_of_records, self._shapeless)
+        self.dataframe = datasets.Dataset(table, fingerprint=key_of(self.parquet_files))
+        self._rows: Sequence[int] = range(len(table))  # row of each position in the table
         self._special = SpecialTokens.of(self.tokenizer, self._ending())
         wanted = self.max_samples
-        self._keep(_of_first_rank(lambda: self._draw(wanted)))
-        kept = admit(
-            _of_first_rank(self._screen),
+        self._keep(of_first_rank(lambda: self._draw(wanted)))
+        kept = keep_or_raise(
+            of_first_rank(self._screen),
             max_share=self.settings.max_reject_share,
             setting="data.p2r.max_reject_share",
             listing=self.settings.listing(f"sft_{self.split}"),
         )
         self._keep(kept)
 
-    def _read(self, file: str) -> tuple[Any, dict[int, RowError]]:
-        def of_records(records: list[Any]) -> tuple[Any, dict[int, RowError]]:
-            template = PromptTemplate.load(self.settings.prompt_template)
-            table, errors = to_table(records, template, make=sft_columns_of, schema=SFT_SCHEMA)
-            return table.rename_columns([self.messages_key, *table.schema.names[1:]]), errors
-
-        return read_table(file, of_records, self._shapeless)
+    def _table_of_records(self, values: list[Any]) -> tuple[Any, dict[int, RowError]]:
+        template = PromptTemplate.load(self.settings.prompt_template)
+        table, errors = to_table(values, template, make_row=sft_columns, schema=SFT_SCHEMA)
+        return table.rename_columns([self.messages_key, *table.schema.names[1:]]), errors
 
     @property
     def _shapeless(self) -> tuple[str, ...]:
@@ -176,12 +162,12 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         return self.messages_key, self.image_key, self.video_key
 
     def _ending(self) -> str:
-        """What the chat template writes behind a response."""
+        """Return what the chat template writes after a response."""
         turns = [{"role": "user", "content": "7 <b>?"}, {"role": "assistant", "content": "7 <b>."}]
         return self._text(turns).rpartition("7 <b>.")[2]
 
     def _draw(self, wanted: int) -> Sequence[int]:
-        """The rows that verl's `max_samples` takes."""
+        """Return the rows that verl's `max_samples` draws."""
         total = len(self.dataframe)
         if not 0 < wanted < total:
             return range(total)
@@ -190,7 +176,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         return np.random.default_rng(self.seed).choice(total, size=wanted, replace=False).tolist()
 
     def _keep(self, positions: Sequence[int]) -> None:
-        self._origins = [self._origins[i] for i in positions]
+        self._rows = [self._rows[i] for i in positions]
         if len(positions) < len(self.dataframe) or list(positions) != list(range(len(positions))):
             self.dataframe = self.dataframe.select(positions)
 
@@ -200,7 +186,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         probe = self._text([{"role": "user", "content": "7 <b>?"}], add_generation_prompt=True)
         key = key_of(
             self.parquet_files,
-            self._origins,
+            self._rows,
             (self.messages_key, self.image_key, self.video_key, self.max_length, self.process_aware),
             (
                 self.settings.sources,
@@ -210,12 +196,11 @@ class P2RSFTDataset(MultiTurnSFTDataset):
                 dict(self.apply_chat_template_kwargs),
             ),
             (self.processor.chat_template, self.tokenizer.chat_template),
-            (len(self.tokenizer), self.tokenizer(probe)["input_ids"]),  # two tokenizers that agree on it are one
+            (len(self.tokenizer), self.tokenizer(probe)["input_ids"]),  # tokenizers that agree on it count as equal
         )
-        rows = (
-            self._unusable.get(origin, row) for origin, row in zip(self._origins, rows_of(self.dataframe), strict=True)
-        )
-        return remembered(
+        unusable = self._origins.unusable
+        rows = (unusable.get(number, row) for number, row in zip(self._rows, rows_of(self.dataframe), strict=True))
+        return load_or_screen(
             self.settings.cache_folder,
             key,
             lambda: screen(rows, lambda _, row: self._sample(row), self._place, limit, total=len(self)),
@@ -226,13 +211,10 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         return row
 
     def _place(self, item: int) -> tuple[str, int]:
-        """What names a row in messages: its file, and its row there."""
-        origin = self._origins[item]
-        file = bisect_right(self._ends, origin)
-        return str(self.parquet_files[file]), origin - (self._ends[file - 1] if file else 0)
+        return self._origins.place(self._rows[item])
 
     def _sample(self, row: dict[str, Any]) -> Sample:
-        """A row as screening sees it.
+        """Make the sample of a row for the screening.
 
         Raises:
             RowError: its columns are wrong.
@@ -242,7 +224,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         return Sample(text + response, media_in(prompt, {"image": self.image_key, "video": self.video_key}))
 
     def _split(self, row: dict[str, Any]) -> tuple[list[dict], str, str]:
-        """The prompt's messages with media in place, its text, and the response's up to and with its end token."""
+        """Return the prompt's messages with media in place, its text, and the response with its end token."""
         messages = messages_in(row.get(self.messages_key), self.messages_key)
         roles = [message["role"] for message in messages]
         if "assistant" not in roles or roles.index("assistant") != len(roles) - 1:
@@ -264,17 +246,14 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         return prompt, text, whole[len(text) :].rstrip()
 
     def _prompt(self, row: dict[str, Any]) -> list[dict]:
-        """The messages before the response with media in place, made as in RL."""
+        """Build the messages before the response with media in place, as RL does."""
         fields = {"image": self.image_key, "video": self.video_key}
-
-        def read(medium: Any, kind: str) -> dict[str, Any]:
-            return self.settings.element(medium, self.media, kind, fields[kind])
-
-        return build_messages(row, self.messages_key, fields, read)
+        return self.settings.messages(row, self.messages_key, fields, self.media)
 
     def _response(self, content: Any) -> str:
-        """What is learnt of a response: it begins with a word, as a sampled one does; without its observation if so
-        set, without the end tokens that the chat template writes itself, the rest as it was written."""
+        """Return the text of a response that is learnt: stripped, like a sampled one, without the end tokens that the
+        chat template adds, and without its observation if SFT is process-agnostic.
+        """
         if isinstance(content, list):
             [turn] = self._prompt({self.messages_key: [{"role": "assistant", "content": content}]})
             check_modalities([turn], self.messages_key, known=("text",))
@@ -294,13 +273,13 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         )
 
 
-def _set_fields(medium: Any) -> Any:
-    """A medium without its fields that are None: parquet gives each medium the fields of all."""
+def _drop_none(medium: Any) -> Any:
+    """Remove fields that are None from a medium: in parquet each medium has the fields of all others."""
     return {k: v for k, v in medium.items() if v is not None} if isinstance(medium, dict) else medium
 
 
 def _unbound(processor: Any) -> Any:
-    """A processor without the methods that verl binds to it: with them no data loader can send it to a new process."""
+    """Copy a processor without the methods that verl binds to it, which cannot be pickled for a data loader."""
     if type(processor).__name__ not in FAMILY:
         return processor
     processor = copy(processor)
@@ -310,15 +289,6 @@ def _unbound(processor: Any) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _disk(settings: CacheSettings) -> FrameCache | None:
-    """The frame cache of this process: a worker of the data loader makes its own."""
+def _frame_cache(settings: CacheSettings) -> FrameCache | None:
+    """Return the frame cache of this process; each worker of the data loader has its own."""
     return FrameCache(settings.directory, int(settings.disk_gib * GIB)) if settings.directory else None
-
-
-def _of_first_rank(make: Callable[[], T]) -> T:
-    """What the first rank makes, on all ranks: files are probed once, and all ranks see the same rows."""
-    if not torch.distributed.is_initialized():
-        return make()
-    made = [make() if torch.distributed.get_rank() == 0 else None]
-    torch.distributed.broadcast_object_list(made, src=0)
-    return made[0]

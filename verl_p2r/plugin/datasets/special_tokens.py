@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Special tokens in responses: those that were saved with `skip_special_tokens=False` hold some."""
+"""Special tokens in responses, which contain some if they were saved with `skip_special_tokens=False`."""
 
 import re
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ class SpecialTokens:
     """The special tokens of a model.
 
     Args:
-        ends: those that end a turn: the chat template writes them behind a response.
-        others: all others, such as `<|im_start|>` and the placeholders of media.
+        ends: tokens that end a turn, which the chat template writes after a response.
+        others: all other special tokens, such as `<|im_start|>` and the placeholders of media.
     """
 
     def __init__(self, ends: Iterable[str], others: Iterable[str] = ()) -> None:
@@ -25,9 +25,9 @@ class SpecialTokens:
         """Read them from a tokenizer.
 
         Args:
-            tokenizer: of the model.
-            ending: what its chat template writes behind a response; the special tokens in it end a turn, as do the
-                tokenizer's own end and padding.
+            tokenizer: tokenizer of the model.
+            ending: what its chat template writes after a response. The special tokens in it end a turn, and so do the
+                tokenizer's end and padding tokens.
         """
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
@@ -35,14 +35,14 @@ class SpecialTokens:
         return cls(ends, special - ends)
 
     def stripped(self, response: str, field: str) -> str:
-        """Give a response without white space around it and without the end tokens behind it.
+        """Strip white space from a response, and the end tokens after it.
 
         Args:
-            response: as it was written.
-            field: that holds it, for the error.
+            response: the response.
+            field: field that holds it, for the error.
 
         Raises:
-            RowError: a special token stands elsewhere: the model would learn to stop there, or take it for a medium.
+            RowError: there is a special token elsewhere; the model would learn to stop there, or take it for a medium.
 
         >>> SpecialTokens(["<end>"], ["<pad>"]).stripped(" It moves left. <end><end>", "messages")
         'It moves left.'

@@ -157,7 +157,8 @@ class P2RAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
 
     def _refuse_placeholders(self, output) -> None:
         """Lose a rollout whose model wrote a vision placeholder: the forward pass would look for its pixels, and end
-        the run. verl bans them in vLLM's sampling, but not in SGLang's."""
+        the run. verl bans them in vLLM's sampling, but not in SGLang's.
+        """
         if self.processor is None:
             return
         generated = {t for t, by_model in zip(output.response_ids, output.response_mask, strict=True) if by_model}

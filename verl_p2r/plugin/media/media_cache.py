@@ -112,7 +112,8 @@ class MediaCache:
 
     def sources_of(self, media: Sequence[Any]) -> tuple[Source, ...] | None:
         """What media (frames or images as `fetch` gave them) were decoded from; None when one is not from here, or is
-        an image that was drawn on."""
+        an image that was drawn on.
+        """
         known = [self._sources.get(_identity(medium), (None, None)) for medium in media]
         if any(
             source is None or checksum != _checksum(medium)

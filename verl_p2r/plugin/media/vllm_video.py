@@ -63,7 +63,8 @@ def _on_qwen2_5_vl(qwen) -> None:
 
     class Parser(qwen2_vl.Qwen2VLMultiModalDataParser):
         """Pairs every video with its metadata ({} where the caller gave none), so that both reach the processor and
-        the cache key."""
+        the cache key.
+        """
 
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)

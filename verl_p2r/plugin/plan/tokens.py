@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import open_dict
 
-from verl_p2r.data.columns import PromptTemplate
+from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.screening import Sample, media_in
 from verl_p2r.data.settings import DataSettings
 from verl_p2r.media.plan import MediaError, VisionSpec
