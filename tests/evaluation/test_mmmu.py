@@ -20,7 +20,7 @@ TEN = [f"thing number {i}" for i in range(14)]
         ("Not (A) but (C)", "C"),
         ("A or B", "B"),  # the last " X "
         ("O", None),  # there is no fifteenth option
-        ("the answer must be thing number 3 I think", "D"),  # more than five words: an option's text counts
+        ("it must be thing number 3 of all", "D"),  # more than five words: an option's text counts
         ("thing number 3", None),  # few words: it does not
         ("", None),
     ],

@@ -109,7 +109,8 @@ def test_unknown_names_are_refused_with_the_known_ones():
 
 
 def test_a_protocol_of_ones_own(tmp_path):
-    text = "description: mine\ninclusive: true\nclips: false\nreaders: {default: lenient}\noverall: {default: items}\n"
+    text = "description: mine\ninclusive: true\nclips: false\nlast_frame_note: false\n"
+    text += "readers: {default: lenient}\noverall: {default: items}\n"
     file = tmp_path / "mine.yaml"
     file.write_text(text + "left_out: []\n")
     assert scores("<answer>(b)</answer>", protocol=str(file)) == (1, 1)

@@ -41,6 +41,7 @@ class Protocol:
         description: one sentence.
         inclusive: which form of mean relative accuracy counts.
         clips: whether MVBench's videos are cut to the item's start and end.
+        last_frame_note: whether VideoMMMU's questions say what the video's last frame is, as its own prompt does.
         readers: benchmark → reader, with `default`.
         overall: benchmark → how its items become one figure, with `default`; one of `OVERALL`.
         left_out: question types that are not scored.
@@ -50,6 +51,7 @@ class Protocol:
     description: str
     inclusive: bool
     clips: bool
+    last_frame_note: bool
     readers: Mapping[str, str]
     overall: Mapping[str, str]
     left_out: tuple[str, ...] = ()
