@@ -8,7 +8,7 @@ import numpy as np
 
 from verl_p2r.evaluation.items import ItemScore, score_items
 from verl_p2r.evaluation.protocol import Protocol
-from verl_p2r.evaluation.summary import by_benchmark, item_weights
+from verl_p2r.evaluation.summary import by_benchmark, item_weights, mean_of
 
 RESAMPLES = 10_000
 _BATCH = 500  # resamples held in memory at a time
@@ -90,9 +90,9 @@ def _compared(
     low, high = np.percentile(differences, (2.5, 97.5))
     tail = min((differences <= 0).mean(), (differences >= 0).mean())
     return {
-        "first": float(weights @ x),
-        "second": float(weights @ y),
-        "difference": float(weights @ (y - x)),
+        "first": mean_of(x.tolist(), one, average),
+        "second": mean_of(y.tolist(), one, average),
+        "difference": mean_of((y - x).tolist(), one, average),
         "low": float(low),
         "high": float(high),
         "p": float(min(2 * tail, 1.0)),

@@ -9,8 +9,9 @@ Each way to average is a nesting of groups: the score is the mean of its groups'
     eight_types   VSI-Bench's own: types, of which the three levels of relative direction are one
 """
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,15 +84,32 @@ def item_weights(items: Sequence[ItemScore], average: str) -> tuple[np.ndarray, 
         Weights, shape (n,), which sum to 1; and the innermost group of each item.
     """
     paths = [_PATHS[average](item) for item in items]
+    sizes, shares = Counter(paths), _shares(set(paths))
+    return np.array([shares[path] / sizes[path] for path in paths], dtype=np.float64), paths
+
+
+def mean_of(scores: Sequence[float], items: Sequence[ItemScore], average: str) -> float:
+    """Average scores of items: the mean of group means, level by level.
+
+    Args:
+        scores: of the items, in [0, 1].
+        items: of one benchmark.
+        average: one of `protocol.OVERALL`.
+    """
+    groups: dict[Path, list[float]] = defaultdict(list)
+    for item, value in zip(items, scores, strict=True):
+        groups[_PATHS[average](item)].append(value)
+    shares = _shares(set(groups))
+    return sum(shares[path] * sum(values) / len(values) for path, values in groups.items())
+
+
+def _shares(paths: Collection[Path]) -> dict[Path, float]:
+    """The share of each innermost group in the average: at every level, groups weigh the same."""
     children: dict[Path, set[Path]] = defaultdict(set)
-    for path in set(paths):
+    for path in paths:
         for depth in range(len(path)):
             children[path[:depth]].add(path[: depth + 1])
-    sizes = Counter(paths)
-    weight = {
-        path: 1 / sizes[path] / np.prod([len(children[path[:depth]]) for depth in range(len(path))]) for path in sizes
-    }
-    return np.array([weight[path] for path in paths], dtype=np.float64), paths
+    return {path: 1 / math.prod(len(children[path[:depth]]) for depth in range(len(path))) for path in paths}
 
 
 def summary(items: Sequence[ItemScore], protocol: Protocol) -> dict[str, Any]:
@@ -126,7 +144,7 @@ def _bounded(items: Sequence[ItemScore], scores: Sequence[float], average: str) 
     """A score and its Wilson interval; of other than plain shares with the effective number of items."""
     x = np.array(scores, dtype=np.float64)
     weights, paths = item_weights(items, average)
-    value = min(max(float(weights @ x), 0.0), 1.0)
+    value = min(mean_of(scores, items, average), 1.0)
     n: float = len(items)
     if average != "items" or not np.isin(x, (0.0, 1.0)).all():
         n = effective_size(x, weights, _means(x, paths), range(len(items)))
@@ -138,7 +156,8 @@ def _clustered(items: Sequence[ItemScore], scores: Sequence[float], average: str
     x = np.array(scores, dtype=np.float64)
     weights, paths = item_weights(items, average)
     videos = [item.video for item in items]
-    low, high = wilson(min(float(weights @ x), 1.0), effective_size(x, weights, _means(x, paths), videos))
+    n = effective_size(x, weights, _means(x, paths), videos)
+    low, high = wilson(min(mean_of(scores, items, average), 1.0), n)
     return {"low": low, "high": high, "videos": len(set(videos))}
 
 
