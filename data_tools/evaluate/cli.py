@@ -183,6 +183,72 @@ def compare_command(
         )
 
 
+@app.command("mismatch")
+def mismatch_command(
+    run: RunFolder,
+    out: Out,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    concurrency: Concurrency = 64,
+) -> None:
+    """How often the thinking concludes with another option than is answered: a rule first, a judge for the rest.
+
+    Without --model only explicit conclusions are read.
+
+    Example: verl-p2r-eval mismatch runs/p2r --model Qwen2.5-32B-Instruct --base-url http://localhost:8000/v1 --out mm
+    """
+    from data_tools.evaluate.mismatch import DEFAULTS, mismatch
+    from data_tools.evaluate.results import read_run
+    from data_tools.evaluate.tables import mismatch_markdown
+    from data_tools.records.files import files_of
+    from data_tools.steps.run import count_records
+
+    with errors():
+        setting = read_run(run).setting
+        with kept_bar("mismatch", count_records(files_of([run]))) as told:
+            report, tables = mismatch(run, out, _server(DEFAULTS, model, base_url, concurrency), told=told)
+    say(f"{run.resolve().name}: {setting}; judge {model or 'none, rule only'}")
+    for line in mismatch_markdown(tables).splitlines():
+        say(line)
+    show_step(report, out)
+    leave(report)
+
+
+@app.command("sufficiency")
+def sufficiency_command(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    model: Model = None,
+    base_url: BaseUrl = None,
+    protocol: Protocol = "video_r1",
+    prompt: Annotated[str, typer.Option(help="chain_of_thought, direct, or a text file.")] = "chain_of_thought",
+    passes: Annotated[
+        list[str] | None, typer.Option("--pass", help="observation, question or other; default: all three.")
+    ] = None,
+    concurrency: Concurrency = 64,
+) -> None:
+    """A text-only model answers from question and observation, beside the question alone and a wrong observation.
+
+    Example: verl-p2r-eval sufficiency runs/p2r --model Qwen2.5-7B-Instruct --base-url http://localhost:8000/v1
+    --out sufficiency
+    """
+    from data_tools.evaluate.results import read_run
+    from data_tools.evaluate.sufficiency import DEFAULTS, PASSES, sufficiency
+    from data_tools.evaluate.tables import sufficiency_markdown
+    from verl_p2r.evaluation import score
+
+    with errors():
+        own = read_run(run)
+        settings = replace(_server(DEFAULTS, model, base_url, concurrency), prompt_template=prompt)
+        names = tuple(passes or PASSES)
+        with kept_bar("sufficiency", len(names) * len(own.records)) as told:
+            result = sufficiency(own, out, settings, protocol, passes=names, told=told)
+        result["video"] = score(own.records, protocol)
+    say(f"Protocol {protocol}; {own.name}: {own.setting}; text-only model {model}, prompt {prompt}")
+    for line in sufficiency_markdown(result).splitlines():
+        say(line)
+
+
 def _server(
     settings: GenerateSettings, model: str | None, base_url: list[str] | None, concurrency: int
 ) -> GenerateSettings:

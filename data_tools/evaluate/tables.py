@@ -132,6 +132,39 @@ def categories(runs: Sequence[Scored]) -> str:
     return _markdown(rows)
 
 
+def mismatch_markdown(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Think–answer mismatch by benchmark; see `evaluation.mismatch`."""
+    head = ["", "items", "both read", "mismatch", "95 %", "thinking unread", "answer unread", "read by the judge"]
+    rows = [[*head, "both right", "thinking right only", "answer right only", "both wrong"]]
+    for name, row in tables.items():
+        table = row["table"]
+        shares = [percent(row[key]) for key in ("unread_thinking", "unread_answer", "by_judge")]
+        corners = [table["right"]["right"], table["right"]["wrong"], table["wrong"]["right"], table["wrong"]["wrong"]]
+        interval = f"{percent(row['low'])}–{percent(row['high'])}"
+        counts = [f"{row['n']:,}", f"{row['read']:,}"]
+        rows.append(
+            [title_of(name), *counts, percent(row["mismatch"]), interval, *shares, *(f"{count:,}" for count in corners)]
+        )
+    return _markdown(rows)
+
+
+def sufficiency_markdown(result: Mapping[str, Mapping[str, Any]]) -> str:
+    """Scores without a video by benchmark; see `evaluate.sufficiency`. `video` holds the run's own."""
+    passes = [name for name in ("video", "observation", "question", "other") if name in result]
+    titles = {
+        "video": "with the video",
+        "observation": "question and observation",
+        "question": "question alone",
+        "other": "another item's observation",
+    }
+    rows = [["", *(titles[name] for name in passes), "observations that state an answer"]]
+    for benchmark in result[passes[0]]:
+        naming = result["names_answer"].get(benchmark)
+        cells = [_cell(result[name][benchmark]) for name in passes]
+        rows.append([title_of(benchmark), *cells, "" if naming is None else percent(naming)])
+    return _markdown(rows)
+
+
 def check(run: Scored, reference: Reference) -> list[tuple[str, float, float, bool]]:
     """Compare a run with a published row: benchmark, percent, published percent, whether within `TOLERANCE`."""
     own = {canonical(name): 100 * row["score"] for name, row in run["benchmarks"].items()}

@@ -106,7 +106,7 @@ def test_unreadable_media_and_refused_items_are_named_and_stay_in_the_denominato
     assert report.failed
     figures = score(read_run(tmp_path / "run").records, "video_r1")["mmvu"]
     assert (figures["n"], figures["score"]) == (5, 0.6)
-    assert figures["lost"] == {"unreadable media": 1, "missing file": 1}
+    assert figures["lost"] == {"unreadable file": 1, "missing file": 1}
     # Repaired, the two are asked, and nothing else is.
     calls = len(judge_server.calls())
     benchmark_files.write_videos(
