@@ -249,6 +249,70 @@ def sufficiency_command(
         say(line)
 
 
+@app.command("report")
+def report_command(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Outputs of `run`.")] = None,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("evaluation.html"),
+    rollouts: Annotated[
+        Path | None, typer.Option(help="Instead of runs: a training's trainer.rollout_data_dir.")
+    ] = None,
+    protocol: Protocol = "video_r1",
+    media_root: Annotated[Path | None, typer.Option(help="The folder that `run` was given; shows frames.")] = None,
+    prepared: Prepared = None,
+    count: Annotated[int, typer.Option(min=1, max=500, help="Replies to show.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    frames: Annotated[int, typer.Option(min=1, max=64, help="The most pictures of a video.")] = 8,
+    tokenizer: Annotated[str | None, typer.Option(help="Colour this model's tokens instead of words.")] = None,
+    max_lost: MaxLost = 0.01,
+) -> None:
+    """One HTML page: scores beside the published rows, curves over steps, and a sample of replies with their frames.
+
+    Names of runs that end in a step, such as step_40, give a curve.
+
+    Example: verl-p2r-eval report runs/p2r --media-root downloads --out p2r.html
+
+    Example: verl-p2r-eval report --rollouts outputs/rl/rollouts --out rollouts.html
+    """
+    from data_tools.evaluate.cards import card_of, draw, replies_of
+    from data_tools.evaluate.report import Report, score_plots, training_plots, write_report
+    from data_tools.evaluate.rollouts import Rollouts
+
+    with errors():
+        if bool(runs) == bool(rollouts):
+            raise ValueError("name outputs of `run`, or the rollouts of a training by --rollouts")
+        if rollouts is not None:
+            own = Rollouts.read(rollouts)
+            page = Report(
+                f"Rollouts of {own.folder.resolve().parent.name}",
+                plots=training_plots(own),
+                cards=draw(own.drawables(), count, seed),
+            )
+        else:
+            read = _read(list(runs or ()), prepared)
+            scored = _scored(read, protocol, max_lost, None)
+            loaded = _tokenizer(tokenizer) if tokenizer else None
+            drawn = draw((one for run in read for one in replies_of(run, protocol)), count, seed)
+            page = Report(
+                "Evaluation of " + ", ".join(run.name for run in read),
+                scored,
+                score_plots(scored),
+                [card_of(record, loaded) for record in drawn],
+                media_root,
+                frames,
+            )
+        size = write_report(page, out)
+    say(f"{out}: {len(page.cards):,} replies, {size / (1 << 20):.1f} MiB; open it in a browser")
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(name)
+    if not loaded.is_fast:
+        raise ValueError(f"{name}: has only a slow tokenizer, which does not say where its tokens begin: name another")
+    return loaded
+
+
 def _server(
     settings: GenerateSettings, model: str | None, base_url: list[str] | None, concurrency: int
 ) -> GenerateSettings:

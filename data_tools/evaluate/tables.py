@@ -56,7 +56,13 @@ def table(runs: Sequence[Scored]) -> str:
     for reference in references().values():
         if reference.protocol == runs[0]["protocol"] and set(reference.scores) & set(names):
             cells = [f"{reference.scores[name]:.1f}" if name in reference.scores else "" for name in names]
-            rows.append([f"{reference.name}; {reference.setting}", *cells, _average(reference.scores)])
+            rows.append(
+                [
+                    f"{reference.name}; {reference.setting}",
+                    *cells,
+                    "" if reference.average is None else f"{reference.average:.1f}",
+                ]
+            )
     return _markdown(rows)
 
 

@@ -22,7 +22,8 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _NAMED = re.compile(
-    r"\b[Oo]ption\s+[(\[]?(?P<tail>[A-Z])[)\]]?\s+(?:is|seems)(?:\s+(?!not\b)\w+)?\s+(?:correct|right|best|the answer)\b"
+    r"\b[Oo]ption\s+[(\[]?(?P<tail>[A-Z])[)\]]?\s+(?:is|seems)(?:\s+(?!not\b)\w+)?\s+"
+    r"(?:correct|right|best|the answer)\b"
 )
 _OPTION = re.compile(r"<option>\s*(.*?)\s*</option>", re.IGNORECASE | re.DOTALL)
 _SLOT = re.compile(r"\{(question|think)\}")

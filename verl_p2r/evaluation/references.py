@@ -22,6 +22,7 @@ class Reference:
         setting: frames, pixels and prompt, as far as they are known.
         protocol: the protocol that its numbers are comparable under.
         scores: benchmark → percent.
+        average: over the seven benchmarks, in percent, as published; None where it is not.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Reference:
     setting: str
     protocol: str
     scores: Mapping[str, float]
+    average: float | None = None
 
 
 @lru_cache(maxsize=1)
