@@ -9,29 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from data_tools.evaluate.analyses import mismatch_command, report_command, sufficiency_command
+from data_tools.evaluate.inputs import read_runs, score_runs, server_of
+from data_tools.evaluate.options import BaseUrl, Concurrency, MaxLost, Model, Out, Prepared, Protocol, RunFolder, Runs
 from data_tools.terminal import console, errors, kept_bar, leave, say, show_step
 
-if TYPE_CHECKING:
-    from data_tools.evaluate.results import Run
-    from data_tools.steps.generate import GenerateSettings
-
 app = typer.Typer(help="Evaluation on the paper's seven benchmarks.", no_args_is_help=True)
-
-Out = Annotated[Path, typer.Option(help="The folder to write; an earlier output there is replaced.")]
-RunFolder = Annotated[Path, typer.Argument(help="The output of `run`.")]
-Runs = Annotated[list[Path], typer.Argument(help="Outputs of `run`.")]
-Protocol = Annotated[str, typer.Option(help="video_r1, official, or a YAML file of your own.")]
-Prepared = Annotated[
-    list[Path] | None, typer.Option(help="Where the prepared benchmarks are now, if they were moved; may be repeated.")
-]
-Model = Annotated[str | None, typer.Option(help="The model's name on its server.")]
-BaseUrl = Annotated[list[str] | None, typer.Option(help="A server, http://…/v1; may be repeated.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Calls in flight at once.")]
-MaxLost = Annotated[float, typer.Option(help="Largest share of a benchmark's items that may be without a reply.")]
 
 
 @app.command("prepare")
@@ -103,7 +90,7 @@ def run_command(
 
     with errors():
         settings = replace(
-            _server(DEFAULTS, model, base_url, concurrency),
+            server_of(DEFAULTS, model, base_url, concurrency),
             prompt_template=prompt,
             temperature=temperature,
             max_tokens=max_tokens,
@@ -143,7 +130,7 @@ def score_command(
     from data_tools.evaluate.tables import markdown
 
     with errors():
-        scored = _scored(_read(runs, prepared), protocol, max_lost, trained_on)
+        scored = score_runs(read_runs(runs, prepared), protocol, max_lost, trained_on)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             (out / "scores.json").write_text(json.dumps(scored, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -170,9 +157,9 @@ def compare_command(
     from verl_p2r.evaluation import compare
 
     with errors():
-        one, two = _read([first, second], None)
+        one, two = read_runs([first, second], None)
         result = compare(one.records, two.records, protocol, resamples=resamples, seed=seed)
-        scored = _scored([one, two], protocol, 1.0, None)
+        scored = score_runs([one, two], protocol, 1.0, None)
     for line in heads(scored):
         say(line)
     for name, row in result.items():
@@ -181,155 +168,6 @@ def compare_command(
             f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}], p = {row['p']:.3f}, "
             f"{row['n']:,} items on {row['videos']:,} videos, {row['wins']:,} better, {row['losses']:,} worse"
         )
-
-
-@app.command("mismatch")
-def mismatch_command(
-    run: RunFolder,
-    out: Out,
-    model: Model = None,
-    base_url: BaseUrl = None,
-    concurrency: Concurrency = 64,
-) -> None:
-    """How often the thinking concludes with another option than is answered: a rule first, a judge for the rest.
-
-    Without --model only explicit conclusions are read.
-
-    Example: verl-p2r-eval mismatch runs/p2r --model Qwen2.5-32B-Instruct --base-url http://localhost:8000/v1 --out mm
-    """
-    from data_tools.evaluate.mismatch import DEFAULTS, mismatch
-    from data_tools.evaluate.results import read_run
-    from data_tools.evaluate.tables import mismatch_markdown
-    from data_tools.records.files import files_of
-    from data_tools.steps.run import count_records
-
-    with errors():
-        setting = read_run(run).setting
-        with kept_bar("mismatch", count_records(files_of([run]))) as told:
-            report, tables = mismatch(run, out, _server(DEFAULTS, model, base_url, concurrency), told=told)
-    say(f"{run.resolve().name}: {setting}; judge {model or 'none, rule only'}")
-    for line in mismatch_markdown(tables).splitlines():
-        say(line)
-    show_step(report, out)
-    leave(report)
-
-
-@app.command("sufficiency")
-def sufficiency_command(
-    run: RunFolder,
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
-    model: Model = None,
-    base_url: BaseUrl = None,
-    protocol: Protocol = "video_r1",
-    prompt: Annotated[str, typer.Option(help="chain_of_thought, direct, or a text file.")] = "chain_of_thought",
-    passes: Annotated[
-        list[str] | None, typer.Option("--pass", help="observation, question or other; default: all three.")
-    ] = None,
-    concurrency: Concurrency = 64,
-) -> None:
-    """A text-only model answers from question and observation, beside the question alone and a wrong observation.
-
-    Example: verl-p2r-eval sufficiency runs/p2r --model Qwen2.5-7B-Instruct --base-url http://localhost:8000/v1
-    --out sufficiency
-    """
-    from data_tools.evaluate.results import read_run
-    from data_tools.evaluate.sufficiency import DEFAULTS, PASSES, sufficiency
-    from data_tools.evaluate.tables import sufficiency_markdown
-    from verl_p2r.evaluation import score
-
-    with errors():
-        own = read_run(run)
-        settings = replace(_server(DEFAULTS, model, base_url, concurrency), prompt_template=prompt)
-        names = tuple(passes or PASSES)
-        with kept_bar("sufficiency", len(names) * len(own.records)) as told:
-            result = sufficiency(own, out, settings, protocol, passes=names, told=told)
-        result["video"] = score(own.records, protocol)
-    say(f"Protocol {protocol}; {own.name}: {own.setting}; text-only model {model}, prompt {prompt}")
-    for line in sufficiency_markdown(result).splitlines():
-        say(line)
-
-
-@app.command("report")
-def report_command(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Outputs of `run`.")] = None,
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("evaluation.html"),
-    rollouts: Annotated[
-        Path | None, typer.Option(help="Instead of runs: a training's trainer.rollout_data_dir.")
-    ] = None,
-    protocol: Protocol = "video_r1",
-    media_root: Annotated[Path | None, typer.Option(help="The folder that `run` was given; shows frames.")] = None,
-    prepared: Prepared = None,
-    count: Annotated[int, typer.Option(min=1, max=500, help="Replies to show.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
-    frames: Annotated[int, typer.Option(min=1, max=64, help="The most pictures of a video.")] = 8,
-    tokenizer: Annotated[str | None, typer.Option(help="Colour this model's tokens instead of words.")] = None,
-    max_lost: MaxLost = 0.01,
-) -> None:
-    """One HTML page: scores beside the published rows, curves over steps, and a sample of replies with their frames.
-
-    Names of runs that end in a step, such as step_40, give a curve.
-
-    Example: verl-p2r-eval report runs/p2r --media-root downloads --out p2r.html
-
-    Example: verl-p2r-eval report --rollouts outputs/rl/rollouts --out rollouts.html
-    """
-    from data_tools.evaluate.cards import card_of, draw, replies_of
-    from data_tools.evaluate.report import Report, score_plots, training_plots, write_report
-    from data_tools.evaluate.rollouts import Rollouts
-
-    with errors():
-        if bool(runs) == bool(rollouts):
-            raise ValueError("name outputs of `run`, or the rollouts of a training by --rollouts")
-        if rollouts is not None:
-            own = Rollouts.read(rollouts)
-            page = Report(
-                f"Rollouts of {own.folder.resolve().parent.name}",
-                plots=training_plots(own),
-                cards=draw(own.drawables(), count, seed),
-            )
-        else:
-            read = _read(list(runs or ()), prepared)
-            scored = _scored(read, protocol, max_lost, None)
-            loaded = _tokenizer(tokenizer) if tokenizer else None
-            drawn = draw((one for run in read for one in replies_of(run, protocol)), count, seed)
-            page = Report(
-                "Evaluation of " + ", ".join(run.name for run in read),
-                scored,
-                score_plots(scored),
-                [card_of(record, loaded) for record in drawn],
-                media_root,
-                frames,
-            )
-        size = write_report(page, out)
-    say(f"{out}: {len(page.cards):,} replies, {size / (1 << 20):.1f} MiB; open it in a browser")
-
-
-def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    loaded = AutoTokenizer.from_pretrained(name)
-    if not loaded.is_fast:
-        raise ValueError(f"{name}: has only a slow tokenizer, which does not say where its tokens begin: name another")
-    return loaded
-
-
-def _server(
-    settings: GenerateSettings, model: str | None, base_url: list[str] | None, concurrency: int
-) -> GenerateSettings:
-    return replace(settings, model=model or "", base_urls=tuple(base_url or ()), concurrency=concurrency)
-
-
-def _read(folders: list[Path], prepared: list[Path] | None) -> list[Run]:
-    from data_tools.evaluate.results import read_run
-
-    return [read_run(folder, prepared or ()) for folder in folders]
-
-
-def _scored(runs: list[Run], protocol: str, max_lost: float, trained_on: list[Path] | None) -> list[dict[str, Any]]:
-    from data_tools.evaluate.scoring import Overlap, score_run
-
-    overlap = Overlap.of(trained_on) if trained_on else None
-    return [score_run(run, protocol, max_lost=max_lost, overlap=overlap) for run in runs]
 
 
 def _check(scored: list[dict[str, Any]], name: str) -> bool:
@@ -353,3 +191,11 @@ def _check(scored: list[dict[str, Any]], name: str) -> bool:
                 "green" if near else "red",
             )
     return fine
+
+
+for _name, _command in (
+    ("mismatch", mismatch_command),
+    ("sufficiency", sufficiency_command),
+    ("report", report_command),
+):
+    app.command(_name)(_command)

@@ -5,7 +5,7 @@ records with replies → items (strict and lenient) → one figure a benchmark, 
 """
 
 from verl_p2r.evaluation.comparison import compare
-from verl_p2r.evaluation.items import score_response
+from verl_p2r.evaluation.items import score_response, validation_scores
 from verl_p2r.evaluation.protocol import BENCHMARKS, Protocol, protocol_names
 from verl_p2r.evaluation.relative_accuracy import mean_relative_accuracy
 from verl_p2r.evaluation.summary import score
@@ -18,4 +18,5 @@ __all__ = [
     "protocol_names",
     "score",
     "score_response",
+    "validation_scores",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from verl_p2r.accuracy import PROBLEM_TYPES, answer_text
-from verl_p2r.evaluation.protocol import Protocol
+from verl_p2r.evaluation.protocol import BENCHMARKS, Protocol, canonical
 from verl_p2r.evaluation.readers import Question, lenient, texts_of
 from verl_p2r.template import parse_response
 
@@ -83,6 +83,38 @@ def score_response(
     texts = texts_of(None if options is None else list(options))
     question = Question(problem_type, answer_text(solution), texts, rules.inclusive)
     return rules.reader(benchmark)(response, question), lenient(response, question)
+
+
+def validation_scores(
+    benchmark: str,
+    response: str,
+    solution: str,
+    problem_type: str,
+    options: Iterable[object] | None = None,
+    protocol: str = "video_r1",
+) -> tuple[float, float] | None:
+    """Score a reply of a validation during training exactly as `score` does.
+
+    Args:
+        benchmark: the row's `data_source`.
+        response: the whole reply.
+        solution: the true answer.
+        problem_type: one of `accuracy.PROBLEM_TYPES`.
+        options: of a multiple choice question.
+        protocol: a protocol's name.
+
+    Returns:
+        The strict and the lenient score; None when the data source is none of the paper's benchmarks.
+
+    Raises:
+        ValueError: the protocol or the problem type is unknown.
+
+    >>> validation_scores("mmvu", "<answer>B</answer>", "B", "multiple choice"), validation_scores("STAR", "", "", "")
+    ((1.0, 1.0), None)
+    """
+    if canonical(benchmark) not in BENCHMARKS:
+        return None
+    return score_response(response, solution, problem_type, protocol=protocol, benchmark=benchmark, options=options)
 
 
 def score_item(record: Mapping[str, Any], protocol: Protocol, index: int = 0) -> ItemScore:
