@@ -17,7 +17,7 @@ from data_tools.evaluate.asker import SHAPE, ChatAsker, Request
 from data_tools.media.parts import MediaParts, media_parts
 from data_tools.records.files import Medium, Record
 from data_tools.steps.asking import asking_step
-from data_tools.steps.generate import AHEAD, GenerateSettings, prompt_of
+from data_tools.steps.generate import GenerateSettings, prompt_of
 from data_tools.steps.run import StepReport, Told
 from verl_p2r.cpus import available_cpus
 from verl_p2r.data.prompt_template import PromptTemplate
@@ -29,6 +29,7 @@ STEP = "evaluate"
 DEFAULTS = GenerateSettings(temperature=0.01, max_tokens=2048, extra_body={"top_p": 0.001}, media=EVALUATION)
 """The paper's inference: 32 frames of 256 · 28² pixels, temperature 0.01, top_p 0.001. `max_tokens` is ours."""
 
+AHEAD = 2.0  # items in hand for each call that may be in flight: their media are read while others wait
 KEPT_MEDIA = 8  # encoded videos that stay in memory: items of one video come one after the other
 
 
