@@ -202,8 +202,8 @@ scorer = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(scorer)
 docs = [json.loads(line) for line in sys.stdin]
 start = time.perf_counter()
-done = [scorer.vsibench_process_results(doc, [doc["response"]])["vsibench_score"] for doc in docs]
-scorer.vsibench_aggregate_results(done)
+done = [scorer.vsibench_process_results(doc, [doc["response"]])["vsibench_overall"] for doc in docs]
+scorer.vsibench_aggregate_overall(done)
 print(json.dumps(len(docs) / (time.perf_counter() - start)))
 """
 

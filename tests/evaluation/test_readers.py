@@ -90,6 +90,15 @@ def test_letters_beyond_j():
         assert scores("<answer>N</answer>", "N", protocol=protocol, benchmark="video_mmmu", options=options) == (1, 1)
 
 
+def test_the_short_cut_for_letters_reads_as_the_lenient_accuracy_does():
+    for options in (OPTIONS, ["A. red"], ["red", "blue"], ["B. red", "A. blue"], ["1. red", "2. blue"], []):
+        for solution in "ABEZ":
+            for answer in "ABCEZ1a":
+                expected = answer_accuracy("multiple choice", answer, solution, options=options)
+                got = scores(f"<answer>{answer}</answer>", solution, options=options)[1]
+                assert got == expected, (options, solution, answer)
+
+
 def test_the_strict_reading_is_trainings_strict_accuracy_on_made_replies():
     draw = random.Random(0)
     says = ["A", "B", " B ", "(B)", "B.", "", "3", "3.0", "1,000", "x"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from verl_p2r.accuracy import PROBLEM_TYPES, answer_text
 from verl_p2r.evaluation.protocol import BENCHMARKS, Protocol, canonical
-from verl_p2r.evaluation.readers import Question, lenient, texts_of
+from verl_p2r.evaluation.readers import Question, Reply, lenient, texts_of
 from verl_p2r.template import parse_response
 
 CUT = "length"
@@ -82,7 +82,8 @@ def score_response(
         raise ValueError(f"unknown problem type {problem_type!r}: use one of {', '.join(PROBLEM_TYPES)}")
     texts = texts_of(None if options is None else list(options))
     question = Question(problem_type, answer_text(solution), texts, rules.inclusive)
-    return rules.reader(benchmark)(response, question), lenient(response, question)
+    reply = Reply.of(response)
+    return rules.reader(benchmark)(reply, question), lenient(reply, question)
 
 
 def validation_scores(
