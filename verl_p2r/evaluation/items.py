@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from verl_p2r.accuracy import PROBLEM_TYPES, answer_text
+from verl_p2r.accuracy import answer_text
 from verl_p2r.evaluation.protocol import BENCHMARKS, Protocol, canonical
 from verl_p2r.evaluation.readers import Question, Reply, lenient, texts_of
 from verl_p2r.template import parse_response
@@ -78,8 +78,6 @@ def score_response(
     (0.0, 1.0)
     """
     rules = protocol if isinstance(protocol, Protocol) else Protocol.load(protocol)
-    if problem_type not in PROBLEM_TYPES:
-        raise ValueError(f"unknown problem type {problem_type!r}: use one of {', '.join(PROBLEM_TYPES)}")
     texts = texts_of(None if options is None else list(options))
     question = Question(problem_type, answer_text(solution), texts, rules.inclusive)
     reply = Reply.of(response)

@@ -23,18 +23,9 @@ from data_tools.evaluate.prepare import prepare
 from data_tools.evaluate.results import read_run
 from data_tools.evaluate.run import DEFAULTS, evaluate
 from data_tools.records.files import files_of
-from verl_p2r.chat import client as chat_client
 from verl_p2r.evaluation import score
 
 NAMES = ("video_mme", "mmvu")
-
-
-@pytest.fixture(autouse=True)
-def quick_backoff(monkeypatch):
-    from tenacity import wait_random_exponential
-
-    monkeypatch.setattr(chat_client, "_BACKOFF", wait_random_exponential(multiplier=0.01, max=0.1))
-    monkeypatch.setattr(chat_client, "_REST_S", 0.05)
 
 
 def make(root, names=NAMES, count=3):
