@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from data_tools.evaluate.adapters.base import CHOICE, FREE, Adapter, Download, Item, lettered
 from verl_p2r.answers.numbers import read_number
+from verl_p2r.data.fields import options_of
 from verl_p2r.evaluation import Protocol
 
 TRACKS = ("Perception", "Comprehension", "Adaptation")
@@ -44,7 +45,7 @@ def items(source: Download, protocol: Protocol) -> Iterator[Item]:
             if subject not in _DISCIPLINE:
                 raise ValueError(f"VideoMMMU {track} {row['id']}: its subject {subject!r} is not a known one")
             question = _IMAGE_MARK.sub(" ", row["question"]).strip()
-            options = lettered([] if row["options"] is None else row["options"])
+            options = lettered(options_of(row["options"]))
             answer = str(row["answer"]).strip()
             choice = bool(options) and len(answer) == 1 and 0 <= ord(answer) - ord("A") < len(options)
             yield Item(
