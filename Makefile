@@ -48,7 +48,7 @@ dist: $(VENV)/installed ## wheel and sdist, checked, installed into a new enviro
 	$(PYTHON) -m venv build/new
 	build/new/bin/python -m pip install --quiet -c requirements/cpu.txt "$$(echo dist/*.whl)[cpu]"
 	build/new/bin/python -m pip uninstall --quiet -y torchaudio torchcodec
-	cd build && new/bin/verl-p2r --help && new/bin/verl-p2r-data --help && new/bin/verl-p2r doctor
+	cd build && new/bin/verl-p2r --help && new/bin/verl-p2r-data --help && new/bin/verl-p2r-eval --help && new/bin/verl-p2r doctor
 
 bench: $(VENV)/installed
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -4,7 +4,7 @@
 import base64
 import io
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from PIL import Image
 
@@ -12,6 +12,9 @@ from data_tools.media.check import medium_error
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.record import Record
 from verl_p2r.media.plan import MediaSettings
+
+if TYPE_CHECKING:
+    from verl_p2r.media.frame_cache import FrameCache
 
 VideoAs = Literal["video", "images"]
 
@@ -31,7 +34,13 @@ class MediaParts(NamedTuple):
 
 
 def media_parts(
-    record: Record, root: Path, settings: MediaSettings, *, video_as: VideoAs = "video", patch_size: int = 14
+    record: Record,
+    root: Path,
+    settings: MediaSettings,
+    *,
+    video_as: VideoAs = "video",
+    patch_size: int = 14,
+    cache: "FrameCache | None" = None,
 ) -> MediaParts:
     """Read a record's medium as parts of a message.
 
@@ -42,6 +51,7 @@ def media_parts(
         video_as: `video` makes one part of all frames, which vLLM gives its model as a video with the file's own times.
             `images` makes each frame an image that follows its time in seconds, for servers that accept images only.
         patch_size: patch size of the served model's vision tower, in pixels; sizes are multiples of two patches.
+        cache: where decoded frames of videos are kept and looked up; None to decode each time.
 
     Raises:
         RowError: the file is missing or cannot be read.
@@ -52,17 +62,21 @@ def media_parts(
             from verl_p2r.media.images import fetch_image  # imports torch, 0.2 GB
 
             return MediaParts([_image_part(fetch_image(element, patch_size))], {})
-        return _video_parts(element, video_as, patch_size)
+        return _video_parts(element, video_as, patch_size, cache)
     except RowError:
         raise
     except Exception as error:  # decoders may raise anything on damaged files; report it as this file's error
         raise medium_error(root / record.path, error) from error
 
 
-def _video_parts(element: dict[str, Any], video_as: VideoAs, patch_size: int) -> MediaParts:
+def _video_parts(element: dict[str, Any], video_as: VideoAs, patch_size: int, cache: "FrameCache | None") -> MediaParts:
     from verl_p2r.media.decode import fetch_video  # imports torch, 0.2 GB
 
-    video, metadata = fetch_video(element, patch_size)
+    key = cache.key(element, patch_size) if cache else ""
+    found = cache.get(key) if cache else None
+    video, metadata = found or fetch_video(element, patch_size)
+    if cache and found is None:
+        cache.put(key, video, metadata)
     frames = video.permute(0, 2, 3, 1).contiguous().numpy()
     indices, fps = metadata["frames_indices"], metadata["fps"]
     if video_as == "images":

@@ -17,7 +17,11 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("verl_p2r", "data_tools")
-COMMANDS = {"verl-p2r": "verl_p2r.plugin.cli", "verl-p2r-data": "data_tools.cli"}
+COMMANDS = {
+    "verl-p2r": "verl_p2r.plugin.cli",
+    "verl-p2r-data": "data_tools.cli",
+    "verl-p2r-eval": "data_tools.evaluate.cli",
+}
 METRICS = "verl_p2r.plugin.rl.metrics"
 
 

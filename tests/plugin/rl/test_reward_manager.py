@@ -355,3 +355,16 @@ def test_both_rewards_differs_when_either_reward_does(tokenizer):
 def test_settings_are_checked_when_the_manager_is_built(tokenizer, p2r, message):
     with pytest.raises(ValueError, match=message):
         manager(tokenizer, **p2r)
+
+
+def test_rows_of_a_benchmark_are_validated_by_the_evaluations_own_score(tokenizer):
+    """Mean relative accuracy, and the letter to the letter, where the reward is lenient and the relative error."""
+    number = {"problem_type": "regression", "reward_model": {"ground_truth": "4", "style": "rule"}}
+    near = GOOD.replace("<answer>B<", "<answer>3<")
+    _, benchmark = score(manager(tokenizer), data(tokenizer, near, data_source="vsi_bench", **number))
+    _, other = score(manager(tokenizer), data(tokenizer, near, **number))
+    assert (benchmark["acc"], other["acc"]) == (0.5, pytest.approx(0.75))
+    assert benchmark["reasoning_accuracy"] == other["reasoning_accuracy"]
+    bracketed = GOOD.replace("<answer>B<", "<answer>(B)<")
+    _, benchmark = score(manager(tokenizer), data(tokenizer, bracketed, data_source="mvbench"))
+    assert (benchmark["acc"], benchmark["reasoning_accuracy"]) == (0.0, 1.0)

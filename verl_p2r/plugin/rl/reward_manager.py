@@ -10,6 +10,7 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from verl_p2r.accuracy import answer_accuracy
 from verl_p2r.data.rows import Row
+from verl_p2r.evaluation import validation_scores
 from verl_p2r.judge import FactsJudge, Verdict, ask
 from verl_p2r.plugin.rl.verl_judge import make_judge
 from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
@@ -36,7 +37,8 @@ class P2RRewardManager(RewardManagerBase):
     | `{process}_tokens`                   | length of the whole segment in tokens, tags and blanks included      |
     | `perception_valid`                   | 0 when the judge gave no verdict, else 1                             |
     | `both_rewards`                       | an integer that differs when either reward does: for `filter_groups` |
-    | `acc`                                | `reasoning_accuracy`, the name verl's validation looks for           |
+    | `acc`                                | the name verl's validation looks for: `reasoning_accuracy`; of rows  |
+    |                                      | whose `data_source` is a benchmark, the score of `video_r1`          |
     | `judge_error`                        | why there is no verdict; empty when there is one                     |
     | `judge_{seconds,cached,retries}`     | how long the verdict took, whether it was there already, how often   |
     |                                      | the judge was asked again; None when it was not needed               |
@@ -66,7 +68,8 @@ class P2RRewardManager(RewardManagerBase):
         ids = ids[:length].tolist()
         row = Row.from_columns(item.non_tensor_batch)
         loop = asyncio.get_running_loop()
-        parsed, boundary, visible, accuracy = await loop.run_in_executor(None, self._read, ids, row)
+        source = str(item.non_tensor_batch.get("data_source", ""))
+        parsed, boundary, visible, accuracy, acc = await loop.run_in_executor(None, self._read, ids, row, source)
         # With R_P off (an ablation) the facts judge, which costs nothing, is still asked: its metric stays. [ours]
         asked = self.settings.perception.enabled or (isinstance(self.judge, FactsJudge) and row.facts is not None)
         start = loop.time()
@@ -88,7 +91,7 @@ class P2RRewardManager(RewardManagerBase):
             "reasoning_length_reward": reasoning.length,
             "reasoning_tokens": length - boundary,
             "both_rewards": _both(perception.total, reasoning.total),
-            "acc": accuracy,
+            "acc": acc,
             "judge_error": verdict.reason if asked and verdict.value is None else "",
             "judge_seconds": seconds if judged else None,
             "judge_cached": int(verdict.source == "cache") if judged else None,
@@ -96,9 +99,10 @@ class P2RRewardManager(RewardManagerBase):
         }
         return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
 
-    def _read(self, ids: list[int], row: Row) -> tuple[ParsedResponse, int, tuple[int, int], float]:
+    def _read(self, ids: list[int], row: Row, source: str) -> tuple[ParsedResponse, int, tuple[int, int], float, float]:
         """The CPU-bound part, off the event loop: parse, find the boundary, measure, compare the answer."""
-        parsed = parse_response(decode_response(ids, self.tokenizer))
+        text = decode_response(ids, self.tokenizer)
+        parsed = parse_response(text)
         accuracy = answer_accuracy(
             row.problem_type,
             parsed.answer or "",
@@ -106,7 +110,9 @@ class P2RRewardManager(RewardManagerBase):
             strict=self.settings.strict,
             options=row.options,
         )
-        return parsed, perception_length(ids, self.tokenizer), visible_lengths(ids, self.tokenizer), accuracy
+        scores = validation_scores(source, text, row.solution, row.problem_type, row.options)
+        acc = accuracy if scores is None else scores[0]
+        return parsed, perception_length(ids, self.tokenizer), visible_lengths(ids, self.tokenizer), accuracy, acc
 
     async def _verdict(self, parsed: ParsedResponse, row: Row) -> Verdict:
         if not has_observation(parsed):

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VideoMMMU (arXiv 2501.13826): lectures, in the tracks Perception, Comprehension and Adaptation.
+
+Of Adaptation, the question's picture is the last frame of the video; sampling always takes it.
+"""
+
+import re
+from collections.abc import Iterator
+
+from data_tools.evaluate.adapters.base import CHOICE, FREE, Adapter, Download, Item, lettered
+from verl_p2r.answers.numbers import read_number
+from verl_p2r.data.fields import options_of
+from verl_p2r.evaluation import Protocol
+
+TRACKS = ("Perception", "Comprehension", "Adaptation")
+FIELDS = ("id", "question", "options", "answer", "question_type")  # not the image, which the video's last frame shows
+DISCIPLINES = {
+    "Art": ("Art", "Art_Theory", "Design", "Music"),
+    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
+    "Engineering": (
+        *("Agriculture", "Architecture_and_Engineering", "Computer_Science", "Electronics", "Energy_and_Power"),
+        *("Materials", "Mechanical_Engineering"),
+    ),
+    "Humanities": ("History", "Literature", "Psychology", "Sociology"),
+    "Medicine": (
+        *("Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine", "Pharmacy"),
+        "Public_Health",
+    ),
+    "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
+}
+_DISCIPLINE = {subject: discipline for discipline, subjects in DISCIPLINES.items() for subject in subjects}
+_IMAGE_MARK = re.compile(r"\s*<image \d+>\s*")
+_NOTES = {
+    "Adaptation": "Apply what the video teaches. This question's picture is the last frame of the video.\n",
+    "Perception": "The quiz in the video's last frame is not part of this question; ignore it.\n",
+    "Comprehension": "The quiz in the video's last frame is not part of this question; ignore it.\n",
+}
+
+
+def items(source: Download, protocol: Protocol) -> Iterator[Item]:
+    """Read `{track}/test-*.parquet`; the videos are `{discipline}/{id}.mp4`."""
+    for track in TRACKS:
+        for row in source.rows(f"{track}/test*.parquet", f"{track}.jsonl", fields=FIELDS):
+            subject = "_".join(row["id"].split("_")[1:-1])
+            if subject not in _DISCIPLINE:
+                raise ValueError(f"VideoMMMU {track} {row['id']}: its subject {subject!r} is not a known one")
+            question = _IMAGE_MARK.sub(" ", row["question"]).strip()
+            options = lettered(options_of(row["options"]))
+            answer = str(row["answer"]).strip()
+            choice = bool(options) and len(answer) == 1 and 0 <= ord(answer) - ord("A") < len(options)
+            yield Item(
+                id=f"{track}/{row['id']}",
+                question=(_NOTES[track] if protocol.last_frame_note else "") + question,
+                problem_type=CHOICE if choice else FREE if read_number(answer) is None else "numerical",
+                solution=answer,
+                path=f"{_DISCIPLINE[subject]}/{row['id']}.mp4",
+                question_type=track,
+                options=options if choice else (),
+                video_id=row["id"],
+                categories={"discipline": _DISCIPLINE[subject]},
+            )
+
+
+ADAPTER = Adapter(
+    name="video_mmmu",
+    title="VideoMMMU",
+    hub="lmms-lab/VideoMMMU",
+    licence="none stated",
+    counts=dict.fromkeys(TRACKS, 300),
+    items=items,
+)

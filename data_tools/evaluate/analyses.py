@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of `verl-p2r-eval` that look into finished runs: `mismatch`, `sufficiency`, `report`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data_tools.evaluate.inputs import read_runs, score_runs, server_of
+from data_tools.evaluate.options import BaseUrl, Concurrency, MaxLost, Model, Out, Prepared, Protocol, RunFolder
+from data_tools.terminal import errors, kept_bar, leave, say, show_step
+
+
+def mismatch_command(
+    run: RunFolder,
+    out: Out,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    concurrency: Concurrency = 64,
+) -> None:
+    """How often the thinking concludes with another option than is answered: a rule first, a judge for the rest.
+
+    Without --model only explicit conclusions are read.
+
+    Example: verl-p2r-eval mismatch runs/p2r --model Qwen2.5-32B-Instruct --base-url http://localhost:8000/v1 --out mm
+    """
+    from data_tools.evaluate.mismatch import DEFAULTS, mismatch
+    from data_tools.evaluate.results import read_run
+    from data_tools.evaluate.tables import mismatch_markdown
+    from data_tools.records.files import files_of
+    from data_tools.steps.run import count_records
+
+    with errors():
+        setting = read_run(run).setting
+        with kept_bar("mismatch", count_records(files_of([run]))) as told:
+            report, tables = mismatch(run, out, server_of(DEFAULTS, model, base_url, concurrency), told=told)
+    say(f"{run.resolve().name}: {setting}; judge {model or 'none, rule only'}")
+    for line in mismatch_markdown(tables).splitlines():
+        say(line)
+    show_step(report, out)
+    leave(report)
+
+
+def sufficiency_command(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    model: Model = None,
+    base_url: BaseUrl = None,
+    protocol: Protocol = "video_r1",
+    prompt: Annotated[str, typer.Option(help="chain_of_thought, direct, or a text file.")] = "chain_of_thought",
+    passes: Annotated[
+        list[str] | None, typer.Option("--pass", help="observation, question or other; default: all three.")
+    ] = None,
+    concurrency: Concurrency = 64,
+) -> None:
+    """A text-only model answers from question and observation, beside the question alone and a wrong observation.
+
+    Example: verl-p2r-eval sufficiency runs/p2r --model Qwen2.5-7B-Instruct --base-url http://localhost:8000/v1
+    --out sufficiency
+    """
+    from data_tools.evaluate.results import read_run
+    from data_tools.evaluate.sufficiency import DEFAULTS, PASSES, sufficiency
+    from data_tools.evaluate.tables import sufficiency_markdown
+    from verl_p2r.evaluation import score
+
+    with errors():
+        own = read_run(run)
+        settings = replace(server_of(DEFAULTS, model, base_url, concurrency), prompt_template=prompt)
+        names = tuple(passes or PASSES)
+        with kept_bar("sufficiency", len(names) * len(own.records)) as told:
+            result = sufficiency(own, out, settings, protocol, passes=names, told=told)
+        result["video"] = score(own.records, protocol)
+    say(f"Protocol {protocol}; {own.name}: {own.setting}; text-only model {model}, prompt {prompt}")
+    for line in sufficiency_markdown(result).splitlines():
+        say(line)
+
+
+def report_command(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Outputs of `run`.")] = None,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("evaluation.html"),
+    rollouts: Annotated[
+        Path | None, typer.Option(help="Instead of runs: a training's trainer.rollout_data_dir.")
+    ] = None,
+    protocol: Protocol = "video_r1",
+    media_root: Annotated[Path | None, typer.Option(help="The folder that `run` was given; shows frames.")] = None,
+    prepared: Prepared = None,
+    count: Annotated[int, typer.Option(min=1, max=500, help="Replies to show.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    frames: Annotated[int, typer.Option(min=1, max=64, help="The most pictures of a video.")] = 8,
+    tokenizer: Annotated[str | None, typer.Option(help="Colour this model's tokens instead of words.")] = None,
+    max_lost: MaxLost = 0.01,
+) -> None:
+    """One HTML page: scores beside the published rows, curves over steps, and a sample of replies with their frames.
+
+    Names of runs that end in a step, such as step_40, give a curve.
+
+    Example: verl-p2r-eval report runs/p2r --media-root downloads --out p2r.html
+
+    Example: verl-p2r-eval report --rollouts outputs/rl/rollouts --out rollouts.html
+    """
+    from data_tools.evaluate.cards import card_of, draw, replies_of
+    from data_tools.evaluate.report import Report, score_plots, training_plots, write_report
+    from data_tools.evaluate.rollouts import Rollouts
+
+    with errors():
+        if bool(runs) == bool(rollouts):
+            raise ValueError("name outputs of `run`, or the rollouts of a training by --rollouts")
+        if rollouts is not None:
+            own = Rollouts.read(rollouts)
+            page = Report(
+                f"Rollouts of {own.folder.resolve().parent.name}",
+                plots=training_plots(own),
+                cards=draw(own.drawables(), count, seed),
+            )
+        else:
+            read = read_runs(list(runs or ()), prepared)
+            scored = score_runs(read, protocol, max_lost, None)
+            loaded = _tokenizer(tokenizer) if tokenizer else None
+            drawn = draw((one for run in read for one in replies_of(run, protocol)), count, seed)
+            page = Report(
+                "Evaluation of " + ", ".join(run.name for run in read),
+                scored,
+                score_plots(scored),
+                [card_of(record, loaded) for record in drawn],
+                media_root,
+                frames,
+            )
+        size = write_report(page, out)
+    say(f"{out}: {len(page.cards):,} replies, {size / (1 << 20):.1f} MiB; open it in a browser")
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(name)
+    if not loaded.is_fast:
+        raise ValueError(f"{name}: has only a slow tokenizer, which does not say where its tokens begin: name another")
+    return loaded

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever an evaluation asks: a chat completions server, whatever a request consists of."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+
+from data_tools.records.files import Record
+from data_tools.steps.asking import NobodyReplies
+from data_tools.steps.generate import GenerateSettings
+from verl_p2r.chat.client import ChatClient, Reply, Unanswered
+from verl_p2r.evaluation.items import CUT
+
+SHAPE = {"output": str, "finish_reason": str, "completion_tokens": int}
+"""The fields of a kept reply."""
+
+
+class Request(NamedTuple):
+    """What is sent about one record.
+
+    Args:
+        content: of the user's message: a text, or parts.
+        body: further fields of the request.
+    """
+
+    content: Any
+    body: Mapping[str, Any] = {}
+
+
+class ChatAsker:
+    """Asks a server about records; an `asking.Asker`.
+
+    Args:
+        settings: the server, and how it samples.
+        fingerprint: every input except the record and its medium that determines a reply.
+        request: makes a record's request.
+        who: how messages call the model.
+        in_hand: records in hand for each call that may be in flight.
+
+    Raises:
+        ValueError: the model has no name, or a setting of the client cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: GenerateSettings,
+        fingerprint: Mapping[str, Any],
+        request: Callable[[Record], Awaitable[Request]],
+        who: str,
+        in_hand: float = 1.0,
+    ) -> None:
+        if not settings.model:
+            raise ValueError("no model is named: give --model as the server knows it")
+        self.fingerprint, self._request, self._who = fingerprint, request, who
+        self.concurrency = int(settings.concurrency * in_hand) + 1
+        self._client = ChatClient(
+            settings.model,
+            settings.base_urls,
+            api_key_env=settings.api_key_env,
+            concurrency=settings.concurrency,
+            connect_timeout_s=min(5.0, settings.timeout_s),
+            timeout_s=settings.timeout_s,
+            deadline_s=settings.deadline_s,
+            body={"temperature": settings.temperature, "max_tokens": settings.max_tokens, **settings.extra_body},
+            who=who,
+        )
+        self._reached: asyncio.Task[None] | None = None
+
+    async def ask(self, record: Record) -> dict[str, Any]:
+        """The model's reply to a record as it came, also an empty one, and whether it was cut off."""
+        self._reached = self._reached or asyncio.create_task(self._reach())  # once, for all who wait
+        await asyncio.shield(self._reached)
+        request = await self._request(record)
+        return await self._client.complete(request.content, _fields, **request.body)
+
+    async def check(self) -> None:
+        """Ask something that any working model answers."""
+        await self._client.complete("Reply with the word yes.", _fields)
+
+    async def _reach(self) -> None:
+        try:
+            await self._client.reach()
+        except Unanswered as error:
+            raise NobodyReplies(f"{self._who}: {error}") from None
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def _fields(reply: Reply) -> dict[str, Any]:
+    return {
+        "output": reply.text,
+        "finish_reason": CUT if reply.cut else "stop",
+        "completion_tokens": reply.completion_tokens,
+    }

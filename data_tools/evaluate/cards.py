@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a report shows of one reply: the question, frames, the tokens of both segments, and what it was worth.
+
+Cards come from a run's replies (`replies_of`) or from the rollouts of a training (`rollouts.Rollouts`).
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data_tools.evaluate.results import Run
+from data_tools.look.pictures import Pictures, pictures_of
+from data_tools.records.files import Medium
+from verl_p2r.accuracy import answer_text
+from verl_p2r.data.errors import RowError
+from verl_p2r.evaluation import Protocol
+from verl_p2r.evaluation.items import CUT, score_item
+from verl_p2r.evaluation.mismatch import option_letter
+from verl_p2r.media.plan import EVALUATION
+from verl_p2r.template import parse_response, perception_end
+
+T = TypeVar("T")
+
+SHOWN = 12_000  # characters of a reply
+_WORDS = re.compile(r"\s*\S+|\s+$")
+OUTCOMES = ("right", "partly right", "wrong", "lost")
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token or word of a reply; `tone` from -4 to 4 where it has an advantage, `title` says what it is."""
+
+    text: str
+    tone: int = 0
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of the question; `correct` by the solution, `chosen` by the reply."""
+
+    text: str
+    correct: bool
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """One reply as the page shows it.
+
+    Args:
+        title: the item's id.
+        run, group, kind, outcome: what the page filters by: run or step, benchmark or data source, question type, and
+            one of `OUTCOMES`.
+        facts: short texts beside the title.
+        question, options, solution: what was asked.
+        perception, reasoning: the tokens of both segments.
+        notes: further lines, such as why the item was lost.
+        medium: what is shown of the video; None without.
+    """
+
+    title: str
+    run: str
+    group: str
+    kind: str
+    outcome: str
+    facts: Sequence[str]
+    question: str
+    options: Sequence[Option]
+    solution: str
+    perception: Sequence[Token]
+    reasoning: Sequence[Token]
+    notes: Sequence[str] = ()
+    medium: Medium | None = field(default=None, compare=False)
+
+
+Drawable = tuple[tuple[str, ...], str, T]
+"""A stratum, a key and what is drawn."""
+
+
+def replies_of(run: Run, protocol: str) -> list[Drawable[Mapping[str, Any]]]:
+    """Each reply of a run with its stratum and its key, for `draw`; `card_of` makes the card.
+
+    Args:
+        run: the run.
+        protocol: by which an item is right or wrong.
+
+    Returns:
+        Stratum (run, benchmark and outcome), key and record of each item that the protocol scores.
+    """
+    rules = Protocol.load(protocol)
+    found = []
+    for index, record in enumerate(run.records):
+        if record["question_type"] in rules.left_out:
+            continue
+        item = score_item(record, rules, index)
+        outcome = "lost" if item.lost else outcome_of(item.strict)
+        stratum = (run.name, record["benchmark"], outcome)
+        found.append((stratum, record["problem_id"], {**record, "item": item, "run": run.name}))
+    return found
+
+
+def outcome_of(score: float) -> str:
+    """`right`, `wrong` or `partly right`."""
+    return "right" if score == 1 else "wrong" if score == 0 else "partly right"
+
+
+def draw(found: Iterable[Drawable[T]], count: int, seed: int) -> list[T]:
+    """Draw items evenly over strata, the same ones for the same seed in whatever order they come."""
+    strata: dict[tuple[str, ...], list[tuple[bytes, T]]] = {}
+    for stratum, key, value in found:
+        rank = blake2b(key.encode(), digest_size=8, salt=seed.to_bytes(8, "big")).digest()
+        strata.setdefault(stratum, []).append((rank, value))
+    ordered = [[value for _, value in sorted(group, key=lambda one: one[0])] for _, group in sorted(strata.items())]
+    return [value for turn in zip_longest(*ordered) for value in turn if value is not None][:count]
+
+
+def card_of(record: Mapping[str, Any], tokenizer: Any = None) -> Card:
+    """Make the card of a record that `replies_of` has given.
+
+    Args:
+        record: the record, with its score under `item`.
+        tokenizer: a fast tokenizer; None to colour words instead of tokens.
+    """
+    item, response = record["item"], record["response"] or ""
+    perception, reasoning = tokens_of(response[:SHOWN], tokenizer)
+    chosen = option_letter(parse_response(response).answer or response, record["options"] or []) if response else None
+    correct = option_letter(record["solution"], record["options"] or [])
+    facts = [f"strict {item.strict:.2f}", f"lenient {item.lenient:.2f}"]
+    facts += ["in the template" if item.well_formed else "not in the template"]
+    facts += [f"{record['completion_tokens']:,} tokens"] if record.get("completion_tokens") else []
+    notes = [f"No reply: {item.lost}"] if item.lost else []
+    notes += ["Cut off by max_tokens"] if record["finish_reason"] == CUT else []
+    notes += [f"{len(response) - SHOWN:,} more characters are not shown"] if len(response) > SHOWN else []
+    return Card(
+        title=record["problem_id"],
+        run=record["run"],
+        group=record["benchmark"],
+        kind=record["question_type"] or "",
+        outcome="lost" if item.lost else outcome_of(item.strict),
+        facts=facts,
+        question=record["problem"],
+        options=[
+            Option(text, chr(65 + i) == correct, chr(65 + i) == chosen)
+            for i, text in enumerate(record["options"] or [])
+        ],
+        solution=answer_text(record["solution"]),
+        perception=perception,
+        reasoning=reasoning,
+        notes=notes,
+        medium=Medium(record["data_type"], record["path"], tuple(sorted((record["media"] or {}).items()))),
+    )
+
+
+def tokens_of(text: str, tokenizer: Any = None) -> tuple[list[Token], list[Token]]:
+    """Split a reply into tokens and give them to its segments; a token belongs where its first character stands.
+
+    >>> [[token.text for token in part] for part in tokens_of("<observation>a ball</observation> <think>x")]
+    [['<observation>a', ' ball</observation>'], [' <think>x']]
+    """
+    end = perception_end(text)
+    if tokenizer is None:
+        spans = [match.span() for match in _WORDS.finditer(text)]
+    else:
+        spans = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+    perception, reasoning = [], []
+    done = 0
+    for start, stop in spans:
+        if stop <= done:  # the further bytes of a character that several tokens share
+            continue
+        (perception if start < end else reasoning).append(Token(text[done:stop]))
+        done = stop
+    if done < len(text):
+        reasoning.append(Token(text[done:]))
+    return perception, reasoning
+
+
+def pictures_of_card(card: Card, media_root: Path | None, frames: int, room: int) -> Pictures:
+    """Read the frames of a card's video as the evaluation samples them; without a root there are none."""
+    if media_root is None or card.medium is None:
+        return Pictures()
+    try:
+        return pictures_of(EVALUATION.fill(card.medium.element(media_root)), frames, room)
+    except RowError as error:
+        return Pictures(error=str(error))

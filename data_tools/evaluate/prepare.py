@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step 1 of an evaluation: a benchmark's official files, as downloaded, become records and a manifest.
+
+<out>/part-00000.jsonl   the records, items of one video one after the other
+<out>/manifest.json      hashes and revision of what was read, counts beside the published ones, missing media by name
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.evaluate.adapters import Adapter, Item, find_adapter
+from data_tools.evaluate.adapters.base import Download
+from data_tools.records.files import Record
+from data_tools.records.folders import whole_folder, write_manifest, write_records
+from data_tools.records.rejects import RejectLog
+from verl_p2r.data.errors import RowError
+from verl_p2r.evaluation import Protocol
+
+STEP = "prepare"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` has done.
+
+    Args:
+        adapter: of the benchmark.
+        items: how many there are.
+        differences: one line for each published count that this download does not have.
+        missing: the paths of media that are not there, below the media root.
+        revision: of the download; empty when it is not known.
+    """
+
+    adapter: Adapter
+    items: int
+    differences: tuple[str, ...]
+    missing: tuple[str, ...]
+    revision: str
+
+
+def prepare(
+    benchmark: str,
+    source: Path,
+    folder: Path,
+    *,
+    protocol: str = "video_r1",
+    media_root: Path | None = None,
+    revision: str = "",
+    partial: bool = False,
+) -> Prepared:
+    """Turn one benchmark's files into records.
+
+    Args:
+        benchmark: one of `adapters.ADAPTERS`.
+        source: the folder of the download; for `video_r1` a JSON file.
+        folder: for the output; an earlier output there is replaced.
+        protocol: decides which part of a video is asked about, see `evaluation.Protocol`.
+        media_root: the folder that the records' paths start from, the source or one above it; default: the source,
+            for a JSON file its folder.
+        revision: of the download; default: what the Hugging Face client noted beside it.
+        partial: accept counts other than the published ones. Scores of such a part say so.
+
+    Returns:
+        The report. Items whose video is missing stay among the records, because they stay in the denominator.
+
+    Raises:
+        ValueError: a file is missing or unreadable, a count differs from the published one, or an item cannot be a
+            record.
+    """
+    rules = Protocol.load(protocol)
+    adapter = find_adapter(benchmark, source)
+    download = Download(source)
+    root = (media_root or (source if source.is_dir() else source.parent)).resolve()
+    base = source.resolve() if source.is_dir() else root
+    if not base.is_relative_to(root):
+        raise ValueError(f"{source} is not below the media root {root}: name a folder above it")
+    items = _by_video(adapter.items(download, rules))
+    differences = _differences(adapter, items)
+    if differences and not partial:
+        raise ValueError(
+            f"{adapter.title} at {source} is not what was published: {'; '.join(differences)}. Complete the download, "
+            "or prepare what there is with --partial, and every score of it says so"
+        )
+    prefix = base.relative_to(root).as_posix()
+    records = [_record(item, adapter, rules, prefix) for item in items]
+    missing = tuple(dict.fromkeys(record.path for record in records if not (root / record.path).is_file()))
+    revision = revision or _noted_revision(source)
+    with whole_folder(folder, download.read) as out, RejectLog(out / "rejects.jsonl") as rejects:
+        write_records(out, records)
+        write_manifest(
+            out,
+            STEP,
+            download.read,
+            read=len(items),
+            written=len(records),
+            rejects=rejects,
+            dropped={},
+            failed=False,
+            settings={
+                "benchmark": adapter.name,
+                "protocol": rules.name,
+                "hub": adapter.hub,
+                "revision": revision,
+                "licence": adapter.licence,
+                "expected": adapter.total or None,
+                "complete": not differences,
+            },
+            counts=dict(sorted(Counter(item.question_type for item in items).items())),
+            differences=list(differences),
+            missing_media=list(missing),
+        )
+    return Prepared(adapter, len(items), differences, missing, revision)
+
+
+def _by_video(items: Iterable[Item]) -> list[Item]:
+    """Items of one video one after the other, so that each is decoded once; videos in the order they come."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.path, []).append(item)
+    return [item for group in groups.values() for item in group]
+
+
+def _differences(adapter: Adapter, items: list[Item]) -> tuple[str, ...]:
+    """How counts differ from the published ones; an expected type that is empty stands for all items together."""
+    if not adapter.counts:
+        return ()
+    found: Mapping[str, int] = Counter(item.question_type for item in items)
+    if "" in adapter.counts:
+        found = {"": len(items)}
+    return tuple(
+        f"{name or 'items'}: {found.get(name, 0):,} instead of {adapter.counts.get(name, 0):,}"
+        for name in (*adapter.counts, *(name for name in found if name not in adapter.counts))
+        if found.get(name, 0) != adapter.counts.get(name, 0)
+    )
+
+
+def _record(item: Item, adapter: Adapter, protocol: Protocol, prefix: str) -> Record:
+    path = item.path if prefix == "." else f"{prefix}/{item.path}"
+    raw: dict[str, Any] = {
+        "problem_id": f"{adapter.name}/{item.id}",
+        "problem": item.question,
+        "problem_type": item.problem_type,
+        "data_type": "video",
+        "path": path,
+        "solution": item.solution,
+        "options": list(item.options),
+        "data_source": adapter.name,
+        "media": dict(item.media) or None,
+        "benchmark": adapter.name,
+        "question_type": item.question_type,
+        "video_id": item.video_id or path,
+        "categories": dict(item.categories),
+        "prepared_for": protocol.name,
+    }
+    try:
+        return Record.parse(raw)
+    except RowError as error:
+        raise ValueError(f"{adapter.title} item {item.id}: {error}") from error
+
+
+def _noted_revision(source: Path) -> str:
+    """The commit that the Hugging Face client noted for a download with `--local-dir`; empty without a note."""
+    notes = (source if source.is_dir() else source.parent) / ".cache" / "huggingface" / "download"
+    for file in sorted(notes.rglob("*.metadata")):
+        first = file.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0].strip()
+        if first:
+            return first
+    return ""

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's folder as records to score: every prepared item, with its reply or why there is none."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.evaluate.prepare import STEP as PREPARE
+from data_tools.evaluate.run import STEP as RUN
+from data_tools.records.files import files_of
+from data_tools.records.folders import described
+from data_tools.records.history import MANIFEST
+from verl_p2r.data.reading import read_values
+
+PASSED_ON = ("problem_id", "problem_type", "options", "solution")
+FROM_EXTRA = ("benchmark", "question_type", "video_id", "categories")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a run's items of one benchmark are.
+
+    Args:
+        benchmark: its name in scores.
+        settings: of its manifest: hub, revision, protocol, complete, expected.
+        missing: paths of media that were not there.
+    """
+
+    benchmark: str
+    settings: Mapping[str, Any]
+    missing: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, ready to be scored.
+
+    Args:
+        folder: its folder.
+        settings: how replies were generated, of its manifest.
+        records: as `verl_p2r.evaluation.score` takes them, with `problem`, `path` and `data_type` as well.
+        preparations: of its benchmarks.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    records: Sequence[dict[str, Any]]
+    preparations: Sequence[Preparation]
+
+    @property
+    def name(self) -> str:
+        """How a table calls it."""
+        return self.folder.resolve().name
+
+    @property
+    def setting(self) -> str:
+        """One line that must stand beside every score: frames, pixels, prompt, sampling."""
+        own, media = self.settings, self.settings["media"]
+        sampling = {"temperature": own["temperature"], **own["extra_body"], "max_tokens": own["max_tokens"]}
+        return (
+            f"{own['model']}, at most {media['max_frames']} frames ({media['fps']:g} a second) of at most "
+            f"{media['video_max_pixels']:,} pixels, prompt {own['prompt_template']}, "
+            + ", ".join(f"{name} {value:g}" for name, value in sampling.items() if isinstance(value, int | float))
+        )
+
+    @property
+    def prepared_for(self) -> list[str]:
+        """The protocols that its items were prepared for."""
+        return sorted({str(one.settings.get("protocol")) for one in self.preparations})
+
+
+def read_run(folder: Path, prepared: Sequence[Path] = ()) -> Run:
+    """Read the output of `verl-p2r-eval run`.
+
+    Args:
+        folder: the run's.
+        prepared: the folders of prepared benchmarks, if they are no longer where the run has read them.
+
+    Raises:
+        ValueError: it is not such a folder, or the prepared files are not there or are not those the run has read.
+    """
+    manifest = _manifest(folder, RUN)
+    files = _inputs(folder, manifest, prepared)
+    replies = {record["problem_id"]: record for record in _values(files_of([folder]))}
+    rejects = folder / "rejects.jsonl"
+    lost = {line["record"]: line["reason"] for line in _values([rejects])} if rejects.is_file() else {}
+    records = [_record(item, replies, lost) for item in _values(files)]
+    preparations = [_preparation(place) for place in dict.fromkeys(file.parent for file in files)]
+    return Run(folder, manifest["settings"], records, preparations)
+
+
+def _record(item: dict[str, Any], replies: Mapping[str, Any], lost: Mapping[str, str]) -> dict[str, Any]:
+    reply = replies.get(item["problem_id"])
+    record = {name: item.get(name) for name in (*PASSED_ON, *FROM_EXTRA, "problem", "path", "data_type", "media")}
+    if reply is None:
+        return {**record, "response": None, "lost": lost.get(item["problem_id"], "no reply"), "finish_reason": None}
+    own = {name: reply.get(name) for name in ("finish_reason", "completion_tokens")}
+    return {**record, "response": reply.get("output") or "", **own}
+
+
+def _inputs(folder: Path, manifest: Mapping[str, Any], prepared: Sequence[Path]) -> list[Path]:
+    """The prepared files that a run has read, unchanged since."""
+    wanted = {entry["sha256"]: entry["file"] for entry in manifest["inputs"]}
+    files = files_of(prepared) if prepared else [Path(name) for name in wanted.values()]
+    if gone := [file for file in files if not file.is_file()]:
+        raise ValueError(
+            f"{folder}: its items were read from {gone[0]}, which is not there: name their folder by --prepared"
+        )
+    changed = sorted(set(wanted) - {entry["sha256"] for entry in described(files)})
+    if changed:
+        raise ValueError(
+            f"{folder}: {wanted[changed[0]]} has changed since the run: run again, which asks only what is new"
+        )
+    return files
+
+
+def _preparation(folder: Path) -> Preparation:
+    manifest = _manifest(folder, PREPARE)
+    return Preparation(manifest["settings"]["benchmark"], manifest["settings"], manifest["missing_media"])
+
+
+def _manifest(folder: Path, step: str) -> dict[str, Any]:
+    file = folder / MANIFEST
+    command = {RUN: "run", PREPARE: "prepare"}[step]
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): name the output of `verl-p2r-eval {command}`") from error
+    if not isinstance(manifest, dict) or manifest.get("step") != step:
+        raise ValueError(f"{folder} is not the output of `verl-p2r-eval {command}`")
+    return manifest
+
+
+def _values(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        for raw in read_values(file):
+            if not isinstance(raw.value, dict):
+                raise ValueError(f"{raw.file}:{raw.line}: {raw.value}: run the step again")
+            yield raw.value

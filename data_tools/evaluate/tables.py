@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores as Markdown: a table beside the published rows, and what qualifies each score."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_tools.evaluate.adapters import ADAPTERS
+from verl_p2r.evaluation import BENCHMARKS
+from verl_p2r.evaluation.protocol import canonical
+from verl_p2r.evaluation.references import TOLERANCE, Reference, references
+
+Scored = Mapping[str, Any]
+"""What `scoring.score_run` returns."""
+
+
+def title_of(benchmark: str) -> str:
+    """A benchmark's name as people write it."""
+    adapter = ADAPTERS.get(canonical(benchmark))
+    return adapter.title if adapter else benchmark
+
+
+def percent(value: float) -> str:
+    """A share as percent with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def markdown(runs: Sequence[Scored]) -> str:
+    """Every table of some runs that were scored by one protocol."""
+    parts = ["# Evaluation", *heads(runs), "## Scores", table(runs), "## What qualifies them", details(runs)]
+    parts += ["## By category", categories(runs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def heads(runs: Sequence[Scored]) -> list[str]:
+    """What must stand beside every score: the protocol, and each run's setting and items."""
+    lines = [f"Protocol **{runs[0]['protocol']}**: {runs[0]['protocol_description']}."]
+    for run in runs:
+        items = sum(row["n"] for row in run["benchmarks"].values())
+        lines.append(f"- **{run['name']}**: {run['setting']}; {items:,} items")
+        if run["prepared_for"] != [run["protocol"]]:
+            lines.append(
+                f"  - Its items were prepared for {', '.join(run['prepared_for'])}, so what is asked differs from the "
+                "protocol's own"
+            )
+    return [lines[0], "\n".join(lines[1:])]
+
+
+def table(runs: Sequence[Scored]) -> str:
+    """Scores in percent with Wilson's 95 % interval and n, above the published rows of the same protocol."""
+    names = shown_benchmarks(runs)
+    rows = [["", *map(title_of, names), "average"]]
+    for run in runs:
+        own = {canonical(name): row for name, row in run["benchmarks"].items()}
+        cells = [_cell(own[name]) if name in own else "" for name in names]
+        rows.append([f"**{run['name']}**", *cells, _average({name: 100 * row["score"] for name, row in own.items()})])
+    for reference in references().values():
+        if reference.protocol == runs[0]["protocol"] and set(reference.scores) & set(names):
+            cells = [f"{reference.scores[name]:.1f}" if name in reference.scores else "" for name in names]
+            rows.append(
+                [
+                    f"{reference.name}; {reference.setting}",
+                    *cells,
+                    "" if reference.average is None else f"{reference.average:.1f}",
+                ]
+            )
+    return _markdown(rows)
+
+
+def shown_benchmarks(runs: Sequence[Scored]) -> list[str]:
+    """The benchmarks that any run has: the paper's in its order, then the others."""
+    own = list(dict.fromkeys(canonical(name) for run in runs for name in run["benchmarks"]))
+    return [*(name for name in BENCHMARKS if name in own), *(name for name in own if name not in BENCHMARKS)]
+
+
+def details(runs: Sequence[Scored]) -> str:
+    """One row for each run and benchmark."""
+    head = ["run", "benchmark", "n", "score", "95 %", "95 % by video", "lenient", "lost", "cut off", "in the template"]
+    rows = [[*head, "reply length, median", "notes"]]
+    for run in runs:
+        for name, row in run["benchmarks"].items():
+            clustered = row["clustered"]
+            rows.append(
+                [
+                    run["name"],
+                    title_of(name),
+                    f"{row['n']:,}",
+                    percent(row["score"]),
+                    f"{percent(row['low'])}–{percent(row['high'])}",
+                    f"{percent(clustered['low'])}–{percent(clustered['high'])} ({clustered['videos']:,} videos)",
+                    percent(row["lenient"]["score"]),
+                    ", ".join(f"{reason}: {count:,}" for reason, count in row["lost"].items()) or "none",
+                    percent(row["truncated"]),
+                    percent(row["format_rate"]),
+                    f"{row['length']['median']:,.0f}",
+                    "; ".join(notes(row)),
+                ]
+            )
+    return _markdown(rows)
+
+
+def notes(row: Mapping[str, Any]) -> list[str]:
+    """What else a reader must know of a benchmark's score."""
+    found = []
+    if row.get("expected") and row["n"] != row["expected"]:
+        found.append(f"{row['n']:,} of the {row['expected']:,} published items")
+    if row.get("missing_media"):
+        found.append(f"{row['missing_media']:,} media were missing")
+    if "overall" in row:
+        averages = ", ".join(f"{name} {percent(value)}" for name, value in row["overall"].items())
+        found.append(f"averages: {averages}")
+    if "overlap" in row:
+        found.append(
+            f"in the training data: {percent(row['overlap']['media'])} % of items by their medium, "
+            f"{percent(row['overlap']['questions'])} % by their question"
+        )
+    if row.get("revision"):
+        found.append(f"revision {row['revision'][:12]}")
+    return found
+
+
+def categories(runs: Sequence[Scored]) -> str:
+    """Scores by question type, task or track, and by further categories."""
+    rows = [["benchmark", "category", *(f"{run['name']}" for run in runs)]]
+    for name in shown_benchmarks(runs):
+        own = [
+            next(
+                (row for key, row in run["benchmarks"].items() if canonical(key) == name), {"categories": {}, "by": {}}
+            )
+            for run in runs
+        ]
+        groups = {"": [row["categories"] for row in own]}
+        for kind in dict.fromkeys(kind for row in own for kind in row["by"]):
+            groups[f"{kind}: "] = [row["by"].get(kind, {}) for row in own]
+        for prefix, found in groups.items():
+            for category in dict.fromkeys(category for one in found for category in one):
+                cells = [_cell(one[category]) if category in one else "" for one in found]
+                rows.append([title_of(name), f"{prefix}{category}", *cells])
+    return _markdown(rows)
+
+
+def mismatch_markdown(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Think–answer mismatch by benchmark; see `evaluation.mismatch`."""
+    head = ["", "items", "both read", "mismatch", "95 %", "thinking unread", "answer unread", "read by the judge"]
+    rows = [[*head, "both right", "thinking right only", "answer right only", "both wrong"]]
+    for name, row in tables.items():
+        table = row["table"]
+        shares = [percent(row[key]) for key in ("unread_thinking", "unread_answer", "by_judge")]
+        corners = [table["right"]["right"], table["right"]["wrong"], table["wrong"]["right"], table["wrong"]["wrong"]]
+        interval = f"{percent(row['low'])}–{percent(row['high'])}"
+        counts = [f"{row['n']:,}", f"{row['read']:,}"]
+        rows.append(
+            [title_of(name), *counts, percent(row["mismatch"]), interval, *shares, *(f"{count:,}" for count in corners)]
+        )
+    return _markdown(rows)
+
+
+def sufficiency_markdown(result: Mapping[str, Mapping[str, Any]]) -> str:
+    """Scores without a video by benchmark; see `evaluate.sufficiency`. `video` holds the run's own."""
+    passes = [name for name in ("video", "observation", "question", "other") if name in result]
+    titles = {
+        "video": "with the video",
+        "observation": "question and observation",
+        "question": "question alone",
+        "other": "another item's observation",
+    }
+    rows = [["", *(titles[name] for name in passes), "observations that state an answer"]]
+    for benchmark in result[passes[0]]:
+        naming = result["names_answer"].get(benchmark)
+        cells = [_cell(result[name][benchmark]) for name in passes]
+        rows.append([title_of(benchmark), *cells, "" if naming is None else percent(naming)])
+    return _markdown(rows)
+
+
+def check(run: Scored, reference: Reference) -> list[tuple[str, float, float, bool]]:
+    """Compare a run with a published row: benchmark, percent, published percent, whether within `TOLERANCE`."""
+    own = {canonical(name): 100 * row["score"] for name, row in run["benchmarks"].items()}
+    return [
+        (name, own[name], published, abs(own[name] - published) <= TOLERANCE)
+        for name, published in reference.scores.items()
+        if name in own
+    ]
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    return f"{percent(row['score'])} [{percent(row['low'])}–{percent(row['high'])}] n={row['n']:,}"
+
+
+def _average(scores: Mapping[str, float]) -> str:
+    """The plain average, of all seven benchmarks only."""
+    return f"{sum(scores[name] for name in BENCHMARKS) / 7:.1f}" if set(BENCHMARKS) <= set(scores) else ""
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))

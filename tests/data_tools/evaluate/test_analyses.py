@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's two analyses on runs whose replies are known."""
+
+import json
+import re
+
+import pytest
+from evaluated_run import make_run, response
+from text_server import text_server
+from typer.testing import CliRunner
+
+from data_tools.evaluate.cli import app
+
+REPLIES = {  # the right answers of MMVU's items are A, B, C, A, …: red, green, blue
+    "validation_0": response("A red ball rolls.", "So the answer is A.", "A"),
+    "validation_1": response("A green ball rolls.", "So the answer is A.", "B"),  # differs, by the rule
+    "validation_2": response("A blue ball rolls.", "It looks blue to me.", "C"),  # for the judge
+    "validation_3": response("A red ball rolls.", "Hard to say.", "A"),  # nobody can read it
+    "validation_4": "I think it is B",  # not in the template
+    "validation_5": None,  # lost
+}
+
+
+def invoke(*arguments):
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_mismatch_asks_the_judge_only_what_the_rule_cannot_read(tmp_path):
+    run = make_run(tmp_path, REPLIES)
+
+    def judge(prompt):
+        return "<option>B</option>" if "It looks blue to me" in prompt else "<option>none</option>"
+
+    with text_server(judge) as (url, prompts):
+        output = invoke("mismatch", run, "--out", tmp_path / "mm", "--model", "judge", "--base-url", url)
+    assert len(prompts) == 2
+    assert all("So the answer is" not in prompt for prompt in prompts)
+    # Nothing but the question, its options and the thinking: not the answer, not the observation.
+    assert all("ball rolls" not in prompt and "<answer>" not in prompt for prompt in prompts)
+    tables = json.loads((tmp_path / "mm" / "mismatch.json").read_text())
+    assert tables["all"] == tables["mmvu"]
+    assert (tables["all"]["n"], tables["all"]["read"]) == (4, 3)
+    assert tables["all"]["mismatch"] == pytest.approx(2 / 3)
+    assert tables["all"]["table"] == {"right": {"right": 1, "wrong": 0}, "wrong": {"right": 2, "wrong": 0}}
+    assert "at most 32 frames" in output
+    assert "| MMVU | 4 | 3 | 66.7 |" in output
+
+
+def test_mismatch_without_a_judge_reads_by_the_rule_alone(tmp_path):
+    run = make_run(tmp_path, REPLIES)
+    output = invoke("mismatch", run, "--out", tmp_path / "mm")
+    assert "judge none, rule only" in output
+    tables = json.loads((tmp_path / "mm" / "mismatch.json").read_text())
+    assert (tables["all"]["read"], tables["all"]["mismatch"]) == (2, 0.5)
+    assert tables["all"]["unread_thinking"] == 0.5
+
+
+def test_sufficiency_and_its_controls(tmp_path):
+    """The text model answers with the colour it reads, and A without one."""
+    run = make_run(tmp_path, REPLIES)
+
+    def model(prompt):
+        seen = re.search(r"seen in a video:\n.*?(red|green|blue)", prompt)
+        letter = {"red": "A", "green": "B", "blue": "C"}[seen[1]] if seen else "A"
+        return f"<think>…</think><answer>{letter}</answer>"
+
+    with text_server(model) as (url, prompts):
+        output = invoke("sufficiency", run, "--out", tmp_path / "s", "--model", "text", "--base-url", url)
+    result = json.loads((tmp_path / "s" / "sufficiency.json").read_text())
+    # Six items. Four have an observation, and each of these suffices.
+    assert result["observation"]["mmvu"]["score"] == pytest.approx(4 / 6)
+    # The question alone is asked of the five that were answered; A is right for items 0 and 3.
+    assert result["question"]["mmvu"]["score"] == pytest.approx(2 / 6)
+    # The observation two items further on, of items 0 to 3: blue, red, red, green; none is right but by chance.
+    assert result["other"]["mmvu"]["score"] == 0
+    assert result["names_answer"]["mmvu"] == 0
+    assert len(prompts) == 4 + 5 + 4
+    assert all("Based on the question" not in prompt and "image_url" not in prompt for prompt in prompts)
+    assert "| MMVU | 66.7" in output
+    assert "text-only model text, prompt chain_of_thought" in output
+
+
+def test_observations_that_state_the_answer_are_counted(tmp_path):
+    replies = {
+        "validation_0": response("The ball is red, so the answer is A.", "t", "A"),
+        "validation_1": response("B", "t", "B"),
+        "validation_2": response("A blue ball rolls over the grass.", "t", "C"),
+    }
+    run = make_run(tmp_path, replies)
+    with text_server(lambda prompt: "<answer>A</answer>") as (url, _):
+        invoke("sufficiency", run, "--out", tmp_path / "s", "--model", "t", "--base-url", url, "--pass", "question")
+    result = json.loads((tmp_path / "s" / "sufficiency.json").read_text())
+    assert result["names_answer"]["mmvu"] == pytest.approx(2 / 3)
+    assert set(result) == {"question", "names_answer"}
+
+
+def test_sufficiency_needs_a_model_and_known_passes(tmp_path):
+    run = make_run(tmp_path, REPLIES)
+    done = CliRunner().invoke(app, ["sufficiency", str(run), "--out", str(tmp_path / "s")])
+    assert done.exit_code == 2
+    assert "no model is named" in done.output
+    done = CliRunner().invoke(app, ["sufficiency", str(run), "--out", str(tmp_path / "s"), "--pass", "all"])
+    assert "pass 'all' is unknown: name some of observation, question, other" in done.output

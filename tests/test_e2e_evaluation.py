@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seven benchmarks' formats with made items, against a real vLLM server with a tiny model: prepare to report."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import benchmark_files
+import pytest
+from paths import ROOT
+
+from data_tools.evaluate.adapters import ADAPTERS
+from data_tools.evaluate.results import read_run
+from verl_p2r.evaluation import BENCHMARKS, score
+from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
+
+pytestmark = pytest.mark.e2e
+
+LIMIT = 240  # seconds, for the server to come up or a command to end
+ENV = {**os.environ, **ROLLOUT_ENV, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model, tmp_path_factory) -> Iterator[str]:
+    """The URL of a vLLM server that knows a tiny model of random weights by the name `tiny`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model)]
+    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "8", "--no-enable-log-requests"]
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    start = time.monotonic()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=ENV, start_new_session=True)
+    try:
+        while process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() - start < LIMIT, f"no server:\n{log.read_text()[-3000:]}"
+                time.sleep(0.5)
+        assert process.poll() is None, f"the server has ended:\n{log.read_text()[-3000:]}"
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(LIMIT)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "data_tools.evaluate", *map(str, arguments)]
+
+
+def done(*arguments: object) -> str:
+    ended = subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=LIMIT, cwd=ROOT, env=ENV, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def prepared(folder: Path) -> list[Path]:
+    for name in BENCHMARKS:
+        counts = dict.fromkeys(list(ADAPTERS[name].counts)[:4], 1)
+        videos = benchmark_files.MAKERS[name](folder / name, {**dict.fromkeys(ADAPTERS[name].counts, 0), **counts})
+        benchmark_files.write_videos(folder / name, videos)
+        done("prepare", name, folder / name, "--media-root", folder, "--out", folder / "items" / name, "--partial")
+    return [folder / "items" / name for name in BENCHMARKS]
+
+
+def test_from_official_files_to_a_report_through_a_kill(tmp_path, server):
+    items = prepared(tmp_path)
+    run = ["run", *items, "--media-root", tmp_path, "--model", "tiny", "--base-url", server]
+    run += ["--max-tokens", 24, "--concurrency", 2, "--out", tmp_path / "run"]
+    killed = subprocess.Popen(command(*run), cwd=ROOT, env=ENV)
+    kept = tmp_path / "run.replies.sqlite"
+    start = time.monotonic()
+    while not kept.exists() and killed.poll() is None and time.monotonic() - start < LIMIT:
+        time.sleep(0.2)
+    time.sleep(2)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    print(done(*run))
+    results = read_run(tmp_path / "run")
+    figures = score(results.records, "video_r1")
+    assert set(figures) == set(BENCHMARKS)
+    assert not {name: row["lost"] for name, row in figures.items() if row["lost"]}
+    assert sum(row["n"] for row in figures.values()) == len(results.records) > 14
+    assert all(record["completion_tokens"] for record in results.records if record["response"])
+    print(done("score", tmp_path / "run"))
+    done("report", tmp_path / "run", "--media-root", tmp_path, "--out", tmp_path / "report.html")
+    assert "VideoP2R SFT + PA-GRPO, 7B" in (tmp_path / "report.html").read_text()
