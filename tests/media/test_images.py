@@ -16,13 +16,14 @@ from data_tools.look.pictures import pictures_of
 from data_tools.media.parts import media_parts
 from data_tools.records.files import Record
 from verl_p2r.media import images
+from verl_p2r.media.families import QWEN2_5_VL
 from verl_p2r.media.images import fetch_image, probe_image, read_image
 from verl_p2r.media.plan import MediaError, MediaSettings, VisionSpec, plan_image
 from verl_p2r.media.probe import probe_element
 from verl_p2r.plugin.media.media_cache import Source, sources_in
 
 ORIENTATION = 0x0112
-SPEC = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+SPEC = VisionSpec(QWEN2_5_VL, 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
 FORMATS = {
     "JPEG": {},
     "progressive JPEG": {"progressive": True},

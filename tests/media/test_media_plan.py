@@ -17,6 +17,7 @@ from qwen_vl_utils import process_vision_info, vision_process
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
 from verl_p2r.media.decode import install_reader
+from verl_p2r.media.families import QWEN2_5_VL, QWEN3_VL
 from verl_p2r.media.plan import (
     EVALUATION,
     TRAINING,
@@ -312,7 +313,7 @@ HAND = [
 
 @pytest.mark.parametrize(("settings", "frames", "size", "tokens"), HAND, ids=["training", "evaluation"])
 def test_the_papers_settings_by_hand(settings, frames, size, tokens):
-    spec = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+    spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
     plan = plan_video(settings.fill({"video": "a.mp4"}), VideoInfo(300, 30.0, 1080, 1920), spec)
     assert len(plan.indices) == frames
     assert (plan.indices[0], plan.indices[-1]) == (0, 299)
@@ -332,7 +333,7 @@ def test_the_papers_pixels_hold_for_patches_of_16(qwen, family):
 def test_timestamps_are_the_middles_of_the_grids_by_hand():
     # 8 frames at 4 fps, 4 of them: indices 0, 2, 5, 7 (7 / 3 = 2.33 -> 2, 14 / 3 = 4.67 -> 5), seconds 0, 0.5, 1.25,
     # 1.75: the grids' middles are 0.25 and 1.5.
-    spec = VisionSpec("qwen3_vl", 16, 2, 2, (65536, 16777216), (4096, 25165824))
+    spec = VisionSpec(QWEN3_VL, 16, 2, 2, (65536, 16777216), (4096, 25165824))
     plan = plan_video({"video": "a.mp4", "nframes": 4}, VideoInfo(8, 4.0, 300, 300), spec)
     assert plan.indices == (0, 2, 5, 7)
     assert plan.timestamps == (0.25, 1.5)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 
+from verl_p2r.media.families import QWEN2_5_VL
 from verl_p2r.media.plan import MediaSettings, VideoInfo, VisionSpec, plan_video
 from verl_p2r.planner import (
     GIB,
@@ -346,7 +347,7 @@ def test_what_does_not_fit_is_said_with_a_remedy(job, what, remedy):
 
 @pytest.mark.parametrize("frames", [8, 16, 64])
 def test_no_video_costs_more_than_the_worst(frames):
-    spec = VisionSpec("qwen2_5_vl", 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056))
+    spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056))
     media = MediaSettings(max_frames=frames)
     worst, _ = worst_media(media, spec)
     element = media.fill({"video": "a.mp4"})

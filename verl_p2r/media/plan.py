@@ -13,18 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_p2r.media import torchvision_ops
+from verl_p2r.media.families import Time
 from verl_p2r.media.sampling import VideoInfo, check_taken, checked, grid_times, sample_frames, video_metadata
 from verl_p2r.media.source import MediaError as MediaError
 from verl_p2r.media.source import RulesError, name_of
+from verl_p2r.media.vision_spec import VisionSpec
 
 torchvision_ops.install()  # before anything imports transformers' processors, which import torchvision
 
 PIXELS_PER_TOKEN = 28 * 28  # of the models the paper's numbers are for; the paper's pixel budgets hold for all
-KINDS = {
-    "Qwen2VLProcessor": "qwen2_vl",
-    "Qwen2_5_VLProcessor": "qwen2_5_vl",
-    "Qwen3VLProcessor": "qwen3_vl",
-}
 
 
 @dataclass(frozen=True)
@@ -80,72 +77,6 @@ class MediaSettings:
 
 TRAINING = MediaSettings()
 EVALUATION = MediaSettings(max_frames=32, video_max_pixels=256 * PIXELS_PER_TOKEN)
-
-
-@dataclass(frozen=True)
-class VisionSpec:
-    """What the processor of a model does with media, as far as sizes and token counts depend on it.
-
-    Args:
-        kind: `qwen2_vl`, `qwen2_5_vl` or `qwen3_vl`.
-        patch_size: side of a patch, in pixels.
-        temporal_patch_size: frames in a temporal grid.
-        merge_size: side of the square of patches that is one token.
-        image_pixels: least and most pixels of an image; None when the processor does not resize.
-        video_pixels: least and most pixels of a frame, for `qwen3_vl` of all frames together; None as above.
-        image_token: its placeholder in rendered text; likewise `video_token`.
-        vision_start: what `qwen3_vl` writes before each temporal grid; likewise `vision_end`.
-    """
-
-    kind: str
-    patch_size: int
-    temporal_patch_size: int
-    merge_size: int
-    image_pixels: tuple[int, int] | None
-    video_pixels: tuple[int, int] | None
-    image_token: str = "<|image_pad|>"
-    video_token: str = "<|video_pad|>"
-    vision_start: str = "<|vision_start|>"
-    vision_end: str = "<|vision_end|>"
-
-    @classmethod
-    def from_processor(
-        cls, processor: Any, mm_processor_kwargs: Mapping[str, Any] | None = None
-    ) -> "VisionSpec | None":
-        """Read off a Hugging Face processor what it does.
-
-        Args:
-            processor: a processor; None for a text model.
-            mm_processor_kwargs: what verl passes to each of its calls (`data.mm_processor_kwargs`).
-
-        Returns:
-            None for a family that is not known here.
-
-        Raises:
-            ValueError: the arguments make the processor drop frames that were sampled already.
-        """
-        kind = KINDS.get(type(processor).__name__)
-        if kind is None:
-            return None
-        kwargs = dict(mm_processor_kwargs or {})
-        image, video = processor.image_processor, processor.video_processor
-        if _setting(video, "videos_kwargs", "do_sample_frames", kwargs, default=False):
-            raise ValueError(
-                "data.mm_processor_kwargs sets do_sample_frames: the frames were sampled when they were decoded, and "
-                "would be sampled twice; remove it and set fps or nframes of the videos"
-            )
-        return cls(
-            kind=kind,
-            patch_size=image.patch_size,
-            temporal_patch_size=video.temporal_patch_size,
-            merge_size=image.merge_size,
-            image_pixels=_pixel_bounds(image, "images_kwargs", kwargs),
-            video_pixels=_pixel_bounds(video, "videos_kwargs", kwargs),
-            image_token=processor.image_token,
-            video_token=processor.video_token,
-            vision_start=getattr(processor, "vision_start_token", cls.vision_start),
-            vision_end=getattr(processor, "vision_end_token", cls.vision_end),
-        )
 
 
 @dataclass(frozen=True)
@@ -252,7 +183,8 @@ def plan_image(element: Mapping[str, Any], size: tuple[int, int], spec: VisionSp
     Raises:
         MediaError: its shape is out of the processor's bounds.
 
-    >>> spec = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+    >>> from verl_p2r.media.families import QWEN2_5_VL
+    >>> spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
     >>> plan_image({"image": "a.png", "max_pixels": 256 * 28 * 28}, (1080, 1920), spec)
     ImagePlan(height=336, width=588, grid=(1, 24, 42), tokens=252)
     """
@@ -322,7 +254,7 @@ def prompt_tokens(text: str, plans: Sequence[VideoPlan | ImagePlan], tokenizer: 
     def expand(match: re.Match[str]) -> str:
         nonlocal more
         plan = queues[match[0]].popleft()
-        if spec.kind != "qwen3_vl" or isinstance(plan, ImagePlan):
+        if spec.family.time is not Time.TEXT or isinstance(plan, ImagePlan):
             more += plan.tokens - 1
             return match[0]
         more += plan.tokens - len(plan.timestamps)
@@ -331,25 +263,6 @@ def prompt_tokens(text: str, plans: Sequence[VideoPlan | ImagePlan], tokenizer: 
 
     short = re.sub("|".join(map(re.escape, queues)), expand, text)
     return len(tokenizer(short)["input_ids"]) + more
-
-
-def _setting(part: Any, modality: str, name: str, kwargs: Mapping[str, Any], default: Any = None) -> Any:
-    """What a call of the processor with these arguments gives one of its parts: nested, else flat if known there."""
-    nested = kwargs.get(modality, {})
-    if name in nested:
-        return nested[name]
-    return kwargs.get(name, default) if name in part.valid_kwargs.__annotations__ else default
-
-
-def _pixel_bounds(part: Any, modality: str, kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
-    if not _setting(part, modality, "do_resize", kwargs, default=part.do_resize):
-        return None
-    size = _setting(part, modality, "size", kwargs) or part.size
-    if {"min_pixels", "max_pixels"} <= part.valid_kwargs.__annotations__.keys():  # only Qwen2-VL's read these
-        pair = [_setting(part, modality, name, kwargs) for name in ("min_pixels", "max_pixels")]
-        if None not in pair:  # one alone is ignored
-            return pair[0], pair[1]
-    return size["shortest_edge"], size["longest_edge"]
 
 
 def _size_of(element: Mapping[str, Any], rule: Callable[[], tuple[int, int]]) -> tuple[int, int]:
@@ -374,7 +287,7 @@ def _processor_size(height: int, width: int, spec: VisionSpec, pixels: tuple[int
 def _processor_frame_size(frames: int, height: int, width: int, spec: VisionSpec) -> tuple[int, int]:
     from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 
-    if spec.kind != "qwen3_vl" or spec.video_pixels is None:
+    if not spec.family.limits_whole_videos or spec.video_pixels is None:
         return _processor_size(height, width, spec, spec.video_pixels)
     factor = spec.patch_size * spec.merge_size
     return smart_resize(frames, height, width, spec.temporal_patch_size, factor, *spec.video_pixels)

@@ -57,8 +57,8 @@ def text_activations(shape: ModelShape) -> int:
 
 
 def vision_activations(shape: ModelShape) -> int:
-    """The same for a patch in a block of the vision tower, whose MLP is gated in Qwen2.5-VL alone."""
-    return 30 * shape.vision.width + (12 if shape.kind == "qwen2_5_vl" else 6) * shape.vision.inner
+    """The same for a patch in a block of the vision tower, whose MLP may be gated."""
+    return 30 * shape.vision.width + (12 if shape.family.tower.gated else 6) * shape.vision.inner
 
 
 def _activations(job: Job) -> Iterator[Line]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from verl_p2r.data.columns import PromptTemplate
 from verl_p2r.data.screening import Sample
+from verl_p2r.media.families import Time
 from verl_p2r.media.plan import (
     MediaSettings,
     VideoInfo,
@@ -37,7 +38,8 @@ def worst_media(
     Returns:
         Tokens, the times that Qwen3-VL writes before each temporal grid included; patches in one temporal grid.
 
-    >>> spec = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+    >>> from verl_p2r.media.families import QWEN2_5_VL
+    >>> spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
     >>> worst_media(MediaSettings(), spec, SHAPES)  # 8 grids of 128 tokens, 4 patches each
     (1024, 512)
     """
@@ -45,7 +47,7 @@ def worst_media(
     videos = [plan_video(video, VideoInfo(100_000, 30.0, *shape), spec) for shape in shapes]
     images = [plan_image(image, shape, spec) for shape in shapes]
     largest = max(videos, key=lambda plan: plan.tokens)
-    stamps = largest.grid[0] * 10 if spec.kind == "qwen3_vl" else 0  # "<12.5 seconds>" and two marks
+    stamps = largest.grid[0] * 10 if spec.family.time is Time.TEXT else 0  # "<12.5 seconds>" and two marks
     tokens = max(largest.tokens + stamps, max(plan.tokens for plan in images))
     return tokens, largest.grid[1] * largest.grid[2]
 

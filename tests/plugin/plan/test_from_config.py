@@ -223,7 +223,7 @@ def test_strict_ends_with_zero_where_nothing_is_wrong():
 UNREADABLE = {
     "gpu": (["p2r_ppo", RL[0], "--gpu", "T4"], "--gpu is 'T4': give one of A100-40GB"),
     "model": (["p2r_ppo", "actor_rollout_ref.model.path=nowhere"], "Say with --model NAME"),
-    "named": (["p2r_ppo", "--model", "nowhere"], "nowhere is no folder with a config.json"),
+    "named": (["p2r_ppo", "--model", "nowhere"], "nowhere is neither a folder with a config.json"),
     "key": (["p2r_ppo", "data.train_batch=3"], "Could not override 'data.train_batch'"),
     "config": (["p2r_pro"], "p2r_pro"),
     "script": (["nowhere.sh"], "nowhere.sh: there is no such script"),

@@ -29,11 +29,12 @@ from verl_p2r.data.screening import Limit, Sample, check_modalities, columns_at_
 from verl_p2r.data.settings import DataSettings
 from verl_p2r.data.tables import joined, read_table, rows_of
 from verl_p2r.media.decode import install_reader
+from verl_p2r.media.families import family_of_processor
 from verl_p2r.media.frame_cache import FrameCache
 from verl_p2r.media.plan import VisionSpec
 from verl_p2r.plugin.datasets.special_tokens import SpecialTokens
 from verl_p2r.plugin.media.media_cache import GIB, CacheSettings, cache_settings, sources_in
-from verl_p2r.plugin.media.position_ids import FAMILY, qwen_position_ids
+from verl_p2r.plugin.media.position_ids import qwen_position_ids
 from verl_p2r.settings import merge
 from verl_p2r.template import parse_response, perception_end
 
@@ -92,7 +93,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
 
     @property
     def _ours(self) -> bool:
-        return type(self.processor).__name__ in FAMILY
+        return family_of_processor(self.processor) is not None
 
     def _build_messages(self, example: dict) -> list[dict]:
         """verl's, on the path of other families, without the media and their fields that are None."""
@@ -301,7 +302,7 @@ def _set_fields(medium: Any) -> Any:
 
 def _unbound(processor: Any) -> Any:
     """A processor without the methods that verl binds to it: with them no data loader can send it to a new process."""
-    if type(processor).__name__ not in FAMILY:
+    if family_of_processor(processor) is None:
         return processor
     processor = copy(processor)
     for name in ("get_rope_index", "get_vision_position_ids"):

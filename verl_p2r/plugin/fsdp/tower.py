@@ -17,9 +17,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from verl.utils.transformers_compat import unpack_visual_output
 
+from verl_p2r.media.families import family_of_model
 from verl_p2r.plugin.fsdp.vision_inputs import MicroBatchMedia, VisionInputs, media_rows
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _BLANK = [[1, 4, 4]]  # grid (t, h, w) of the image that stands in for missing media
 
 
@@ -28,7 +28,8 @@ class OneTowerCall:
 
     def _build_module(self) -> nn.Module:
         module = super()._build_module()
-        self._one_call = module.config.model_type in FAMILIES
+        family = family_of_model(module.config.model_type)
+        self._one_call = family is not None and family.one_tower_call
         if self._one_call:
             module.model.forward = MethodType(_base_forward, module.model)  # this model's, not its class's
         return module

@@ -17,7 +17,9 @@ from omegaconf import DictConfig, open_dict
 from torch import nn
 from verl.workers.config import FSDPEngineConfig
 
-TOWER = "visual"  # its name in Qwen2-VL, Qwen2.5-VL and Qwen3-VL
+from verl_p2r.media.families import FAMILIES
+
+TOWERS = {family.tower.name for family in FAMILIES}
 
 
 @dataclass
@@ -48,11 +50,11 @@ def freeze(module: nn.Module) -> int:
     Raises:
         ValueError: for a model without a tower.
     """
-    towers = [part for name, part in module.named_modules() if name.rpartition(".")[2] == TOWER]
+    towers = [part for name, part in module.named_modules() if name.rpartition(".")[2] in TOWERS]
     if not towers:
         raise ValueError(
-            f"freeze_vision_tower=True, but {type(module).__name__} has no module named {TOWER!r}: set it to False, or "
-            "train a Qwen-VL model"
+            f"freeze_vision_tower=True, but {type(module).__name__} has no module named {' or '.join(map(repr, sorted(TOWERS)))}: "
+            "set it to False, or train a model whose family is known"
         )
     for tower in towers:
         tower.requires_grad_(False)

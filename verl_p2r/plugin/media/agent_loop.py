@@ -24,9 +24,10 @@ from verl.trainer.ppo.v1 import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 
+from verl_p2r.media.families import family_of_processor
 from verl_p2r.plugin.media.media_cache import THREADS, MediaCache, cache_of, cache_settings
 from verl_p2r.plugin.media.pixels import PIXELS, PixelStore, Recipe, SharedInputs, tensors
-from verl_p2r.plugin.media.position_ids import FAMILY, qwen_position_ids
+from verl_p2r.plugin.media.position_ids import qwen_position_ids
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class P2RAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
         super().__init__(*args, **kwargs)
         self._media = cache_of(self.config.data)
         self._pixels = PixelStore(cache_settings(self.config.data).pixels_bytes)
-        if type(self.processor).__name__ in FAMILY:  # what other families make of a medium may depend on the text
+        if family_of_processor(self.processor):  # another family's pixels may depend on the text
             sglang = self.rollout_config.name == "sglang"
             self.processor = SharingProcessor(self.processor, self._media, self._pixels, return_pixels=sglang)
         self._name = ray.get_runtime_context().get_actor_name() or ""
