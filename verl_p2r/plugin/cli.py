@@ -7,7 +7,6 @@ import asyncio
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,8 +109,10 @@ def judge_eval(
 
 @app.command()
 def plan(
-    config: Annotated[str, typer.Argument(help="A launch script, or the name of a config: p2r_ppo, p2r_sft, …")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as for verl.")] = None,
+    config: Annotated[str, typer.Argument(help="Name of a config (p2r_ppo, p2r_sft, …), or python or torchrun.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides as for verl, or the rest of the command.")
+    ] = None,
     gpu: Annotated[str, typer.Option(help="A100, A100-40GB, H100 or H200.")] = "A100",
     model: Annotated[
         str | None,
@@ -128,10 +129,12 @@ def plan(
 ) -> None:
     """Estimate a run before it starts: tokens, memory, bytes, judge calls, time; warn of what will not fit.
 
-    Example: MODEL=checkpoint verl-p2r plan examples/pa_grpo_7b.sh --model Qwen2.5-VL-7B
+    Example: verl-p2r plan --gpu H100 p2r_ppo actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct
 
-    A script is run with its environment, but what it starts with python or torchrun is only read. Exits with 2 when
-    the config cannot be read, and with --strict with 1 when there is a warning.
+    The scripts in examples/ put $LAUNCH before their command, so this plans a script with its settings:
+    LAUNCH='verl-p2r plan --' MODEL=Qwen/Qwen2.5-VL-7B-Instruct bash examples/pa_grpo_7b.sh
+
+    Exits with 2 when the config cannot be read, and with --strict with 1 when there is a warning.
     """
     from verl_p2r.media import torchvision_ops
 
@@ -147,8 +150,7 @@ def plan(
     try:
         if gpu not in GPUS:
             raise ValueError(f"--gpu is {gpu!r}: give one of {', '.join(GPUS)}")
-        env = {**({"MODEL": model} if model else {}), **os.environ}  # scripts insist on one
-        launch = launch_of(config, overrides or [], env)
+        launch = launch_of(config, overrides or [])
         made = plan_of(launch, Options(gpu, model, rows, response_tokens))
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)

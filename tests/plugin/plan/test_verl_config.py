@@ -16,8 +16,8 @@ ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 @pytest.fixture(scope="module")
 def configs() -> dict[str, DictConfig]:
     made = {
-        "rl": launch_of("p2r_ppo", [f"actor_rollout_ref.model.path={MODEL}", "p2r/judge=openai"], {}).config,
-        "sft": launch_of("p2r_sft", [f"model.path={MODEL}"], {}).config,
+        "rl": launch_of("p2r_ppo", [f"actor_rollout_ref.model.path={MODEL}", "p2r/judge=openai"]).config,
+        "sft": launch_of("p2r_sft", [f"model.path={MODEL}"]).config,
     }
     with open_dict(made["rl"]):
         made["rl"].algorithm.p2r.judge.kwargs.concurrency = 8

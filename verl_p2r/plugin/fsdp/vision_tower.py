@@ -52,9 +52,10 @@ def freeze(module: nn.Module) -> int:
     """
     towers = [part for name, part in module.named_modules() if name.rpartition(".")[2] in TOWERS]
     if not towers:
+        names = " or ".join(map(repr, sorted(TOWERS)))
         raise ValueError(
-            f"freeze_vision_tower=True, but {type(module).__name__} has no module named {' or '.join(map(repr, sorted(TOWERS)))}: "
-            "set it to False, or train a model whose family is known"
+            f"freeze_vision_tower=True, but {type(module).__name__} has no module named {names}: set it to False, or "
+            "train a model of a known family"
         )
     for tower in towers:
         tower.requires_grad_(False)
