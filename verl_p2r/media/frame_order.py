@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finding a frame by its number: by counting from the start, or by seeking where timestamps prove the number."""
 
-import os
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,9 +8,10 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
+from verl_p2r.cpus import available_cpus
 from verl_p2r.media.source import Deadline
 
-THREADS = min(4, os.cpu_count() or 1)  # of one decoder; many files are decoded at once
+THREADS = min(4, available_cpus())  # of one decoder; many files are decoded at once
 LARGE = 1 << 23  # pixels of a frame from which a decoder has one thread: each thread holds frames of its own
 WORTH_A_SEEK = 16  # frames that a seek must leave out; the decoder's threads start anew after it
 

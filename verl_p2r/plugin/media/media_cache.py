@@ -10,7 +10,6 @@ import asyncio
 import base64
 import io
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ import cachetools
 from PIL import Image, ImageOps
 from torch.utils.weak import WeakIdKeyDictionary
 
+from verl_p2r.cpus import available_cpus
 from verl_p2r.media.decode import fetch_video, install_reader
 from verl_p2r.media.frame_cache import FrameCache
 from verl_p2r.media.images import fetch_image
@@ -32,7 +32,7 @@ from verl_p2r.settings import merge
 install_reader()
 
 GIB = 1024**3
-THREADS = min(32, os.cpu_count() or 1)  # that work on media in one process
+THREADS = min(32, available_cpus())  # that work on media in one process
 
 
 @dataclass(frozen=True)
