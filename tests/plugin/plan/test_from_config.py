@@ -145,8 +145,13 @@ def test_what_a_script_sets_arrives(plans):
     assert (lora.engine.lora_rank, lora.engine.lora_vision, lora.engine.param_offload) == (64, False, True)
     assert (lora.rollout.share, lora.engine.tokens, lora.prompts, lora.samples, lora.steps) == (0.45, 8192, 16, 8, 500)
     large = plans(by_script["pa_grpo_32b.sh"]).job
-    assert (large.engine.parallel, large.rollout.tensor, large.engine.shard, large.engine.gpus) == (4, 4, 16, 16)
-    assert (large.engine.width, large.engine.compute, large.engine.optimizer_offload) == (4, 2, True)
+    assert (large.engine.ulysses_size, large.rollout.tensor, large.engine.fsdp_size, large.engine.gpus) == (
+        4,
+        4,
+        16,
+        16,
+    )
+    assert (large.engine.param_bytes, large.engine.compute_bytes, large.engine.optimizer_offload) == (4, 2, True)
     apart = plans(by_script["pa_grpo_7b_separate_async.sh"]).job
     assert (apart.rollout.apart, apart.rollout.gpus, apart.engine.gpus, apart.engine.mini_batches) == (True, 1, 7, 4)
     judged = plans(by_script["pa_grpo_7b_judge_external.sh"]).job.judge
@@ -192,8 +197,11 @@ def test_a_script_is_planned_with_its_environment(tmp_path):
 
 WRONG = {
     "memory": (["actor_rollout_ref.actor.ppo_max_token_len_per_gpu=65536"], "GPU memory: update takes"),
-    "patches": (["data.image_patch_size=16"], "data.image_patch_size is 16: the model's patches have 14"),
-    "batches": (["actor_rollout_ref.actor.ppo_mini_batch_size=40"], "does not divide by actor.ppo_mini_batch_size=40"),
+    "patches": (["data.image_patch_size=16"], "data.image_patch_size is 16, but the model's patches have 14"),
+    "batches": (
+        ["actor_rollout_ref.actor.ppo_mini_batch_size=40"],
+        "not a multiple of actor.ppo_mini_batch_size=40",
+    ),
     "lengths": (["data.max_response_length=800"], "no room for responses at the upper end"),
 }
 
@@ -219,7 +227,10 @@ def test_strict_ends_with_zero_where_nothing_is_wrong():
 
 UNREADABLE = {
     "gpu": (["p2r_ppo", RL[0], "--gpu", "T4"], "--gpu is 'T4': give one of A100-40GB"),
-    "model": (["p2r_ppo", "actor_rollout_ref.model.path=nowhere"], "Say with --model NAME"),
+    "model": (
+        ["p2r_ppo", "actor_rollout_ref.model.path=nowhere"],
+        "a published model of the same shape with --model",
+    ),
     "named": (["p2r_ppo", "--model", "nowhere"], "nowhere is neither a folder with a config.json"),
     "key": (["p2r_ppo", "data.train_batch=3"], "Could not override 'data.train_batch'"),
     "config": (["p2r_pro"], "p2r_pro"),

@@ -49,7 +49,9 @@ def test_the_engine_is_the_one_that_verl_makes(launch, strategy, inner, sequence
     verls = omega_conf_to_dataclass(run.config.actor_rollout_ref.actor).engine
     ours = plan_of(run, Options(rows=0)).job.engine
     assert ours.fsdp2 is (strategy == "fsdp2") is (verls.strategy == "fsdp2")
-    assert ours.parallel == verls.ulysses_sequence_parallel_size == (sequence[0] if sequence[0] > 1 else sequence[1])
+    assert (
+        ours.ulysses_size == verls.ulysses_sequence_parallel_size == (sequence[0] if sequence[0] > 1 else sequence[1])
+    )
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
