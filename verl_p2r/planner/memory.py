@@ -36,6 +36,7 @@ def _states(job: Job) -> Iterator[Line]:
     held = ("update",) if e.optimizer_offload else PHASES
     optimizer = 2 * size * job.trained / e.fsdp_size
     yield Line("optimizer", optimizer, "B", f"2 × {size} B × {trained} / {e.fsdp_size} (AdamW)", held)
+    value: float
     if e.defers_sync:
         value, formula = e.compute_bytes * job.trained, f"{e.compute_bytes} B × {trained}, unsharded"
     else:

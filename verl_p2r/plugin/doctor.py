@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from packaging.specifiers import SpecifierSet
 
 from verl_p2r.plugin import TESTED_VERL, TESTED_VLLM, on_cpu, shm_usage
+from verl_p2r.sizes import GIB
 
-GIB = 2**30
 LOW_SHM = 2 * GIB  # free bytes below which Ray and vLLM may not start
 SHOWN = 8  # leftover segments that are named
 TESTED = {"verl": f"=={TESTED_VERL}", "vllm": TESTED_VLLM, "transformers": ">=5.5.3,<5.11"}

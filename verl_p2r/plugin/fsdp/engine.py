@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's FSDP engine, which can freeze the vision tower: see `vision_tower.py`.
+"""verl's FSDP engine with a freezable vision tower (`vision_tower.py`), one tower call, and the shared prefix.
 
-In verl's registry the engine of a vendor comes before that of a device, which is verl's own. Loaded by the hook on
-verl's engine alone: imported before verl's, it would meet itself half-made. Can go when verl's engine reads the flag.
+It is registered for vendors, which verl's registry prefers to its own engine for the device. Only the hook on verl's
+engine imports this module; importing it earlier causes a circular import. Remove the freezing when verl's engine reads
+the flag.
 """
 
 from verl.workers.config.optimizer import build_optimizer
@@ -15,7 +16,7 @@ from verl_p2r.plugin.fsdp.vision_tower import check_strategy, freeze
 
 
 class FreezableFSDPEngine(SharedPrefix, OneTowerCall, FSDPEngineWithLMHead):
-    """verl's FSDP engine; with `freeze_vision_tower` in its config it trains everything but the vision tower."""
+    """verl's FSDP engine; with `freeze_vision_tower` in its config it trains everything except the vision tower."""
 
     def __init__(self, model_config, engine_config, *args, **kwargs):
         self._freezes = bool(engine_config.get("freeze_vision_tower", False)) and not engine_config.forward_only
@@ -24,7 +25,7 @@ class FreezableFSDPEngine(SharedPrefix, OneTowerCall, FSDPEngineWithLMHead):
         super().__init__(model_config, engine_config, *args, **kwargs)
 
     def _build_fsdp_module(self, module):
-        if self._freezes:  # after LoRA's adapters are in, before FSDP shards
+        if self._freezes:  # after LoRA adds its adapters, before FSDP shards
             frozen = freeze(module)
             if self.rank == 0:
                 print(f"the vision tower is frozen: {frozen / 1e6:.1f} M parameters are not trained")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Freezing the vision tower, for FSDP: verl 0.9.1 has the flag, and nothing reads it.
+"""Freezes the vision tower under FSDP; verl 0.9.1 accepts the flag but ignores it.
 
     actor_rollout_ref.actor.freeze_vision_tower=True      # RL: verl's own key
     engine.freeze_vision_tower=True                       # SFT: ours, in the config `p2r_sft`
 
-The whole of `model.visual` is frozen, its mergers (Qwen3-VL: also those of deepstack) and any LoRA adapters in it: what
-the flag meant in verl while verl read it. Two doors of verl carry it: the engine config's `_target_` (here), and the
-engine registry (`fsdp_engine.py`). The reference policy and the rollout know nothing of it.
-Can go when verl's FSDP engine reads the flag.
+All of `model.visual` is frozen, with its mergers (in Qwen3-VL also those of deepstack) and its LoRA adapters, as in
+versions of verl that read the flag. The flag reaches the engine through its config's `_target_` (this module) and verl's engine
+registry (`engine.py`). It does not affect the reference policy and the rollout. Remove this module when verl's FSDP
+engine reads the flag.
 """
 
 from dataclasses import dataclass
@@ -24,14 +24,19 @@ TOWERS = {family.tower.name for family in FAMILIES}
 
 @dataclass
 class FreezableFSDPEngineConfig(FSDPEngineConfig):
-    """verl's, and whether the vision tower stays as it is and whether rollouts share their prompt."""
+    """verl's engine config with two more fields.
+
+    Args:
+        freeze_vision_tower: train everything except the vision tower.
+        shared_prefix: compute a prompt once for its rollouts; see `switch.py`.
+    """
 
     freeze_vision_tower: bool = False
-    shared_prefix: bool = False  # see `fsdp/switch.py`
+    shared_prefix: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        if self.freeze_vision_tower and self.strategy == "fsdp_turbo":  # an engine of its own, which knows no flag
+        if self.freeze_vision_tower and self.strategy == "fsdp_turbo":  # another engine, which ignores the flag
             check_strategy(self)
 
 
@@ -39,16 +44,16 @@ ENGINE_CONFIG = f"{__name__}.{FreezableFSDPEngineConfig.__name__}"
 
 
 def freeze(module: nn.Module) -> int:
-    """Take the gradients of a model's vision tower away.
+    """Disable the gradients of a model's vision tower.
 
     Args:
-        module: a Hugging Face model, as it is or inside PEFT's wrapper; not yet sharded.
+        module: a Hugging Face model, possibly inside PEFT's wrapper, before FSDP shards it.
 
     Returns:
-        The number of frozen parameters, as elements.
+        The number of frozen parameters.
 
     Raises:
-        ValueError: for a model without a tower.
+        ValueError: the model has no vision tower.
     """
     towers = [part for name, part in module.named_modules() if name.rpartition(".")[2] in TOWERS]
     if not towers:
@@ -63,7 +68,7 @@ def freeze(module: nn.Module) -> int:
 
 
 def check_strategy(config: Any) -> None:
-    """Refuse what could not freeze, or would leave the flag unread.
+    """Refuse an engine that cannot freeze, or would ignore the flag.
 
     Args:
         config: with `strategy` and, for FSDP1, `use_orig_params`.
@@ -78,20 +83,20 @@ def check_strategy(config: Any) -> None:
         )
     if config.strategy == "fsdp" and not config.use_orig_params:
         raise ValueError(
-            "freeze_vision_tower=True with FSDP1: it flattens frozen and trained parameters into one, which it refuses "
-            "unless it keeps the original ones: set strategy=fsdp2 (of actor and ref), or use_orig_params=True (in "
+            "freeze_vision_tower=True with FSDP1: it flattens frozen and trained parameters into one, which only "
+            "works if it keeps the original ones: set strategy=fsdp2 (of actor and ref), or use_orig_params=True (in "
             "actor.fsdp_config; in engine for SFT)"
         )
 
 
 def freeze_actor(config: DictConfig) -> None:
-    """Hand `actor.freeze_vision_tower`, which verl's worker drops, to the actor's engine. Changes `config`.
+    """Pass `actor.freeze_vision_tower`, which verl's worker drops, to the actor's engine. Changes `config`.
 
     Args:
-        config: of verl's PPO trainer, whole.
+        config: the whole config of verl's PPO trainer.
 
     Raises:
-        ValueError: when the actor's strategy cannot freeze.
+        ValueError: the actor's strategy cannot freeze.
     """
     actor = config.actor_rollout_ref.actor
     if not actor.get("freeze_vision_tower", False):
