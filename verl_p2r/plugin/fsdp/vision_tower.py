@@ -5,9 +5,9 @@
     engine.freeze_vision_tower=True                       # SFT: ours, in the config `p2r_sft`
 
 All of `model.visual` is frozen, with its mergers (in Qwen3-VL also those of deepstack) and its LoRA adapters, as in
-versions of verl that read the flag. The flag reaches the engine through its config's `_target_` (this module) and verl's engine
-registry (`engine.py`). It does not affect the reference policy and the rollout. Remove this module when verl's FSDP
-engine reads the flag.
+versions of verl that read the flag. The flag reaches the engine through its config's `_target_` (this module) and
+verl's engine registry (`engine.py`). It does not affect the reference policy and the rollout. Remove this module when
+verl's FSDP engine reads the flag.
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 """The advantage estimator `pa_grpo`, as verl calls it.
 
 verl only passes one reward per response and the group ids to a registered estimator. PA-GRPO also needs two rewards,
-the boundary between the segments, and whether the judge gave a verdict; the trainer (`rl/trainer.py`) provides them for the
-duration of the call. Remove `process_rewards` when verl passes `non_tensor_batch` to estimators (verl PR 7473).
+the boundary between the segments, and whether the judge gave a verdict; the trainer (`rl/trainer.py`) provides them
+for the duration of the call. Remove `process_rewards` when verl passes `non_tensor_batch` to estimators (verl PR 7473).
 """
 
 from collections.abc import Iterator
