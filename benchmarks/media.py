@@ -1,39 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and weigh the way of a video to the trainer: verl's agent loop, datasets and worker against ours.
+"""Time and memory of a video on its way to the trainer: verl's agent loop, datasets and worker against ours.
 
     python benchmarks/media.py [--quick] [--profile] [--record]
 
-One run makes the clips and measures both sides on them in turn, both with our PyAV reader, with one torch thread. What
-runs is verl's and our worker class and datasets; the inference server answers at once, the reward worker gives 1, and
-TransferQueue is its serializer with a list behind it. A prompt is a clip of 8 s at 25 fps, of which 16 frames of
-128 · 28² pixels are taken; it has 8 rollouts. `--profile` adds where the time of a missed target goes. The last line is
-a JSON object of what the table shows: counts and MiB per prompt on our side, and for the rest how many times faster
-(`rss_ratio`: the share of memory) ours is.
+One run makes the clips and measures both sides on them in turn, with our PyAV reader and one torch thread. The worker
+classes and datasets are verl's and ours (`support/media_sides.py`); the inference server answers at once, the reward
+worker returns 1, and TransferQueue is its serializer with a list behind it. A prompt is a clip of 8 s at 25 fps, of
+which 16 frames of 128 · 28² pixels are taken; it has 8 rollouts. `--profile` shows where the time of a missed target
+goes. The last line is a JSON object: counts and MiB per prompt on our side, otherwise how many times faster ours is
+(`rss_ratio`: the share of memory).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import copy
 import cProfile
-import functools
 import io
 import logging
 import multiprocessing
 import os
 import pstats
-import resource
 import statistics
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 os.environ.update(VERL_PLATFORM="cpu", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
@@ -41,41 +36,41 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", HF_DATASETS_DISABLE_PROGRESS_BARS="1"
 )
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "quickstart"))
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import verl_p2r.plugin  # noqa: F401, I001  torch and torchvision made to fit before anything imports them
 
-import av
 import datasets
-import make_model
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 import recording
 import torch
-from hydra import compose, initialize_config_module
-from omegaconf import DictConfig, OmegaConf
-from transfer_queue.utils.serial_utils import encode
-from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-from verl.trainer.ppo.v1 import AgentLoopWorkerTQ, agent_loop_tq
 from verl.utils import hf_processor
-from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.dataset.rl_dataset import RLHFDataset
-from verl.workers.rollout.replica import TokenOutput
 
-from verl_p2r.media import decode
+from media_sides import (
+    Clips,
+    MIB,
+    OURS,
+    PROMPTS,
+    ROLLOUTS,
+    STOCK,
+    VIDEOS,
+    Worker,
+    composed,
+    configure,
+    counted,
+    parquet,
+    peak_memory,
+    rl_rows,
+    sft_rows,
+    start_ray,
+    write_model,
+)
 from verl_p2r.media.decode import install_reader
-from verl_p2r.plugin.media.agent_loop import P2RAgentLoopWorker
 from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
 from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
 
-STOCK, OURS = "stock", "ours"
-MIB, ROLLOUTS, PROMPTS, VIDEOS = 2**20, 8, 32, 2000
-HEIGHT, WIDTH, FPS, SECONDS = 320, 640, 25, 8  # pixels, frames per second; resized to 224 x 448 = 128 · 28²
-RULES = {"fps": 2.0, "min_frames": 4, "max_frames": 16, "min_pixels": 128 * 28**2, "max_pixels": 128 * 28**2}
-QUESTION = "<video>What moves, and where does it go?"
-RESPONSE = "<observation>a red square moves left</observation><think>so</think><answer>left</answer>"
 TARGETS = {  # at most for counts, MiB and memory; at least for speed
     "decodes": 1,
     "processor_calls": 1,
@@ -87,216 +82,6 @@ TARGETS = {  # at most for counts, MiB and memory; at least for speed
     "rss_ratio": 0.25,
 }
 AT_MOST = ("decodes", "processor_calls", "tq_bytes", "rss_ratio")
-
-
-# --- What both sides are given ---------------------------------------------------------------------------------------
-
-
-def write_clip(path: Path, seed: int) -> None:
-    """A camera that pans over soft shapes, with its noise."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0 : HEIGHT + 80, 0 : WIDTH + 200] / 40
-    waves = rng.uniform(0.3, 3, (3, 2))
-    scene = np.stack([128 + 90 * np.sin(a * rows) * np.cos(b * columns + a) for a, b in waves], axis=-1)
-    scene += rng.normal(0, 6, scene.shape)
-    scene = scene.clip(0, 255).astype(np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "g": "50"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for i in range(FPS * SECONDS):
-            picture = np.ascontiguousarray(scene[i // 3 : i // 3 + HEIGHT, i : i + WIDTH])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-
-
-class Clips:
-    """Videos that no cache has seen: each has a file of its own, though few have a content of their own."""
-
-    def __init__(self, folder: Path, contents: int):
-        self._folder, self._given = folder, 0
-        self._contents = [folder / f"content{i}.mp4" for i in range(contents)]
-        for seed, path in enumerate(self._contents):
-            write_clip(path, seed)
-
-    def take(self, count: int) -> list[str]:
-        paths = []
-        for _ in range(count):
-            path = self._folder / f"clip{os.getpid()}-{self._given}.mp4"
-            os.link(self._contents[self._given % len(self._contents)], path)
-            self._given += 1
-            paths.append(str(path))
-        return paths
-
-
-def write_model(folder: Path) -> None:
-    """The quickstart's processor, with the pixel limits that Qwen2.5-VL's checkpoints have; weights are not needed."""
-    processor = make_model.build_processor()
-    limits = {"min_pixels": 4 * 28**2, "max_pixels": 16384 * 28**2}
-    processor.image_processor = Qwen2VLImageProcessor(**limits)
-    processor.video_processor = Qwen2VLVideoProcessor(**limits)
-    processor.save_pretrained(folder)
-    config = make_model.build_config(processor.tokenizer)
-    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
-    config.save_pretrained(folder)
-
-
-@functools.cache  # composing takes a second
-def composed(name: str, *overrides: str) -> DictConfig:
-    with initialize_config_module("verl_p2r.config", version_base=None):
-        return compose(name, [*overrides, "data.p2r.rejects_dir=null"])
-
-
-def configure(side: str, folder: Path) -> DictConfig:
-    config = composed(
-        "p2r_ppo_cpu",
-        f"actor_rollout_ref.model.path={folder / 'model'}",
-        f"actor_rollout_ref.rollout.n={ROLLOUTS}",
-        "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent",
-        "data.max_prompt_length=2048",
-        "data.max_response_length=128",
-        f"data.p2r.screen_cache={folder / 'screenings'}",
-    )
-    config = copy.deepcopy(config)
-    OmegaConf.resolve(config)  # as verl's entrypoint does
-    if side == STOCK:
-        config.data.custom_cls.path = None
-        config.data.filter_overlong_prompts = True
-        config.data.filter_overlong_prompts_workers = None  # in this process, as fast as in verl's one worker
-    return config
-
-
-def element(path: str) -> dict[str, Any]:
-    return {"type": "video", "video": path, **RULES}
-
-
-def rl_rows(paths: list[str]) -> list[dict]:
-    row = {"data_source": "benchmark", "problem_type": "free-form", "reward_model": {"ground_truth": "left"}}
-    prompt = [{"role": "user", "content": QUESTION}]
-    return [{**row, "prompt": prompt, "videos": [element(p)], "extra_info": {"index": i}} for i, p in enumerate(paths)]
-
-
-def sft_rows(paths: list[str]) -> list[dict]:
-    messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": RESPONSE}]
-    return [{"messages": messages, "videos": [element(path)]} for path in paths]
-
-
-def parquet(folder: Path, rows: list[dict]) -> str:
-    path = str(folder / f"{uuid.uuid4().hex}.parquet")
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-# --- The agent loop --------------------------------------------------------------------------------------------------
-
-
-class Server:
-    """In the place of verl's client of the inference server."""
-
-    async def generate(self, request_id: str, **kwargs) -> TokenOutput:
-        steps = {"global_steps": 1, "min_global_steps": 1, "max_global_steps": 1}
-        return TokenOutput(token_ids=[300] * 100, log_probs=[-0.5] * 100, extra_fields=steps)
-
-
-async def _score(data: Any) -> dict[str, Any]:
-    return {"reward_score": 1.0, "reward_extra_info": {"reasoning": 1.0}}
-
-
-REWARD_WORKER = SimpleNamespace(compute_score=SimpleNamespace(remote=_score))
-
-
-class Queue:
-    """In the place of TransferQueue: what is put is serialized as TransferQueue serializes it, and kept."""
-
-    def __init__(self):
-        self.held: list[bytes] = []
-
-    def init(self, *args: Any) -> None:
-        pass
-
-    async def async_kv_put(self, *, key: str, tag: dict[str, Any], **kwargs: Any) -> None:
-        if tag["status"] == "failure":
-            raise RuntimeError("a rollout failed; verl has logged why")
-
-    async def async_kv_batch_put(self, *, fields: Any, **kwargs: Any) -> None:
-        self.held += [bytes(part) for part in encode({name: fields[name] for name in fields.keys()})]  # noqa: SIM118
-
-
-class Worker:
-    """One side's agent loop worker outside of an actor."""
-
-    def __init__(self, side: str, folder: Path):
-        self.queue = agent_loop_tq.tq = Queue()
-        worker = {STOCK: AgentLoopWorkerTQ.__ray_actor_class__, OURS: P2RAgentLoopWorker}[side]
-        self._worker = worker(configure(side, folder), Server(), None, [REWARD_WORKER])
-        self._loop = asyncio.new_event_loop()
-
-    def roll_out(self, paths: list[str]) -> None:
-        """Let a batch of prompts, one for each video, have its rollouts."""
-        agent_loop_tq.tq = self.queue
-        text = {"type": "text", "text": QUESTION.removeprefix("<video>")}
-        prompts = [[{"role": "user", "content": [element(path), text]}] for path in paths]
-        columns = {"uid": [uuid.uuid4().hex for _ in paths], "raw_prompt": prompts, "index": list(range(len(paths)))}
-        batch = tu.get_tensordict(columns, {"global_steps": 1, "validate": False})
-
-        async def run() -> None:
-            await self._worker.generate_sequences(batch)
-            await asyncio.gather(*self._worker.background_tasks)
-
-        self._loop.run_until_complete(run())
-
-
-@contextlib.contextmanager
-def counted() -> Iterator[dict[str, int]]:
-    """Count readings of video files and runs of the Hugging Face processor's video part."""
-    counts = {"decodes": 0, "processor_calls": 0}
-    read, call = decode._decode, Qwen2VLVideoProcessor.__call__
-
-    def counting_read(*args: Any) -> Any:
-        counts["decodes"] += 1
-        return read(*args)
-
-    def counting_call(*args: Any, **kwargs: Any) -> Any:
-        counts["processor_calls"] += 1
-        return call(*args, **kwargs)
-
-    decode._decode, Qwen2VLVideoProcessor.__call__ = counting_read, counting_call
-    try:
-        yield counts
-    finally:
-        decode._decode, Qwen2VLVideoProcessor.__call__ = read, call
-
-
-def start_ray() -> None:
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        object_store_memory=2**30,
-        configure_logging=False,
-        log_to_driver=False,
-    )
-
-
-def peak_memory(side: str, folder: Path, paths: list[str]) -> float:
-    """Bytes that a batch of `PROMPTS` prompts adds to this process: worker, object store pages, the queue's content.
-
-    What rolling out `paths` adds at its peak is scaled to that batch; what starting the worker adds is not.
-    """
-
-    def highest() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    torch.set_num_threads(torch.get_num_threads())  # in a forked process, threads that ask first at once can crash
-    imported = highest()
-    with contextlib.redirect_stdout(io.StringIO()):
-        if side == OURS:
-            start_ray()
-        worker = Worker(side, folder)
-        started = highest()
-        worker.roll_out(paths)
-    peak = highest()
-    ray.shutdown()
-    return started - imported + (peak - started) * PROMPTS / len(paths)
 
 
 # --- Measuring -------------------------------------------------------------------------------------------------------

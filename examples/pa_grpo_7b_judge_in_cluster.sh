@@ -17,7 +17,7 @@ OUT="$(realpath -m -- "${OUT:-outputs/pa_grpo_7b_judge_in_cluster}")"
 TRAIN="${TRAIN:-$DATA/rl/train.parquet}" VAL="${VAL:-$DATA/rl/val.parquet}"
 
 # The judge's guards are ours, the paper has none. Learning-rate schedule and gradient norm are Video-R1's.
-exec python -m verl.trainer.main_ppo \
+exec ${LAUNCH:-} python -m verl.trainer.main_ppo \
   --config-path pkg://verl_p2r.config --config-name p2r_ppo \
   p2r/judge=verl \
   algorithm.p2r.judge.guards.answer_only=False \

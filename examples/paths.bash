@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# What a script needs to hand any path to verl's config; sourced by the scripts.
+# Sourced by the scripts: quotes paths for Hydra. The scripts put $LAUNCH before the command that starts verl, so
+# LAUNCH=echo prints the command and LAUNCH="verl-p2r plan --" estimates the run.
 
-# Prints a text in quotes, so that Hydra takes it as it is: = , : ( ) [ ] { } # and blanks mean something to Hydra.
-# Prints null for nothing. A backslash needs another one where a quote follows, and nowhere else.
+# Prints a text in quotes so that Hydra reads it literally; = , : ( ) [ ] { } # and spaces are special to Hydra.
+# Prints null for an empty text. A backslash is doubled only where a quote follows.
 quoted() {
   [ -n "$1" ] || { echo null && return; }
   printf "'%s'" "$(printf '%s' "$1" | sed -E "s/(\\\\*)'/\\1\\1\\\\'/g; s/(\\\\+)\$/\\1\\1/")"

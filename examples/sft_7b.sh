@@ -19,7 +19,7 @@ if [ "$NNODES" != 1 ]; then
 fi
 
 # Learning rate and gradient norm are Video-R1's: the paper does not say, and verl's default of 1e-3 is no choice for 7B.
-exec torchrun "${nodes[@]}" --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer \
+exec ${LAUNCH:-} torchrun "${nodes[@]}" --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer \
   --config-path pkg://verl_p2r.config --config-name p2r_sft \
   data.train_files="$(quoted "$DATA/sft/train.parquet")" \
   data.val_files="$(quoted "$DATA/sft/val.parquet")" \

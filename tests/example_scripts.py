@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scripts in `examples/` and how they are called: which ones there are, and what a script hands to verl.
 
-A script runs in a real shell; `python` and `torchrun` are stand-ins that write down what they were called with.
+A script runs in a real shell, up to the command that starts verl, which `$LAUNCH` prints instead.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ from paths import EXAMPLES
 from verl_p2r.media.plan import MediaSettings, VisionSpec
 from verl_p2r.planner import SHAPES, worst_media
 from verl_p2r.planner.model_shape import find_shape
-from verl_p2r.plugin.plan.launches import Launch, catch, composed, read
+from verl_p2r.plugin.plan.launches import Launch, composed, read
 
 Run = Launch  # under the name that test_examples.py knows
 __all__ = [
@@ -96,8 +96,15 @@ CASES = [
 def call(
     script: str, env: dict[str, str], folder: Path, *arguments: str
 ) -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Run a script with nothing but `env` around it; what it called last, as a list of arguments."""
-    return catch(EXAMPLES / script, list(arguments), {"PATH": "/usr/bin:/bin", "HOME": str(folder), **env}, folder)
+    """Run a script in `folder` with nothing but `env` around it.
+
+    Returns:
+        How it ended; the command that it would have started, empty when there was none.
+    """
+    command = ["bash", str(EXAMPLES / script), *arguments]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "LAUNCH": r"printf %s\0", **env}
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    return done, done.stdout.split("\0")[:-1]
 
 
 def gpus_of(run: Launch) -> int:

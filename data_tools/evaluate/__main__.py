@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""`python -m data_tools.evaluate`: the command `verl-p2r-eval`."""
+
 from data_tools.evaluate.cli import app
 
 if __name__ == "__main__":

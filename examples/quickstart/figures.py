@@ -50,6 +50,9 @@ def curves(metrics: Metrics, keys: Mapping[str, str], path: Path, *, share: bool
     """Draw training metrics over steps, one line per name in `keys` (name -> metric).
 
     Args:
+        metrics: values by name and step.
+        keys: name in the legend → metric.
+        path: the file to write.
         share: the values are shares; draw them from 0 to 100 %.
         val: suffix of the validation metric `<name>_<val>` to mark with open circles; none if empty.
 

@@ -13,7 +13,7 @@ mkdir -p "$OUT" && keep_metrics "$OUT"
 OUT="$(cd "$OUT" && pwd)" # the trainer runs in a Ray worker, in another folder
 
 export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
-exec python -m verl.trainer.main_ppo \
+exec ${LAUNCH:-} python -m verl.trainer.main_ppo \
   --config-path pkg://verl_p2r.config --config-name p2r_ppo_cpu \
   data.train_files="$(quoted "$DATA/rl_train.parquet")" \
   data.val_files="$(quoted "$DATA/rl_val.parquet")" \

@@ -9,7 +9,7 @@ STEPS="${STEPS:-420}"
 mkdir -p "$OUT" && keep_metrics "$OUT"
 
 export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
-exec torchrun --standalone --nproc_per_node=1 -m verl.trainer.sft_trainer \
+exec ${LAUNCH:-} torchrun --standalone --nproc_per_node=1 -m verl.trainer.sft_trainer \
   --config-path pkg://verl_p2r.config --config-name p2r_sft_cpu \
   data.train_files="$(quoted "$DATA/sft_train.parquet")" \
   data.val_files="$(quoted "$DATA/sft_val.parquet")" \

@@ -12,9 +12,10 @@ from PIL import Image
 from verl_p2r.data import screening
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.screening import Limit, RowMedium, Sample, media_in, screen
+from verl_p2r.media.families import QWEN2_5_VL
 from verl_p2r.media.plan import VideoInfo, VisionSpec
 
-SPEC = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+SPEC = VisionSpec(QWEN2_5_VL, 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
 VIDEO, IMAGE = "<|video_pad|>", "<|image_pad|>"
 SIZE = {"resized_height": 112, "resized_width": 112}
 

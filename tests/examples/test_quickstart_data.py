@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quickstart's task, data and model: facts against pixels, disjoint splits, noise rates, columns, reuse."""
+"""The quickstart's data and model: splits, rows, reproducibility, and an ordinary model folder."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import importlib.util
 import itertools
 import json
-import random
-import re
-import sys
 from collections import Counter
 from pathlib import Path
 
 import av
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from paths import QUICKSTART
+from quickstart_data import LEVELS, NUMBERS, RESPONSE, decode, draws, load, make_data, rows, task
 
 from data_tools.records.files import files_of
 from data_tools.steps.judge import JudgeSettings, judge
@@ -26,182 +20,11 @@ from data_tools.steps.verify import verify
 from verl_p2r.data.prompt_template import PromptTemplate
 
 
-def load(name: str):
-    """Import one of the example's modules, which are no package."""
-    sys.path.insert(0, str(QUICKSTART))
-    try:
-        spec = importlib.util.spec_from_file_location(name, QUICKSTART / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(name, module)
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(str(QUICKSTART))
-
-
-task = load("task")
-make_data = load("make_data")
-VARIED = dataclasses.replace(task.HARD, shapes=tuple(task.CORNERS), asked=("first", "last"), permute=True)
-LEVELS = {"easy": task.EASY, "hard": task.HARD, "varied": VARIED}
-RESPONSE = re.compile(r"<observation>([^<>]+)</observation><think>([^<>]+)</think><answer>([^<>]+)</answer>")
-
-
-def draws(level: task.Level, number: int, split: str = "rl_train"):
-    """Seeded (rng, kind, scene), kinds in turn."""
-    for i in range(number):
-        rng = random.Random(f"test/{i}")
-        kind = task.KINDS[i % 4]
-        yield rng, kind, task.sample_scene(rng, level, split, rng.choice(task.families(kind)))
-
-
-def pixels_of(frame: np.ndarray, colour: str) -> np.ndarray:
-    """Row and column numbers of a colour's pixels."""
-    return np.argwhere((frame == task.RGB[colour]).all(-1))
-
-
-# --- the task --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_pixels_show_the_stated_facts(level):
-    for _, _, scene in draws(LEVELS[level], 200):
-        frames, values = task.render(scene), task.true_values(scene)
-        first, last = frames[0], frames[-1]
-        start, end = pixels_of(first, scene.colours[0]).mean(0), pixels_of(last, scene.colours[-1]).mean(0)
-        dx, dy = task.STEPS[scene.direction]
-        moved = end - start
-        assert np.sign(np.round(moved)).tolist() == [dy, dx]
-        area = len(pixels_of(first, scene.colours[0]))
-        assert area == len(scene.tiles) * area_of(scene)
-        assert {colour for colour in task.RGB if len(pixels_of(first, colour))} == {scene.colours[0]}
-        assert {colour for colour in task.RGB if len(pixels_of(last, colour))} == {scene.colours[-1]}
-        assert values.get("number", "one") == task.NUMBERS[len(scene.tiles) - 1]
-        assert values.get("direction", scene.direction) == scene.direction
-        assert values.get("then", scene.colours[-1]) == scene.colours[-1]
-
-
-def area_of(scene) -> int:
-    """Pixels of one shape, counted row by row: the slow reference."""
-    if scene.shape == "square":
-        return scene.size**2
-    return sum(abs(2 * c + 1 - scene.size) <= r + 1 for r in range(scene.size) for c in range(scene.size))
-
-
-def test_a_change_falls_between_the_sampled_frames():
-    # 8 frames sampled at linspace(0, 7, 4) -> 0, 2, 5, 7: two frames a temporal patch, one colour each.
-    scene = next(s for _, kind, s in draws(task.EASY, 8) if kind == "order")
-    frames = task.render(scene)
-    for i, colour in zip((0, 2, 5, 7), (0, 0, 1, 1), strict=True):
-        assert len(pixels_of(frames[i], scene.colours[colour]))
-
-
-@pytest.mark.parametrize(
-    ("kind", "variant", "values", "answer"),
-    [
-        ("colour", "", {"colour": "blue", "shape": "square", "direction": "up"}, "C"),
-        ("direction", "", {"colour": "blue", "shape": "square", "direction": "left"}, "B"),  # from the right
-        ("direction", "", {"colour": "blue", "shape": "square", "direction": "down"}, "C"),  # from the top
-        ("order", "first", {"first": "yellow", "then": "red"}, "D"),
-        ("order", "last", {"first": "yellow", "then": "red"}, "A"),
-        ("count", "", {"number": "three", "colour": "red", "shape": "square"}, "12"),
-        ("count", "", {"number": "three", "colour": "red", "shape": "triangle"}, "9"),
-    ],
-)
-def test_solve_by_hand(kind, variant, values, answer):
-    question = dataclasses.replace(task.ask(random.Random(0), task.EASY, kind), variant=variant)
-    assert task.solve(question, values)[1] == answer
-    observation, thought, given = RESPONSE.fullmatch(task.response(question, values)).groups()
-    assert given == answer
-    assert task.observe(values) == observation
-    assert thought
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_facts_accept_the_truth_and_only_the_truth(level):
-    for _, _, scene in draws(LEVELS[level], 80):
-        values = task.true_values(scene)
-        facts = task.facts(LEVELS[level], values)
-        truth = f" {task.observe(values)} "
-        assert all(f" {fact['state']} " in truth for fact in facts)
-        assert not any(f" {other} " in truth for fact in facts for other in fact["not"])
-        for fact, value in values.items():
-            for other in task.pool(LEVELS[level], fact):
-                if other != value:
-                    lie = f" {task.observe({**values, fact: other})} "
-                    assert not all(f" {fact['state']} " in lie for fact in facts), lie
-
-
-def test_permuted_options_still_lead_to_the_answer():
-    orders = set()
-    for rng, kind, scene in draws(VARIED, 80):
-        question, values = task.ask(rng, VARIED, kind), task.true_values(scene)
-        orders.add(question.options)
-        thought, answer = task.solve(question, values)
-        if question.options:
-            assert thought.split()[-1] == question.options[ord(answer) - 65]
-            assert f"{answer}. {thought.split()[-1]}" in question.text.splitlines()
-    assert len(orders) > 20
-
-
-def test_noise_has_the_rates_of_the_level():
-    counts: Counter = Counter()
-    for rng, kind, scene in draws(task.EASY, 8000):
-        question, values = task.ask(rng, task.EASY, kind), task.true_values(scene)
-        text = task.noisy_response(rng, task.EASY, question, values)
-        observation, thought, answer = RESPONSE.fullmatch(text).groups()
-        stated = next(
-            v
-            for combination in itertools.product(*(task.pool(task.EASY, fact) for fact in values))
-            if task.observe(v := dict(zip(values, combination, strict=True))) == observation
-        )
-        assert stated.get("first", 0) != stated.get("then", 1)
-        expected = task.solve(question, stated)
-        assert thought == expected[0], "the thought follows what is stated, wrong or not"
-        slips = {
-            fact: (values[fact], stated[fact], task.HABITS)
-            for fact in ("colour", "direction", "number")
-            if fact in values
-        }
-        slips["answer"] = (expected[1], answer, task.ANSWER_HABITS)
-        for name, (right, given, habits) in slips.items():
-            if right in habits:
-                counts[f"{name} by habit", given == habits[right]] += 1
-            else:
-                counts[name, given != right] += 1
-
-    def rate(name: str) -> float:
-        return counts[name, True] / (counts[name, True] + counts[name, False])
-
-    # 1,200 draws or more each: three standard deviations are at most 0.035.
-    assert rate("answer") == pytest.approx(task.EASY.answer_noise, abs=0.035)
-    assert rate("colour") == pytest.approx(task.EASY.colour_noise, abs=0.035)
-    assert rate("direction") == pytest.approx(task.EASY.fact_noise, abs=0.035)
-    assert rate("number") == pytest.approx(task.EASY.fact_noise, abs=0.035)
-    # 400 draws or more: what the habit leaves may fall on the same value by chance, one in three of the noise.
-    for name, noise in (("answer", "answer"), ("colour", "colour"), ("direction", "fact"), ("number", "fact")):
-        by_chance = (1 - task.EASY.habit) * getattr(task.EASY, f"{noise}_noise") / 3
-        assert rate(f"{name} by habit") == pytest.approx(task.EASY.habit + by_chance, abs=0.075)
-
-
-# --- the files -------------------------------------------------------------------------------------------------------
-
-NUMBERS = ["--sft-videos", "24", "--rows-per-video", "3", "--sft-val", "8", "--rl", "24", "--val", "24"]
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("toy") / "data"
     assert make_data.make(make_data.parse_args([str(out), *NUMBERS]))
     return out
-
-
-def rows(folder: Path, split: str) -> list[dict]:
-    return pq.read_table(folder / f"{split}.parquet").to_pylist()
-
-
-def decode(path: str | Path) -> np.ndarray:
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
 def test_every_clip_is_a_readable_mp4_close_to_its_scene(data):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quickstart's report and comparison: fake runs in verl's formats, hand-worked numbers in what comes out."""
+"""The report of a quickstart run: numbers, page, curves and errors."""
 
 import io
 import json
@@ -7,7 +7,6 @@ import random
 import re
 import subprocess
 import sys
-import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,112 +15,12 @@ import matplotlib
 import pytest
 from paths import QUICKSTART
 from rich.console import Console
-from typer.testing import CliRunner
 
 sys.path.insert(0, str(QUICKSTART))
 
-import compare
 import report
 import run_data
-import typer
-
-SOURCES = ("toy_motion/colour", "toy_motion/direction")
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def training_metrics(step: int, steps: int) -> dict:
-    """One step of a run that learns, with verl's null for a value that was NaN."""
-    gone = step / steps
-    data = {"training/rollout_actor_probs_pearson_corr": 0.9995, "timing_s/step": 12.0, "timing_s/gen": 5.0}
-    data |= {"actor/grad_norm": None, "p2r/no_verdict": 0.0}
-    for process, start in (("perception", 0.35), ("reasoning", 0.45)):
-        accuracy = start + (0.95 - start) * gone
-        data |= {
-            f"p2r/{process}/accuracy": accuracy,
-            f"p2r/{process}/format": 0.9 + 0.1 * gone,
-            f"p2r/{process}/reward": accuracy + 0.9 + 0.1 * gone,
-            f"p2r/{process}/length_reward": 0.0,
-            f"p2r/{process}/tokens": 14 - 2 * gone,
-            f"p2r/collapse/{process}": 0.1 + 0.5 * gone,
-        }
-    return data | {"p2r/collapse/combined": 0.05 + 0.5 * gone}
-
-
-def validation_metrics(accuracy: float) -> dict:
-    data = {}
-    for place, source in enumerate(SOURCES):
-        data[f"val-core/{source}/acc/mean@1"] = accuracy
-        for process in run_data.PROCESSES:
-            data[f"val-aux/{source}/{process}_accuracy/mean@1"] = accuracy + 0.02 * place
-            data[f"val-aux/{source}/{process}_format/mean@1"] = 0.9
-            data[f"val-aux/{source}/{process}_reward/mean@1"] = accuracy + 0.9
-            data[f"val-aux/{source}/{process}_tokens/mean@1"] = 14.0
-    return data
-
-
-def metrics_rows(steps: int, before: float = 0.4, after: float = 0.9) -> list[dict]:
-    rows = [{"step": 0, "data": validation_metrics(before)}]
-    for step in range(1, steps + 1):
-        last = validation_metrics(after) if step == steps else {}
-        rows.append({"step": step, "data": training_metrics(step, steps) | last})
-    return rows
-
-
-def held_out(perception_right: int, reasoning_right: int, n: int) -> list[dict]:
-    """`n` rows of which the first so many are right."""
-    return [
-        {"input": f"clip {i}", "output": "…", "gts": "A", "score": 1.0, "acc": float(i < reasoning_right)}
-        | {"perception_accuracy": float(i < perception_right), "reasoning_accuracy": float(i < reasoning_right)}
-        | {"perception_format": 1.0, "reasoning_format": 1.0}
-        for i in range(n)
-    ]
-
-
-def rollout(uid: str, advantages: tuple[float, float], rewards: tuple[float, float], answer: str = "A") -> dict:
-    perception = ["<observation>", "a red square", " moves left", "</observation>"]
-    reasoning = ["<think>", "red is option A", "</think>", "<answer>", answer, "</answer>"]
-    row = {
-        "input": "user\nWhich colour is the square?\nOptions:\nA. red\nB. blue",
-        "output": "".join(perception + reasoning),
-        "gts": "A",
-        "score": sum(rewards),
-        "uid": uid,
-        "tokens": perception + reasoning,
-        "advantages": [advantages[0]] * len(perception) + [advantages[1]] * len(reasoning),
-        "perception_tokens": len(perception),
-        "acc": float(answer == "A"),
-    }
-    for process, reward in zip(run_data.PROCESSES, rewards, strict=True):
-        row |= {f"{process}_reward": reward, f"{process}_accuracy": reward - 1, f"{process}_format": 1.0}
-    return row
-
-
-# The group's perception rewards are 2, 1, 1, 1 and its reasoning rewards 1, 2, 2, 2.
-GROUP = [
-    rollout("g_0_0", (1.5, -1.5), (2.0, 1.0), answer="<script>alert(1)</script>"),
-    *(rollout(f"g_{session}_0", (-0.5, 0.5), (1.0, 2.0)) for session in (1, 2, 3)),
-]
-
-
-def fake_run(folder: Path, *, evaluation: bool = True) -> Path:
-    write_rows(folder / "rl" / "metrics.jsonl", metrics_rows(8))
-    sft = [{"step": step, "data": {"train/loss": 2 / step, "val/loss": 2.2 / step}} for step in range(1, 30)]
-    write_rows(folder / "sft" / "metrics.jsonl", sft)
-    write_rows(folder / "rl" / "rollouts" / "1.jsonl", [rollout("f_0_0", (2.0, 2.0), (2.0, 2.0))])
-    write_rows(folder / "rl" / "rollouts" / "2.jsonl", GROUP)
-    write_rows(folder / "rl" / "val" / "0.jsonl", held_out(32, 48, 160))
-    write_rows(folder / "rl" / "val" / "8.jsonl", held_out(128, 144, 160))
-    if evaluation:
-        write_rows(folder / "eval" / "sft_sampled.jsonl", held_out(40, 60, 160))
-        write_rows(folder / "eval" / "rl_sampled.jsonl", held_out(152, 140, 160))
-        write_rows(folder / "eval" / "sft_greedy.jsonl", held_out(120, 130, 160))
-        write_rows(folder / "eval" / "rl_greedy.jsonl", held_out(156, 140, 160))
-    return folder
+from quickstart_runs import GROUP, PNG, SOURCES, fake_run, held_out, invoke, metrics_rows, rollout, write_rows
 
 
 @pytest.fixture(autouse=True)
@@ -132,12 +31,6 @@ def _small_pictures(monkeypatch):
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     return fake_run(tmp_path / "run")
-
-
-def invoke(main, *arguments: object):
-    app = typer.Typer()
-    app.command()(main)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 class Page(HTMLParser):
@@ -404,83 +297,6 @@ def test_the_script_fails_with_a_message_and_an_exit_code(tmp_path):
     assert done.returncode == 1
     assert "nowhere does not exist" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
-
-
-def fake_comparison(folder: Path) -> Path:
-    """PA-GRPO and GRPO-sum with three seeds, GRPO without seed 3, no separation with a run that stopped early."""
-    final = {"pa_grpo": (0.8, 0.9, 0.7), "grpo_reasoning": (0.6, 0.5), "grpo_sum": (0.7, 0.7, 0.7)}
-    for name, accuracies in (final | {"no_separation": (0.75, 0.65)}).items():
-        for seed, accuracy in enumerate(accuracies, start=1):
-            write_rows(folder / name / f"seed{seed}" / "metrics.jsonl", metrics_rows(6, 0.3, accuracy))
-    write_rows(folder / "no_separation" / "seed3" / "metrics.jsonl", metrics_rows(6, 0.3, 0.99)[:4])
-    return folder
-
-
-def test_comparison_means_and_names_what_is_missing(tmp_path):
-    folder = fake_comparison(tmp_path)
-    result = invoke(compare.main, folder)
-    assert result.exit_code == 0, result.output
-    summary = json.loads((folder / "summary.json").read_text())
-    algorithms = summary["algorithms"]
-    # Each data source weighs the same, and the second one lies 0.02 above the first.
-    assert algorithms["pa_grpo"]["after"]["perception"]["mean"] == pytest.approx(0.81)
-    assert algorithms["pa_grpo"]["after"]["perception"]["sd"] == pytest.approx(0.1)
-    assert algorithms["pa_grpo"]["before"]["reasoning"]["mean"] == pytest.approx(0.31)
-    assert algorithms["grpo_sum"]["after"]["reasoning"]["sd"] == pytest.approx(0.0)
-    assert algorithms["grpo_reasoning"]["after"]["reasoning"]["by_seed"] == pytest.approx(
-        {"seed1": 0.61, "seed2": 0.51}
-    )
-    # The run that stopped at step 3 would have brought in its accuracy before RL.
-    assert algorithms["no_separation"]["after"]["reasoning"]["mean"] == pytest.approx(0.71)
-    assert [entry["seeds"] for entry in algorithms.values()] == [3, 2, 3, 2]
-    assert summary["left_out"] == [
-        "grpo_reasoning/seed3: no metrics.jsonl",
-        "no_separation/seed3: last validation at step 0, not 6",
-    ]
-    # Collapse is 0.1 + 0.5 · step / 6, of which the mean over steps 1 to 6 is 0.1 + 0.5 · 3.5 / 6.
-    collapse = algorithms["pa_grpo"]["collapse"]["perception"]
-    assert collapse["mean"] == pytest.approx(0.1 + 0.5 * 3.5 / 6)
-    assert "81.0 ± 10.0" in result.output
-    assert "grpo_reasoning/seed3" in result.output
-    for name in ("accuracy.png", "collapse.png"):
-        assert (folder / name).read_bytes().startswith(PNG)
-
-
-def test_one_seed_has_no_spread_and_absent_algorithms_are_shown(tmp_path):
-    write_rows(tmp_path / "pa_grpo" / "seed1" / "metrics.jsonl", metrics_rows(4, 0.3, 0.8))
-    runs, left_out = compare.read_runs(tmp_path)
-    summary = compare.summarise(runs, left_out)
-    assert summary["algorithms"]["pa_grpo"]["after"]["reasoning"]["sd"] is None
-    assert summary["algorithms"]["grpo_sum"]["after"]["reasoning"]["mean"] is None
-    assert left_out == [f"{name}/seed1: no metrics.jsonl" for name in ("grpo_reasoning", "grpo_sum", "no_separation")]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib warns when absent algorithms spoil the layout
-        compare.draw(runs, tmp_path)
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(compare.table(summary))
-    assert re.search(r"PA-GRPO\s.*1\s.*81\.0", console.export_text())
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [(None, r"run examples/quickstart/compare\.sh first"), ("ppo", r"ppo: unknown algorithm; known are pa_grpo")],
-)
-def test_comparison_without_runs_or_with_unknown_ones_fails(tmp_path, name, message):
-    if name:
-        write_rows(tmp_path / name / "seed1" / "metrics.jsonl", metrics_rows(2))
-    with pytest.raises(run_data.RunError, match=message):
-        compare.read_runs(tmp_path)
-
-
-def test_comparison_without_validation_fails(tmp_path):
-    write_rows(tmp_path / "pa_grpo" / "seed1" / "metrics.jsonl", [{"step": 1, "data": {}}])
-    with pytest.raises(run_data.RunError, match="no run has logged a validation accuracy"):
-        compare.read_runs(tmp_path)
-
-
-def test_band_uses_only_steps_that_every_seed_has():
-    assert compare._common([{1: 0.1, 2: 0.2, 3: 0.3}, {2: 0.4, 3: 0.6}]) == {2: [0.2, 0.4], 3: [0.3, 0.6]}
-    assert compare._common([]) == {}
 
 
 def test_the_best_rollout_is_found_among_random_ones(tmp_path):

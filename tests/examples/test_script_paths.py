@@ -118,10 +118,7 @@ def test_the_quickstart_takes_every_path(script, monster, tmp_path):
 
 
 @pytest.mark.parametrize("monster", MONSTERS)
-def test_a_script_with_such_paths_can_be_planned(monster, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    env = {"MODEL": f"{monster}model", "DATA": f"{monster}data", "OUT": monster}
-    result = CliRunner().invoke(
-        app, ["plan", str(EXAMPLES / "pa_grpo_7b.sh"), "--model", "Qwen2.5-VL-7B", "--rows", "0"], env=env
-    )
+def test_a_script_with_such_paths_can_be_planned(monster, tmp_path):
+    _, command = call("pa_grpo_7b.sh", {"MODEL": f"{monster}model", "DATA": f"{monster}data", "OUT": monster}, tmp_path)
+    result = CliRunner().invoke(app, ["plan", "--model", "Qwen2.5-VL-7B", "--rows", "0", "--", *command])
     assert result.exit_code == 0, result.output

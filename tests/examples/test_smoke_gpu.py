@@ -16,6 +16,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from verl_p2r.data.settings import DataSettings
+from verl_p2r.media.families import QWEN2_5_VL
 from verl_p2r.media.plan import VideoInfo, VisionSpec, plan_video
 from verl_p2r.plugin.rl.trainer import check_config
 
@@ -78,7 +79,7 @@ def test_the_two_3b_runs_differ_in_the_algorithm_alone_and_have_the_papers_shape
     assert ours.data.seed == theirs.data.seed == 3
     assert ours.actor_rollout_ref.rollout.n == 8
     media = DataSettings.from_mapping(ours.data.p2r).media.train
-    spec = VisionSpec("qwen2_5_vl", 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056))
+    spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056))
     clip = VideoInfo(smoke_gpu.RATE * smoke_gpu.SECONDS, float(smoke_gpu.RATE), smoke_gpu.SIDE, smoke_gpu.SIDE)
     plan = plan_video(media.fill({"video": "a.mp4"}), clip, spec)
     assert len(plan.indices) == media.max_frames == 16

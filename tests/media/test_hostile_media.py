@@ -17,6 +17,7 @@ from verl_p2r.data.record import Medium
 from verl_p2r.media import containers, opening, probe
 from verl_p2r.media.containers import inspect_container
 from verl_p2r.media.decode import decode_frames, fetch_video, read_video
+from verl_p2r.media.families import QWEN3_VL
 from verl_p2r.media.plan import TRAINING, MediaError, VideoInfo, VisionSpec, plan_video
 from verl_p2r.media.probe import probe_element, probe_video
 from verl_p2r.media.source import Deadline, MediaFile, timeout
@@ -210,7 +211,7 @@ def frames(tmp_path) -> list[str]:
 def test_a_list_of_frames_is_a_video(frames):
     given = TRAINING.fill({"type": "video", "video": frames, "resized_height": 56, "resized_width": 84})
     assert probe_element(given) == VideoInfo(5, 2.0, 84, 112)
-    plan = plan_video(given, probe_element(given), VisionSpec("qwen3_vl", 14, 2, 2, None, None))
+    plan = plan_video(given, probe_element(given), VisionSpec(QWEN3_VL, 14, 2, 2, None, None))
     video, metadata = fetch_video(given, 14)
     assert video.shape == (6, 3, 56, 84) == (len(plan.indices), 3, plan.height, plan.width)
     assert [int(frame[0, 9, 9]) for frame in video] == [0, 40, 80, 120, 160, 160]  # filled up to whole grids

@@ -15,14 +15,16 @@ from qwen_vl_utils import vision_process
 from data_tools.look.pictures import pictures_of
 from data_tools.media.parts import media_parts
 from verl_p2r.data.record import Record
-from verl_p2r.media import images
+from verl_p2r.media import image_ends, images
+from verl_p2r.media.families import QWEN2_5_VL
+from verl_p2r.media.image_ends import jpeg_scans
 from verl_p2r.media.images import fetch_image, probe_image, read_image
 from verl_p2r.media.plan import MediaError, MediaSettings, VisionSpec, plan_image
 from verl_p2r.media.probe import probe_element
 from verl_p2r.plugin.media.media_cache import Source, sources_in
 
 ORIENTATION = 0x0112
-SPEC = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+SPEC = VisionSpec(QWEN2_5_VL, 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
 FORMATS = {
     "JPEG": {},
     "progressive JPEG": {"progressive": True},
@@ -204,3 +206,35 @@ def test_the_deadline_holds_for_images_too(tmp_path, monkeypatch):
     for look in (probe_element, read_image):
         with pytest.raises(MediaError, match=r"a\.png: not read within 1e-09 s"):
             look({"image": str(path)})
+
+
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated until there are `count`."""
+    data = encoded("progressive JPEG")
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * (count - data.count(b"\xff\xda") + 1) + data[-2:]
+
+
+@pytest.mark.parametrize("scans", [10, 24, 100])
+def test_scans_up_to_the_limit_are_read(scans):
+    data = with_scans(scans)
+    assert jpeg_scans(io.BytesIO(data)) == scans
+    assert probe_image(data) == (120, 180)
+    assert read_image({"image": data}).size == (180, 120)
+
+
+@pytest.mark.parametrize("scans", [101, 5000])
+def test_more_scans_are_refused_before_they_are_decoded(scans):
+    for read in (probe_image, lambda data: read_image({"image": data})):
+        with pytest.raises(MediaError, match=rf"a JPEG with {scans} scans, more than 100, takes too long"):
+            read(with_scans(scans))
+
+
+def test_scans_are_counted_over_the_borders_of_blocks(monkeypatch):
+    data = with_scans(30)
+    for block in (2, 3, 7, 64):
+        monkeypatch.setattr(image_ends, "BLOCK", block)
+        assert jpeg_scans(io.BytesIO(data)) == 30
+    thumbnail = encoded("JPEG")  # its markers, inside the EXIF segment, are not counted
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    assert jpeg_scans(io.BytesIO(data[:2] + segment + data[2:])) == 30

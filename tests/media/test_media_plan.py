@@ -5,7 +5,6 @@ import importlib.util
 import random
 import sys
 import types
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from verl_p2r.media.plan import (
     EVALUATION,
     TRAINING,
     MediaError,
-    MediaSettings,
     VideoInfo,
     VisionSpec,
     plan_image,
@@ -299,75 +297,12 @@ def test_placeholders_and_plans_must_match_in_number(qwen, family):
             prompt_tokens(text, plans, qwen.tokenizer, spec)
 
 
-# By hand, for Qwen2.5-VL with 1920 x 1080 pixels at 30 fps for 10 seconds.
-HAND = [
-    # Training: 16 frames of sqrt(1080 · 1920 / 100352) = 4.5457 times smaller sides, cut to multiples of 28:
-    # 1080 / 4.5457 = 237.6 -> 8 · 28, 1920 / 4.5457 = 422.4 -> 15 · 28. Tokens: 16 / 2 · 8 · 15.
-    (TRAINING, 16, (224, 420), 960),
-    # Evaluation: 2 fps of 10 s are 20 frames; sqrt(1080 · 1920 / 200704) = 3.2143: 336.0 -> 12 · 28 (336.0004),
-    # 597.3 -> 21 · 28. Tokens: 10 · 12 · 21.
-    (EVALUATION, 20, (336, 588), 2520),
-]
-
-
-@pytest.mark.parametrize(("settings", "frames", "size", "tokens"), HAND, ids=["training", "evaluation"])
-def test_the_papers_settings_by_hand(settings, frames, size, tokens):
-    spec = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
-    plan = plan_video(settings.fill({"video": "a.mp4"}), VideoInfo(300, 30.0, 1080, 1920), spec)
-    assert len(plan.indices) == frames
-    assert (plan.indices[0], plan.indices[-1]) == (0, 299)
-    assert (plan.height, plan.width) == size
-    assert plan.tokens == tokens
-    assert plan.sampled_fps == pytest.approx(frames / 10)
-
-
 def test_the_papers_pixels_hold_for_patches_of_16(qwen, family):
     # 100,352 pixels are less than the 128 tokens · 32² that qwen-vl-utils asks of a frame by itself.
     spec = VisionSpec.from_processor(qwen)
     plan = plan_video(TRAINING.fill({"video": "a.mp4"}), VideoInfo(300, 30.0, 1080, 1920), spec)
     assert plan.height * plan.width <= 128 * 28 * 28
     assert plan.tokens == 8 * (plan.height // (2 * spec.patch_size)) * (plan.width // (2 * spec.patch_size))
-
-
-def test_timestamps_are_the_middles_of_the_grids_by_hand():
-    # 8 frames at 4 fps, 4 of them: indices 0, 2, 5, 7 (7 / 3 = 2.33 -> 2, 14 / 3 = 4.67 -> 5), seconds 0, 0.5, 1.25,
-    # 1.75: the grids' middles are 0.25 and 1.5.
-    spec = VisionSpec("qwen3_vl", 16, 2, 2, (65536, 16777216), (4096, 25165824))
-    plan = plan_video({"video": "a.mp4", "nframes": 4}, VideoInfo(8, 4.0, 300, 300), spec)
-    assert plan.indices == (0, 2, 5, 7)
-    assert plan.timestamps == (0.25, 1.5)
-    # With three frames a grid, the last grid holds frame 7 thrice: (0 + 1.25) / 2 and 1.75.
-    assert plan_video(
-        {"video": "a.mp4", "nframes": 4}, VideoInfo(8, 4.0, 300, 300), replace(spec, temporal_patch_size=3)
-    ).timestamps == (0.625, 1.75)
-
-
-@pytest.mark.parametrize(
-    ("element", "filled"),
-    [
-        ({}, {"fps": 2.0, "min_frames": 4, "max_frames": 16, "min_pixels": 100352, "max_pixels": 100352}),
-        ({"nframes": 8}, {"nframes": 8, "min_pixels": 100352, "max_pixels": 100352}),
-        (
-            {"fps": None, "max_pixels": 784},
-            {"fps": 2.0, "min_frames": 4, "max_frames": 16, "min_pixels": 784, "max_pixels": 784},
-        ),
-        ({"nframes": 8, "min_pixels": 200704}, {"nframes": 8, "min_pixels": 200704, "max_pixels": 200704}),
-        (
-            {"min_frames": 20, "resized_height": 56, "resized_width": 56},
-            {"fps": 2.0, "min_frames": 20, "max_frames": 20, "resized_height": 56, "resized_width": 56},
-        ),
-    ],
-    ids=str,
-)
-def test_an_elements_own_fields_win(element, filled):
-    assert TRAINING.fill({"video": "a.mp4", **element}) == {"video": "a.mp4", **filled}
-
-
-def test_images_and_other_elements_are_filled_too():
-    assert MediaSettings(image_max_pixels=784).fill({"image": "a.png"}) == {"image": "a.png", "max_pixels": 784}
-    sized = {"image": "a.png", "resized_height": 28, "resized_width": 28}
-    assert TRAINING.fill(sized) == sized
-    assert TRAINING.fill({"type": "text", "text": "video"}) == {"type": "text", "text": "video"}
 
 
 def test_a_video_of_one_frame_gives_it_twice(blank_videos):

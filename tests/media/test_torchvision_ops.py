@@ -71,8 +71,9 @@ IN_PROCESS = {
     "probe": "from verl_p2r.media.probe import probe_element as f; f({'image': 'a.png'}); f({'video': 'b.mp4'})",
     "images": "from verl_p2r.media.images import fetch_image as f; f({'image': 'a.png'}, 14)",
     "decode": "from verl_p2r.media.decode import fetch_video as f; f({'video': 'b.mp4'}, 14)",
-    "media": "from verl_p2r.media.plan import VisionSpec, plan_image as f; p = (3136, 99999); "
-    "f({}, (9, 9), VisionSpec('qwen3_vl', 14, 2, 2, p, p))",
+    "media": "from verl_p2r.media.families import QWEN3_VL; "
+    "from verl_p2r.media.plan import VisionSpec, plan_image as f; p = (3136, 99999); "
+    "f({}, (9, 9), VisionSpec(QWEN3_VL, 14, 2, 2, p, p))",
     "cache": "from verl_p2r.plugin.media.media_cache import Source as f; "
     "f('image', '{\"image\": \"a.png\"}', 14).decode()",
 }

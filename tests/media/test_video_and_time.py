@@ -6,10 +6,11 @@ import re
 import pytest
 from paths import ROOT
 
+from verl_p2r.media.families import QWEN2_5_VL
 from verl_p2r.media.plan import EVALUATION, TRAINING, VideoInfo, VisionSpec, plan_video
 
 PAGE = ROOT / "docs" / "concepts" / "video-and-time.md"
-SPEC = VisionSpec("qwen2_5_vl", 14, 2, 2, None, None)
+SPEC = VisionSpec(QWEN2_5_VL, 14, 2, 2, None, None)
 ROWS = [[float(n) for n in re.findall(r"[\d.]+", row)] for row in re.findall(r"^\| \d+ s .*$", PAGE.read_text(), re.M)]
 
 

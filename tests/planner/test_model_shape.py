@@ -8,6 +8,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from verl_p2r.media.families import QWEN2_5_VL, QWEN3_VL
 from verl_p2r.media.plan import VisionSpec
 from verl_p2r.planner.model_shape import TABLE, ModelShape, find_shape
 
@@ -123,10 +124,10 @@ def test_a_flat_config_reads_as_a_nested_one():
 
 def test_published_processors_are_known():
     assert find_shape("Qwen/Qwen2.5-VL-7B-Instruct")[1] == VisionSpec(
-        "qwen2_5_vl", 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056)
+        QWEN2_5_VL, 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056)
     )
     assert find_shape("Qwen3-VL-8B-Thinking/")[1] == VisionSpec(
-        "qwen3_vl", 16, 2, 2, (256 * 256, 4096 * 4096), (4096, 25165824)
+        QWEN3_VL, 16, 2, 2, (256 * 256, 4096 * 4096), (4096, 25165824)
     )
 
 
@@ -151,13 +152,17 @@ def test_a_size_that_is_none_is_named(name, value):
     shown = "null" if value is None else repr(value)
     config = MODELS["Qwen2.5-VL-7B"]
     text = {**(config.get("text_config") or config), name: value}
-    with pytest.raises(ValueError, match=f"its config has {name}={shown}: a whole number"):
+    with pytest.raises(ValueError, match=f"its config has {name}={shown}: it must be a whole number"):
         ModelShape.from_config({**config, "text_config": text})
     vision = {**config["vision_config"], "spatial_merge_size": value}
-    with pytest.raises(ValueError, match=rf"its config has vision_config\.spatial_merge_size={shown}: a whole number"):
+    with pytest.raises(
+        ValueError, match=rf"its config has vision_config\.spatial_merge_size={shown}: it must be a whole number"
+    ):
         ModelShape.from_config({**config, "vision_config": vision})
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"nowhere/model is no folder with a config\.json, nor one of Qwen2-VL-2B"):
+    with pytest.raises(
+        ValueError, match=r"nowhere/model is neither a folder with a config\.json nor one of Qwen2-VL-2B"
+    ):
         find_shape("nowhere/model")

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
+from verl_p2r.media.families import QWEN2_5_VL
 from verl_p2r.media.plan import MediaSettings, VideoInfo, VisionSpec, plan_video
 from verl_p2r.planner import (
-    GIB,
     GPUS,
     PHASES,
     Assumed,
@@ -31,6 +31,7 @@ from verl_p2r.planner import (
 from verl_p2r.planner.memory import text_activations, vision_activations
 from verl_p2r.planner.model_shape import TABLE, ModelShape, find_shape
 from verl_p2r.planner.sharing import text_operations, vision_operations
+from verl_p2r.sizes import GIB
 
 SHAPE = find_shape("Qwen2.5-VL-7B")[0]
 PARAMS = 8_292_166_656
@@ -46,7 +47,7 @@ LENGTHS = Lengths(
     response_limit=1024,
     long_response=800,
 )
-ENGINE = Engine(gpus=8, per_node=8, shard=8)
+ENGINE = Engine(gpus=8, per_node=8, fsdp_size=8)
 ROLLOUT = Rollout(gpus=8, tensor=1, share=0.6, sleeps=True, max_length=6144, max_rows=256)
 JOB = Job(
     shape=SHAPE,
@@ -172,8 +173,8 @@ def test_what_is_offloaded_lies_in_host_memory():
     node = values(host(job))
     assert node["weights, offloaded"] == PARAMS * 4
     assert node["optimizer, offloaded"] == PARAMS * 8
-    assert node["reference (always here)"] == PARAMS * 4
-    two_nodes = values(host(with_engine(job, gpus=16, shard=16)))
+    assert node["reference (always offloaded)"] == PARAMS * 4
+    two_nodes = values(host(with_engine(job, gpus=16, fsdp_size=16)))
     assert two_nodes["optimizer, offloaded"] == PARAMS * 4
     always = with_engine(JOB, policy_offload=True, fsdp2=True)
     assert not {"weights", "optimizer", "gradients"} & parts(memory(always, SURE), "update").keys()
@@ -195,18 +196,18 @@ def test_a_frozen_vision_tower_has_no_gradients_and_is_passed_once():
 
 
 def test_lora_trains_its_adapters_alone_and_is_its_own_reference():
-    job = with_engine(JOB, lora_rank=64, gpus=1, shard=1)
+    job = with_engine(JOB, lora_rank=64, gpus=1, fsdp_size=1)
     adapters = 64 * 28 * (4 * 3584 + 2 * 3584 + 2 * 512 + 3 * (3584 + 18944))
     update = parts(memory(job, SURE), "update")
     assert update["weights"] == 4 * (PARAMS + adapters)
     assert update["optimizer"] == 8 * adapters
     assert update["gradients"] == 4 * adapters
-    assert "reference (always here)" not in values(host(job))
+    assert "reference (always offloaded)" not in values(host(job))
     assert values(host(job))["vLLM's weights while it sleeps"] == 2 * PARAMS
     assert values(traffic(job))["weights to vLLM"] == 2 * adapters * 8
-    assert parts(memory(job, SURE), "weight sync")["weights on their way"] == 2 * GIB
+    assert parts(memory(job, SURE), "weight sync")["weights in transit"] == 2 * GIB
     sharded = with_engine(JOB, lora_rank=64)  # FSDP1 gathers everything to get at the adapters
-    assert parts(memory(sharded, SURE), "weight sync")["weights on their way"] == 4 * (PARAMS + adapters) + 2 * GIB
+    assert parts(memory(sharded, SURE), "weight sync")["weights in transit"] == 4 * (PARAMS + adapters) + 2 * GIB
 
 
 def test_sft_has_one_phase():
@@ -219,7 +220,9 @@ def test_sft_has_one_phase():
 
 
 def test_a_whole_micro_batch_of_float32_without_checkpoints():
-    job = with_engine(SFT, gpus=1, per_node=1, shard=1, width=4, compute=4, checkpointing=False, tokens=1000)
+    job = with_engine(
+        SFT, gpus=1, per_node=1, fsdp_size=1, param_bytes=4, compute_bytes=4, checkpointing=False, tokens=1000
+    )
     update = parts(memory(job, SURE), "update")
     assert "gathered weights" not in update  # nothing is cut and nothing is cast
     layer = 2 * 1000 * (16 * 3584 + 6 * 3584 + 8 * 512 + 12 * 18944)
@@ -259,7 +262,7 @@ def test_seconds_of_a_step():
     assert seconds["update"] == pytest.approx(4 * both)
     token = 2 * (PARAMS - 676_550_144) + 56 * (1324 + 263) * 57_344
     assert seconds["generate"] == pytest.approx(800 * token / (2e12 * 0.5))
-    assert seconds["judge, behind the last response"] == 2.0
+    assert seconds["judge, after the last response"] == 2.0
     assert seconds["weight sync"] == pytest.approx(6 * PARAMS / 100e9)
     assert seconds["to and from host memory"] == pytest.approx(
         7 * PARAMS / 2 / 20e9
@@ -277,9 +280,9 @@ def test_the_rule_of_thumb_of_the_examples_is_near():
 
 
 def test_servers_of_their_own_sample_while_the_others_train():
-    job = with_rollout(with_engine(JOB, gpus=7, shard=7), gpus=1, apart=True)
+    job = with_rollout(with_engine(JOB, gpus=7, fsdp_size=7), gpus=1, apart=True)
     seconds = values(step_time(job, SURE))
-    sampling = seconds["generate"] + seconds["prefill"] + seconds["judge, behind the last response"]
+    sampling = seconds["generate"] + seconds["prefill"] + seconds["judge, after the last response"]
     training = sum(seconds[name] for name in ("old log-prob", "reference log-prob", "update", "weight sync"))
     training += seconds["to and from host memory"]
     assert seconds["a step"] == pytest.approx(max(sampling, training))
@@ -293,7 +296,7 @@ def test_rows_beyond_what_a_server_holds_wait_for_the_next_wave():
 
 
 def test_with_cut_sequences_every_gpu_has_its_share_of_the_vision_tower():
-    cut, whole = with_engine(JOB, parallel=4), JOB
+    cut, whole = with_engine(JOB, ulysses_size=4), JOB
     assert values(step_time(cut, SURE))["old log-prob"] == values(step_time(whole, SURE))["old log-prob"]
     assert parts(memory(cut, SURE), "update")["pixels"] == parts(memory(whole, SURE), "update")["pixels"]
 
@@ -303,7 +306,7 @@ def test_small_batches_wait_for_weights_to_be_gathered():
     seconds = values(step_time(job, SURE))
     assert seconds["update"] == pytest.approx((4 * PARAMS + 4 * PARAMS) / 100e9)  # twice bfloat16, gradients float32
     rows = 4 * (text_operations(job, 8) + vision_operations(job, 8))
-    assert values(step_time(with_engine(job, shard=1), SURE))["update"] == pytest.approx(rows / (8 * 989e12 * 0.35))
+    assert values(step_time(with_engine(job, fsdp_size=1), SURE))["update"] == pytest.approx(rows / (8 * 989e12 * 0.35))
 
 
 def test_a_good_job_has_no_fault():
@@ -316,28 +319,36 @@ BAD = {
     "share": (with_rollout(JOB, share=0.95), "GPU memory: generate takes", "most of it vLLM"),
     "awake": (with_rollout(JOB, sleeps=False), "GPU memory: update takes", "offload"),
     "prompt": (replace(JOB, lengths=replace(LENGTHS, worst_media=5000)), "up to 5000 tokens and about 300", "raise"),
-    "model-length": (with_rollout(JOB, max_length=6000), "6144 tokens are more than max_model_len=6000", "raise it"),
-    "context": (with_rollout(JOB, max_length=200_000), "max_model_len=200000 is more than the model's", "lower it"),
+    "model-length": (with_rollout(JOB, max_length=6000), "6144 tokens exceed max_model_len=6000", "raise it"),
+    "context": (with_rollout(JOB, max_length=200_000), "max_model_len=200000 exceeds the model's", "lower it"),
     "row": (
         replace(SFT, lengths=replace(LENGTHS, prompt_limit=200_000)),
-        "201024 tokens are more than the model's context of 128000",
+        "201024 tokens exceed the model's context of 128000",
         "",
     ),
-    "update-budget": (with_engine(JOB, tokens=4096), "4096 tokens a GPU × 1 GPUs of a sequence in update", "6144"),
-    "infer-budget": (with_engine(JOB, infer_tokens=1024, parallel=4), "in log-prob are less than one row", "1536"),
-    "parallel": (with_engine(JOB, parallel=3), "8 GPUs, 28 heads and 4 key heads must divide by 3", ""),
-    "shard": (with_engine(JOB, shard=3), "fsdp_size: 8 GPUs do not divide by 3", ""),
-    "mini-batch": (with_engine(JOB, mini_batches=5), "56 prompts do not divide into 5 mini-batches", ""),
-    "batch": (replace(JOB, prompts=7, samples=6), "42 rows of an update do not divide over 8 groups", "multiple"),
-    "tensor": (with_rollout(JOB, tensor=3), "8 GPUs and 28 heads must both divide by 3", ""),
+    "update-budget": (with_engine(JOB, tokens=4096), "4096 tokens per GPU × 1 GPUs of a sequence in update", "6144"),
+    "infer-budget": (with_engine(JOB, infer_tokens=1024, ulysses_size=4), "in log-prob are less than one row", "1536"),
+    "parallel": (
+        with_engine(JOB, ulysses_size=3),
+        "ulysses_size=3 does not divide 8 GPUs, 28 heads and 4",
+        "",
+    ),
+    "shard": (with_engine(JOB, fsdp_size=3), "fsdp_size=3 does not divide 8 GPUs", ""),
+    "mini-batch": (with_engine(JOB, mini_batches=5), "56 prompts cannot be split into 5 equal mini-batches", ""),
+    "batch": (
+        replace(JOB, prompts=7, samples=6),
+        "42 rows of an update cannot be split evenly over 8",
+        "multiple",
+    ),
+    "tensor": (with_rollout(JOB, tensor=3), "tensor parallelism: 3 does not divide 8 GPUs and 28 heads", ""),
     "cache": (with_rollout(JOB, share=0.2), "leaves no room for the keys and values of one row", "raise gpu_memory"),
-    "pixels": (replace(JOB, pixel_store=GIB / 2), "a step's 1.0 GiB are more than the 0.5 GiB kept", "pixels_gib"),
+    "pixels": (replace(JOB, pixel_store=GIB / 2), "a step's 1.0 GiB exceed the 0.5 GiB that are kept", "pixels_gib"),
     "judge": (replace(JOB, judge=Judging(448, 8)), "448 calls of 2 s, 8 at a time, take 112 s", "concurrency"),
 }
 
 
 @pytest.mark.parametrize(("job", "what", "remedy"), BAD.values(), ids=list(BAD))
-def test_what_does_not_fit_is_said_with_a_remedy(job, what, remedy):
+def test_what_does_not_fit_is_reported_with_a_remedy(job, what, remedy):
     found = [fault for fault in faults(job, Assumed()) if what in fault]
     assert len(found) == 1, list(faults(job, Assumed()))
     assert remedy in found[0]
@@ -345,7 +356,7 @@ def test_what_does_not_fit_is_said_with_a_remedy(job, what, remedy):
 
 @pytest.mark.parametrize("frames", [8, 16, 64])
 def test_no_video_costs_more_than_the_worst(frames):
-    spec = VisionSpec("qwen2_5_vl", 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056))
+    spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056))
     media = MediaSettings(max_frames=frames)
     worst, _ = worst_media(media, spec)
     element = media.fill({"video": "a.mp4"})

@@ -110,5 +110,5 @@ def test_a_launch_is_shown_with_and_without_whatever_it_has():
         assert list(made)[-1] == "shared prefix, features once a step"
     assert dict(variants(on))["shared prefix, features once a step"] == on
     assert list(dict(variants(JOB))) == ["whole rows", "shared prefix"]
-    assert list(dict(variants(with_engine(JOB, parallel=2)))) == ["whole rows"]  # refused with Ulysses
+    assert list(dict(variants(with_engine(JOB, ulysses_size=2)))) == ["whole rows"]  # refused with Ulysses
     assert not list(variants(SFT))

@@ -25,7 +25,8 @@ def compare(
     """Compare two runs on the items that both have, by resampling videos with replacement.
 
     Args:
-        first, second: records of two runs as `score` takes them, with `problem_id`.
+        first: records of a run as `score` takes them, with `problem_id`.
+        second: records of another run.
         protocol: as in `score`.
         resamples: how often.
         seed: of the resampling.

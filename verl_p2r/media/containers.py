@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers read byte by byte, for what FFmpeg does not tell cheaply: references, sizes, turns, times.
+"""Reads headers of containers for what FFmpeg cannot tell cheaply: references, sizes, rotations, times.
 
 mp4 and QuickTime (ISO/IEC 14496-12) are nested boxes, Matroska and WebM (RFC 9559) nested elements. Only headers are
-read here. What FFmpeg opens, it opens by its own rules; a file that cannot be followed here is left to it.
+read. FFmpeg opens files by its own rules; a file that is not understood here is left to it.
 """
 
 import io
@@ -16,7 +16,7 @@ import numpy as np
 
 from verl_p2r.media.source import MediaError, MediaFile
 
-MAX_FRAMES = 1 << 22  # that a file may declare or hold: 38 hours at 30 frames a second
+MAX_FRAMES = 1 << 22  # 38 hours at 30 frames per second
 MAX_INDEX = 1 << 28  # bytes of an mp4's index
 MP4_FIRST = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
 EBML = b"\x1a\x45\xdf\xa3"
@@ -29,12 +29,12 @@ UPRIGHT = (1 << 16, 0, 0, 1 << 16)
 
 @dataclass(frozen=True)
 class Mp4Index:
-    """What the `moov` box of an mp4 tells of its first video track.
+    """The first video track according to the `moov` box of an mp4.
 
     Args:
-        upright: it says plainly that no track is turned.
-        timescale: units of time in a second.
-        times: when each sample is shown, in the order they are stored, in units of time; None where it is not plain.
+        upright: no track is rotated.
+        timescale: units of time per second.
+        times: when each sample is shown, in stored order, in units of time; None if the box does not say.
         duration: of all samples, in units of time.
     """
 
@@ -45,13 +45,16 @@ class Mp4Index:
 
 
 def inspect_container(file: MediaFile) -> Mp4Index | None:
-    """Look at a container's headers before FFmpeg does.
+    """Check a container's headers before FFmpeg opens it.
+
+    Args:
+        file: the file.
 
     Returns:
         The index of an mp4; None for other containers, and for an mp4 whose index is not found.
 
     Raises:
-        MediaError: the file refers to other files, declares more than it may, or is cut off.
+        MediaError: the file refers to other files, declares too much, or is truncated.
     """
     with file.open() as stream:
         head = stream.read(12)
@@ -64,7 +67,12 @@ def inspect_container(file: MediaFile) -> Mp4Index | None:
 
 
 def holds_zeros(file: MediaFile, places: Iterable[tuple[int, int]]) -> bool:
-    """Whether a part of a file, given as position and size, holds nothing but zeros."""
+    """Check whether one of the given parts of a file is all zeros.
+
+    Args:
+        file: the file.
+        places: position and size of each part, in bytes.
+    """
     with file.open() as stream:
         for position, size in places:
             stream.seek(position)
@@ -93,7 +101,7 @@ def _read_moov(stream: BinaryIO, name: str) -> memoryview | None:
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """The boxes in a box: kind and content of each."""
+    """Kind and content of each box in a box."""
     at = 0
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
@@ -108,7 +116,7 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _leaves(data: memoryview) -> dict[bytes, memoryview]:
-    """The boxes of a track that do not hold others that matter here: the first of each kind."""
+    """The innermost boxes of a track, the first of each kind."""
     leaves: dict[bytes, memoryview] = {}
     for kind, content in _boxes(data):
         if kind in BRANCHES:
@@ -136,7 +144,7 @@ def _mp4_index(moov: memoryview, name: str) -> Mp4Index:
 
 
 def _check_references(references: memoryview, name: str) -> None:
-    """Refuse a track whose samples lie in another file: a data reference lacks the flag "in this file"."""
+    """Refuse a track whose samples are in another file: a data reference without the flag "in this file"."""
     if any(not _number(content, 0) & 1 for _, content in _boxes(references[8:])):
         raise MediaError(f"{name}: it refers to data in another file, which is not opened: re-encode the video")
 
@@ -146,14 +154,14 @@ def _number(data: memoryview, at: int) -> int:
 
 
 def _turn(header: memoryview, offset: int) -> tuple[int, ...]:
-    """The numbers of a header's matrix that turn the picture: its first, second, fourth and fifth."""
+    """The rotation in a header's matrix: its first, second, fourth and fifth numbers."""
     start = offset + 12 if header[:1] == b"\x01" else offset  # version 1 has longer times
     matrix = struct.unpack(">9i", bytes(header[start : start + 36]).ljust(36, b"\0"))
     return matrix[0], matrix[1], matrix[3], matrix[4]
 
 
 def _sample_times(track: dict[bytes, memoryview]) -> tuple[int, np.ndarray | None, int]:
-    """Time scale, times and duration of a track's samples: decoding times and the offsets to presentation."""
+    """Time scale, presentation times and duration of a track's samples."""
     header = track.get(b"mdhd", NOTHING)
     timescale = _number(header, 20 if header[:1] == b"\x01" else 12)
     runs, offsets = _runs(track.get(b"stts", NOTHING)), _runs(track.get(b"ctts", NOTHING))
@@ -170,7 +178,7 @@ def _sample_times(track: dict[bytes, memoryview]) -> tuple[int, np.ndarray | Non
 
 
 def _runs(table: memoryview) -> np.ndarray:
-    """A table of runs: how often, and what."""
+    """A table of runs: count and value."""
     most = min(_number(table, 4), (len(table) - 8) // 8)
     if most <= 0:
         return np.empty((0, 2), np.int64)
@@ -178,7 +186,7 @@ def _runs(table: memoryview) -> np.ndarray:
 
 
 def _check_matroska(stream: BinaryIO, file: MediaFile) -> None:
-    """Refuse a Matroska file that is cut off, or whose chapters play other files."""
+    """Refuse a Matroska file that is truncated, or whose chapters play other files."""
     end = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     for kind, start, size in _elements(stream, end):
@@ -188,29 +196,29 @@ def _check_matroska(stream: BinaryIO, file: MediaFile) -> None:
         if size is not None and start + size > end:
             raise MediaError(f"{file.name}: the file is truncated: it has {end} of {start + size} bytes")
         for child, begin, length in _elements(stream, end):
-            if length is None:  # written as it was recorded
+            if length is None:  # a live recording
                 return
-            if child == CHAPTERS and _leads_elsewhere(stream.read(min(length, MAX_INDEX))):
+            if child == CHAPTERS and _plays_other_files(stream.read(min(length, MAX_INDEX))):
                 raise MediaError(f"{file.name}: its chapters are parts of other files, which are not opened")
             stream.seek(begin + length)
         return
 
 
-def _leads_elsewhere(content: bytes) -> bool:
-    """Whether a chapter, in the content of chapters or of a part of them, is a part of another file."""
+def _plays_other_files(content: bytes) -> bool:
+    """Whether a chapter in this content plays a part of another file."""
     stream = io.BytesIO(content)
     for kind, start, size in _elements(stream, len(content)):
         if kind == ELSEWHERE:
             return True
         end = len(content) if size is None else start + size
-        if kind in (EDITION, CHAPTER) and _leads_elsewhere(content[start:end]):
+        if kind in (EDITION, CHAPTER) and _plays_other_files(content[start:end]):
             return True
         stream.seek(end)
     return False
 
 
 def _elements(stream: BinaryIO, end: int) -> Iterator[tuple[int, int, int | None]]:
-    """The elements from here on: number, start of the content, and its size; None where it is not known."""
+    """The elements from here on: number, start of the content, and its size (None if unknown)."""
     while stream.tell() < end:
         number, _ = _vint(stream, keep_marker=True)
         size, unknown = _vint(stream)
@@ -220,7 +228,7 @@ def _elements(stream: BinaryIO, end: int) -> Iterator[tuple[int, int, int | None
 
 
 def _vint(stream: BinaryIO, keep_marker: bool = False) -> tuple[int, bool]:
-    """A number of variable length, -1 where there is none; and whether all its bits are set."""
+    """A number of variable length, -1 if there is none; and whether all its bits are set."""
     first = stream.read(1)
     if not first or not first[0]:
         return -1, False

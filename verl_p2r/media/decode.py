@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading frames: a PyAV reader behind qwen-vl-utils.
+"""A PyAV reader of video frames for qwen-vl-utils.
 
-qwen-vl-utils decides how many frames and what sizes; of its readers, one is unmaintained and the others need builds of
-torchvision or torchcodec that match torch. PyAV carries its own FFmpeg. A reader the user forces with
-`FORCE_QWENVL_VIDEO_READER` stays in force for local files.
+qwen-vl-utils decides how many frames are taken and how large they are. One of its readers is unmaintained, the others
+need builds of torchvision or torchcodec that match torch; PyAV brings its own FFmpeg. A reader that the user forces
+with `FORCE_QWENVL_VIDEO_READER` still reads local files.
 
-Index i of a video is the i-th frame that is shown, also where the frame rate varies: what decoding all in order and
-counting gives. A long file is read by seeking to the key frame before each wanted frame, as long as the timestamps of
-its packets prove which index a frame has. Probing and decoding a file together must not take longer than
-`VERL_P2R_MEDIA_TIMEOUT` seconds (by default 60). Frames are resized as they are decoded, so that memory holds what was
-asked for and not what the file declares.
+Index i of a video is the i-th frame shown, even with a variable frame rate: the result of decoding everything and
+counting. A long file is read by seeking to the key frame before each wanted frame, as long as the timestamps of its
+packets prove the index of a frame. Probing and decoding a file together may take `VERL_P2R_MEDIA_TIMEOUT` seconds (60
+by default). Frames are resized as they are decoded, so memory depends on the request and not on the file.
 """
 
 import os
@@ -33,19 +32,19 @@ from verl_p2r.media.source import local_path as local_path
 
 READER = "pyav"
 
-torchvision_ops.qwen()  # importing it takes seconds, which no file's deadline should lose
-DENSE = 8  # with a frame wanted in so many, decoding in order is as fast as seeking
+torchvision_ops.qwen()  # the import takes seconds, which should not count toward the deadline of a file
+DENSE = 8  # if at least every eighth frame is wanted, decoding in order is as fast as seeking
 
-SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a decoded frame -> those it is resized to
+SizeRule = Callable[[int, int], tuple[int, int]]  # height and width of a decoded frame -> of the resized frame
 
 
 def install_reader() -> None:
-    """Offer the PyAV reader to qwen-vl-utils, and make it the default unless the user forces another. Idempotent."""
+    """Register the PyAV reader with qwen-vl-utils, as the default unless the user forces another one. Idempotent."""
     forced = os.environ.setdefault("FORCE_QWENVL_VIDEO_READER", READER)
     qwen = torchvision_ops.qwen()
     qwen.VIDEO_READER_BACKENDS[READER] = read_video
     if forced == READER:
-        # When a reader fails, qwen-vl-utils turns to torchvision's, which is gone: its error would hide ours.
+        # When a reader fails, qwen-vl-utils falls back to torchvision's, which is gone; that error would hide ours.
         qwen.VIDEO_READER_BACKENDS["torchvision"] = read_video
         if qwen.FORCE_QWENVL_VIDEO_READER != READER:
             qwen.FORCE_QWENVL_VIDEO_READER = READER
@@ -53,10 +52,11 @@ def install_reader() -> None:
 
 
 def read_video(element: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any], float]:
-    """Decode the frames that qwen-vl-utils' sampling rules ask for; a reader for its `VIDEO_READER_BACKENDS`.
+    """Decode the frames that qwen-vl-utils' sampling rules select; a reader for its `VIDEO_READER_BACKENDS`.
 
     Args:
-        element: a video element of a message: `video` (path or `file://` URL) and what `sampling.sample_frames` reads.
+        element: a video element of a message: `video` (path or `file://` URL) and the fields that
+            `sampling.sample_frames` reads.
 
     Returns:
         Frames, upright, shape (T, 3, H, W), uint8; metadata with `fps` (of the file), `frames_indices`,
@@ -69,13 +69,14 @@ def read_video(element: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, Any]
 
 
 def fetch_video(element: Mapping[str, Any], patch_size: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Read a video as qwen-vl-utils' `fetch_video` does, in bytes instead of floats.
+    """Read a video as qwen-vl-utils' `fetch_video` does, as bytes instead of floats.
 
-    Frames are resized in the fixed-point arithmetic that Pillow gives images, a tenth of the time of qwen-vl-utils'
-    floats; on natural frames most pixels are the same, and the others differ by one or two of 255 levels. [ours]
+    Frames are resized in the fixed-point arithmetic that Pillow uses for images, in a tenth of the time of
+    qwen-vl-utils' floats. On natural frames most pixels are equal, and the others differ by one or two of 255
+    levels. [ours]
 
     Args:
-        element: a canonical video element, and what `media.plan_video` reads.
+        element: a canonical video element, with the fields that `plan.plan_video` reads.
         patch_size: of the model's processor, in pixels.
 
     Returns:
@@ -98,15 +99,15 @@ def fetch_video(element: Mapping[str, Any], patch_size: int) -> tuple[torch.Tens
 def decode_chosen(
     element: Mapping[str, Any], choose: Callable[[Sequence[int]], Sequence[int]], resized: SizeRule | None
 ) -> tuple[np.ndarray, list[float]]:
-    """Decode some of the frames that an element takes.
+    """Decode some of the frames that an element selects.
 
     Args:
         element: a canonical video element.
-        choose: which of the frames taken, given as indices.
-        resized: what size frames get as they are decoded; None for that of the file.
+        choose: picks some of the selected indices.
+        resized: size of the resized frames; None keeps the size in the file.
 
     Returns:
-        The frames, shape (T, H, W, 3), uint8; and when each is shown, in seconds.
+        The frames, shape (T, H, W, 3), uint8; and the time of each, in seconds.
 
     Raises:
         MediaError: the file cannot be read, or its rules cannot be met.
@@ -120,7 +121,7 @@ def decode_chosen(
 
 
 def _read(element: Mapping[str, Any], patch_size: int | None) -> tuple[torch.Tensor, dict[str, Any], float]:
-    """Probe, sample and decode a video; resize its frames where a patch size is given."""
+    """Probe, sample and decode a video; resize its frames if there is a patch size."""
     video = _Video(element)
     indices, total, sampled_fps = video.sample()
     resized: SizeRule | None = None
@@ -132,7 +133,7 @@ def _read(element: Mapping[str, Any], patch_size: int | None) -> tuple[torch.Ten
 
 
 class _Video:
-    """A video that was probed, to be decoded within the same deadline: a file, or a list of frames."""
+    """A probed video, a file or a list of frames, which is decoded within the same deadline."""
 
     def __init__(self, element: Mapping[str, Any]):
         self.element, self.deadline = element, Deadline(name_of(element))
@@ -160,12 +161,12 @@ class _Video:
 
 
 def decode_frames(path: str | bytes, indices: Sequence[int], resized: SizeRule | None = None) -> np.ndarray:
-    """Decode some frames of a file; memory holds them and a few more, whatever the length of the file.
+    """Decode some frames of a file; memory holds them and a few more, however long the file is.
 
     Args:
         path: of a video file, or its bytes.
-        indices: of the frames, ascending; one may be wanted more than once.
-        resized: what size frames get as they are decoded; None for that of the file.
+        indices: of the frames, ascending; repetitions are allowed.
+        resized: size of the resized frames; None keeps the size in the file.
 
     Returns:
         The frames, upright. Shape: (T, H, W, 3), uint8, RGB.
@@ -190,22 +191,22 @@ def _decode(file: MediaFile, indices: Sequence[int], resized: SizeRule | None) -
 
 
 class _Frames:
-    """The frames wanted of a file, resized and filled in as they are decoded."""
+    """The wanted frames of a file, resized and stored as they are decoded."""
 
     def __init__(self, name: str, indices: Sequence[int], resized: SizeRule | None):
         self.name, self.indices, self.resized = name, indices, resized
         self.wanted = sorted(set(indices))
         self.array = np.empty((0, 0, 0, 3), np.uint8)
-        self._shape: tuple[int, ...] = ()  # of the pictures as they are decoded
+        self._shape: tuple[int, ...] = ()  # of the decoded pictures
         self._found: set[int] = set()
-        self._to_rgb = VideoReformatter()  # one for all frames: setting it up takes longer than a frame
+        self._to_rgb = VideoReformatter()  # shared by all frames: its setup takes longer than a frame
 
     @property
     def missing(self) -> list[int]:
         return [index for index in self.wanted if index not in self._found]
 
     def take(self, frames: Iterator[tuple[int, av.VideoFrame]]) -> None:
-        """Keep the frames that are wanted, up to the first damage."""
+        """Keep the wanted frames, up to the first damaged one."""
         try:
             for index, frame in frames:
                 rgb = self._to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Media behind URLs, for users who allow them: the one place that reads media from a network.
+"""Downloads media behind URLs, if the user allows it; no other module reads media from a network.
 
-A redirect to another host is not followed, because a server that a user trusts could so point into the network here.
+A redirect to another host is not followed, because it could point into the local network.
 """
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from verl_p2r.media.source import Deadline, MediaError
@@ -20,17 +21,17 @@ def download(url: str, deadline: Deadline) -> bytes:
 
     Args:
         url: http or https.
-        deadline: until when all of it must be here.
+        deadline: for the whole download.
 
     Raises:
         MediaError: it cannot be fetched in time, is larger than `MAX_BYTES`, or redirects to another host.
     """
-    with ThreadPoolExecutor(1) as pool:  # the caller's thread may run an event loop already
+    with ThreadPoolExecutor(1) as pool:  # the caller's thread may already run an event loop
         return pool.submit(asyncio.run, _download(url, deadline)).result()
 
 
 async def _download(url: str, deadline: Deadline) -> bytes:
-    import aiohttp  # takes long to import, and few need it
+    import aiohttp  # slow to import and rarely needed
 
     timeout = aiohttp.ClientTimeout(total=deadline.remaining)
     try:
@@ -59,7 +60,7 @@ def _redirected(url: str, location: str) -> str:
     return target
 
 
-async def _body(content, url: str) -> bytes:  # type: ignore[no-untyped-def]
+async def _body(content: Any, url: str) -> bytes:
     body = bytearray()
     async for block in content.iter_chunked(BLOCK):
         body += block

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoded and resized frames on disk, so that later epochs and runs read them instead of the video.
+"""A disk cache of decoded and resized frames, for later epochs and runs.
 
-An entry is one file, written beside its place and renamed into it, so that readers in any process of any node see all
-of it or nothing. No lock is taken: what disappears while it is looked at counts as gone, and processes that evict at
+An entry is one file that is written under another name and renamed, so readers in any process of any node see all of
+it or nothing. There is no lock: a file that disappears while it is read counts as missing, and processes that evict at
 the same time choose the same oldest files.
 
 Frames are stored without loss: red and blue as differences from green, every value as a difference from its left and
 upper neighbours, then zstd. On real clips 256 frames of 100,352 pixels take 24 to 39 MB instead of 77 MB, and reading
-them takes a twentieth of the processor time of decoding and resizing. FFV1, lossless H.264, Ut Video, PNG and WebP
-through PyAV and Pillow take at most a third less space and two to fifteen times as long to read.
+them takes a twentieth of the CPU time of decoding and resizing. FFV1, lossless H.264, Ut Video, PNG and WebP through
+PyAV and Pillow save at most another third of the space and take two to fifteen times as long to read.
 """
 
 import hashlib
@@ -34,11 +34,11 @@ from torch import Tensor
 from verl_p2r.media import torchvision_ops
 from verl_p2r.media.source import local_path
 
-FORMAT = 2  # raise it with any change of an entry's bytes or of what frames an element gives
-LIBRARIES = ("av", "pillow", "qwen-vl-utils", "torchvision")  # their versions decide what frames an element gives
+FORMAT = 2  # raise it whenever the bytes of an entry or the frames of an element change
+LIBRARIES = ("av", "pillow", "qwen-vl-utils", "torchvision")  # their versions decide which frames an element gives
 SUFFIX, PARTIAL = ".frames", ".partial"
-HIGH_WATER = 3 / 4  # of max_bytes: entries beyond it are evicted when a put looks
-LOOK_EVERY = 1 / 32  # of max_bytes: written between two looks, on average over all processes
+HIGH_WATER = 3 / 4  # share of max_bytes above which entries are evicted when a put checks
+LOOK_EVERY = 1 / 32  # share of max_bytes written between two checks, on average over all processes
 ABANDONED = 3600  # seconds after which a partial file's writer counts as dead
 
 
@@ -46,13 +46,13 @@ class FrameCache:
     """A directory of frames that many processes and nodes may share.
 
     Args:
-        directory: made when missing; give it to nothing else.
-        max_bytes: of all entries. A put looks at the directory with a probability of its share in `LOOK_EVERY` of
-            this and then evicts the least recently used beyond `HIGH_WATER`; so however many processes write, the
-            chance to pass `max_bytes` before one of them looks is e⁻⁸.
+        directory: created if missing; use it for nothing else.
+        max_bytes: limit for all entries together. A put checks the directory with a probability proportional to its
+            size (on average once per `LOOK_EVERY` of the limit) and then evicts the least recently used entries above
+            `HIGH_WATER`. However many processes write, the chance to exceed `max_bytes` before a check is e⁻⁸.
 
     Raises:
-        OSError: the directory cannot be made.
+        OSError: the directory cannot be created.
 
     >>> import tempfile
     >>> cache = FrameCache(tempfile.mkdtemp(), max_bytes=10**9)
@@ -69,12 +69,12 @@ class FrameCache:
 
     @staticmethod
     def key(element: Mapping[str, Any], factor: int) -> str:
-        """Name what decides a video's frames: the file's path, size and time, the rules of the element, the code.
+        """Hash everything that decides a video's frames: the file's path, size and time, the element's rules, the code.
 
         Args:
             element: a video element of a message: `video` is a local path or `file://` URL, a list of them, or bytes;
-                every other field but `type` counts as a rule for sampling or size, None as not given.
-            factor: the patch size that qwen-vl-utils is called with; pixels.
+                every other field except `type` counts as a rule, None as not given.
+            factor: the patch size that qwen-vl-utils is called with, in pixels.
 
         Raises:
             OSError: there is no such file.
@@ -93,6 +93,9 @@ class FrameCache:
     def get(self, key: str) -> tuple[Tensor, dict[str, Any]] | None:
         """Read an entry.
 
+        Args:
+            key: from `FrameCache.key`.
+
         Returns:
             Frames, shape (T, 3, H, W), uint8, and their metadata; None when there is no entry, or (with a warning) a
             damaged one, which the next `put` replaces.
@@ -105,24 +108,24 @@ class FrameCache:
         except OSError as error:
             warnings.warn(f"{path}: cannot be read ({error}): the video is decoded instead", stacklevel=2)
             return None
-        with suppress(OSError):  # evicted meanwhile, or of another user
+        with suppress(OSError):  # evicted meanwhile, or owned by another user
             os.utime(path)
         try:
             return _unpack(packed)
-        except (zstandard.ZstdError, MemoryError) as error:  # of what passes the checksum, all is ours
+        except (zstandard.ZstdError, MemoryError) as error:  # content that passes the checksum is ours
             warnings.warn(f"{path}: damaged ({error}): the video is decoded and the entry rewritten", stacklevel=2)
             return None
 
     def put(self, key: str, frames: Tensor, metadata: Mapping[str, Any]) -> None:
-        """Write an entry, or replace it. When that fails, a warning says so once and no more is written.
+        """Write or replace an entry. After the first failure and its warning, nothing is written any more.
 
         Args:
-            key: of `FrameCache.key`.
+            key: from `FrameCache.key`.
             frames: Shape: (T, 3, H, W), uint8.
-            metadata: qwen-vl-utils' own: `fps`, `frames_indices`, `total_num_frames`, `video_backend`.
+            metadata: as qwen-vl-utils gives it: `fps`, `frames_indices`, `total_num_frames`, `video_backend`.
 
         Raises:
-            TypeError: frames are not uint8, or metadata is not what JSON can hold.
+            TypeError: frames are not uint8, or metadata cannot be written as JSON.
         """
         if frames.dtype != torch.uint8:
             raise TypeError(f"frames are {frames.dtype}: the cache keeps uint8")
@@ -153,7 +156,7 @@ class FrameCache:
         return self._directory / key[:2] / f"{key}{SUFFIX}"
 
     def _evict(self) -> None:
-        """Remove what was used longest ago until the rest is below the high-water mark, and what dead writers left."""
+        """Remove the least recently used entries above the high-water mark, and the files of dead writers."""
         entries = []
         for file, stat in self._files():
             if file.endswith(SUFFIX):
@@ -183,13 +186,13 @@ def _code() -> list[Any]:
 
 
 def _source_of(source: Any) -> Any:
-    """What names a source and changes with it: of files path, size and time, of anything in memory its content."""
+    """Identify a source and its version: a file by path, size and time, data in memory by its hash."""
     if isinstance(source, list | tuple):
         return [_source_of(frame) for frame in source]
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     if not isinstance(source, str):
-        raise TypeError(f"a {type(source).__name__} has no name to be cached under")
+        raise TypeError(f"a {type(source).__name__} cannot be cached: it has no path and no bytes")
     if source.startswith("data:"):
         return hashlib.sha256(source.encode()).hexdigest()
     path = os.path.realpath(local_path(source))
@@ -198,7 +201,7 @@ def _source_of(source: Any) -> Any:
 
 
 def _remove(file: str | Path) -> None:
-    with suppress(OSError):  # another process removed it, or this one may not
+    with suppress(OSError):  # another process removed it, or this one lacks permission
         os.unlink(file)
 
 

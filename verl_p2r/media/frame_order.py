@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding a frame by its number: by counting from the start, or by seeking where timestamps prove the number."""
+"""Finds frames by their index: by counting from the start, or by seeking if timestamps prove the index."""
 
-import os
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -9,11 +8,12 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 
+from verl_p2r.cpus import available_cpus
 from verl_p2r.media.source import Deadline
 
-THREADS = min(4, os.cpu_count() or 1)  # of one decoder; many files are decoded at once
-LARGE = 1 << 23  # pixels of a frame from which a decoder has one thread: each thread holds frames of its own
-WORTH_A_SEEK = 16  # frames that a seek must leave out; the decoder's threads start anew after it
+THREADS = min(4, available_cpus())  # per decoder; many files are decoded at once
+LARGE = 1 << 23  # pixels; a decoder of larger frames has one thread, because each thread holds frames of its own
+WORTH_A_SEEK = 16  # frames that a seek must skip, because the decoder's threads restart after it
 
 
 def _use_threads(stream: Any) -> None:
@@ -22,7 +22,17 @@ def _use_threads(stream: Any) -> None:
 
 
 def in_order(container: Any, stream: Any, wanted: list[int], deadline: Deadline) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode from the start and count."""
+    """Decode from the start and count.
+
+    Args:
+        container: opened by PyAV.
+        stream: its video stream.
+        wanted: ascending indices of frames.
+        deadline: of the file.
+
+    Yields:
+        The index and the frame, for each wanted frame found.
+    """
     _use_threads(stream)
     ahead = set(wanted)
     for index, frame in enumerate(container.decode(stream)):
@@ -36,7 +46,17 @@ def in_order(container: Any, stream: Any, wanted: list[int], deadline: Deadline)
 def by_seeking(
     container: Any, stream: Any, wanted: list[int], deadline: Deadline
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode from the key frame before each wanted frame; stop at the first doubt about a frame's index."""
+    """Decode from the key frame before each wanted frame; stop when the index of a frame is in doubt.
+
+    Args:
+        container: opened by PyAV.
+        stream: its video stream.
+        wanted: ascending indices of frames.
+        deadline: of the file.
+
+    Yields:
+        The index and the frame, for each wanted frame found.
+    """
     _use_threads(stream)
     timeline = _timeline(container, stream, deadline)
     if timeline is None or wanted[-1] >= len(timeline.times):
@@ -47,7 +67,7 @@ def by_seeking(
     for index in wanted:
         key = int(np.searchsorted(keys, index, side="right")) - 1
         if frames is None or keys[key] > at + WORTH_A_SEEK:
-            container.seek(timeline.doors[key], stream=stream)
+            container.seek(timeline.seek_times[key], stream=stream)
             frames = _decode_from(container, stream, int(times[keys[key]]), timeline.sizes[key])
         for frame in frames:
             deadline.check()
@@ -60,24 +80,24 @@ def by_seeking(
 
 
 class _Timeline(NamedTuple):
-    """What the packets of a file tell of its frames; times are in units of the stream.
+    """The frames of a file according to its packets; times are in units of the stream.
 
     Args:
-        times: of each frame, in the order in which they are shown.
-        keys: the indices of the key frames.
-        doors: for each key frame, the time to seek to.
+        times: of the frames, in display order.
+        keys: indices of the key frames.
+        seek_times: for each key frame, the time to seek to.
         sizes: of the key frames' packets, in bytes.
     """
 
     times: np.ndarray
     keys: np.ndarray
-    doors: Sequence[int]
+    seek_times: Sequence[int]
     sizes: Sequence[int]
 
 
 def _timeline(container: Any, stream: Any, deadline: Deadline) -> _Timeline | None:
-    """Read the timestamps of all packets, without decoding; None when they do not prove the order of frames."""
-    stored, key_times, doors, sizes = (array("q") for _ in range(4))
+    """Read the timestamps of all packets without decoding; None if they do not prove the order of the frames."""
+    stored, key_times, seek_times, sizes = (array("q") for _ in range(4))
     for packet in container.demux(stream):
         deadline.check()
         if not packet.size:
@@ -87,20 +107,20 @@ def _timeline(container: Any, stream: Any, deadline: Deadline) -> _Timeline | No
         stored.append(packet.pts)
         if packet.is_keyframe:
             key_times.append(packet.pts)
-            doors.append(packet.pts if packet.dts is None else packet.dts)
+            seek_times.append(packet.pts if packet.dts is None else packet.dts)
             sizes.append(packet.size)
     times = np.sort(np.array(stored))
-    if not doors or key_times[0] != times[0] or (np.diff(times) <= 0).any() or (np.diff(key_times) <= 0).any():
+    if not seek_times or key_times[0] != times[0] or (np.diff(times) <= 0).any() or (np.diff(key_times) <= 0).any():
         return None
     if stream.codec_context.has_b_frames and np.array_equal(times, stored):
-        return None  # AVI, for one, numbers frames as they are stored, not as they are shown
-    return _Timeline(times, np.searchsorted(times, key_times), doors, sizes)
+        return None  # AVI, for example, numbers frames in stored order, not in display order
+    return _Timeline(times, np.searchsorted(times, key_times), seek_times, sizes)
 
 
 def _decode_from(container: Any, stream: Any, time: int, size: int) -> Iterator[av.VideoFrame]:
-    """Decode, after a seek, from the key frame that has a time and a size.
+    """Decode, after a seek, from the key frame with this time and packet size.
 
-    Some containers arrive a little before it; some guess other times there (MPEG program streams).
+    In some containers a seek ends a little before it; MPEG program streams report other times there.
     """
     arrived = False
     for packet in container.demux(stream):

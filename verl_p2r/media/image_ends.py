@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an image file is complete, told from its structure: a hundred times faster than decoding it.
+"""What the structure of an image file says: whether the file is complete, and how many scans a JPEG has.
 
-Only "yes" is proof. After "no" the image must be decoded, because some programs leave out ends that decoders ignore.
+Reading the structure is a hundred times faster than decoding. Only "complete" is proof; otherwise the image must be
+decoded, because some programs leave out file ends that decoders ignore.
 """
 
 import os
@@ -11,17 +12,18 @@ from typing import BinaryIO
 
 from PIL import Image
 
-PNG_TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # behind the pixels they may still hold an orientation
+PNG_TEXTS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # after the pixels they may still hold an orientation
 BLOCK = 1 << 16
-TIFF_STARTS, TIFF_SIZES = (273, 324), (279, 325)  # of strips, and of tiles
+TIFF_STARTS, TIFF_SIZES = (273, 324), (279, 325)  # tags of strips and of tiles
+SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"  # markers; in the data of a scan neither can occur
 
 
 def is_whole(image: Image.Image, stream: BinaryIO) -> bool:
-    """Whether the structure of a file proves that its first picture is all there.
+    """Check whether the structure of a file proves that its first picture is complete.
 
     Args:
         image: as Pillow opened it, not decoded.
-        stream: the file; its position is kept.
+        stream: the file; its position is restored.
     """
     check = _CHECKS.get(image.format or "")
     if check is None:
@@ -48,35 +50,58 @@ def _png(image: Image.Image, stream: BinaryIO, end: int) -> bool:
     return False
 
 
+def jpeg_scans(stream: BinaryIO) -> int:
+    """Count the scans of the first picture in a JPEG file.
+
+    Args:
+        stream: the file; its position is restored.
+    """
+    position = stream.tell()
+    try:
+        start = _first_scan(stream, stream.seek(0, os.SEEK_END))
+        return 0 if start is None else 1 + _search(stream, start)[1]
+    finally:
+        stream.seek(position)
+
+
 def _jpeg(image: Image.Image, stream: BinaryIO, end: int) -> bool:
-    """Behind the header of the first scan there is an end-of-image marker: in a scan's data it cannot occur."""
+    start = _first_scan(stream, end)
+    return start is not None and _search(stream, start)[0]
+
+
+def _first_scan(stream: BinaryIO, end: int) -> int | None:
+    """Position after the header of the first scan."""
     at = 2
     while at + 4 <= end:
         stream.seek(at)
         marker, kind, length = struct.unpack(">BBH", stream.read(4))
         if marker != 0xFF:
-            return False
+            return None
         if kind == 0xFF:  # fill
             at += 1
             continue
         at += 2 + length
-        if kind == 0xDA:
-            return _holds(stream, at, b"\xff\xd9")
-    return False
+        if kind == SCAN[1]:
+            return at
+    return None
 
 
-def _holds(stream: BinaryIO, start: int, wanted: bytes) -> bool:
+def _search(stream: BinaryIO, start: int) -> tuple[bool, int]:
+    """Whether an end of image follows `start`, and the number of scans before it."""
     stream.seek(start)
-    tail = b""
+    tail, scans = b"", 0
     while block := stream.read(BLOCK):
-        if wanted in tail + block:
-            return True
-        tail = block[-1:]
-    return False
+        block = tail + block
+        at = block.find(END_OF_IMAGE)
+        scans += block.count(SCAN, 0, at if at >= 0 else len(block))
+        if at >= 0:
+            return True, scans
+        tail = block[-1:] if block.endswith(b"\xff") else b""
+    return False, scans
 
 
 def _gif(image: Image.Image, stream: BinaryIO, end: int) -> bool:
-    """The blocks of the first picture end with an empty one."""
+    """The blocks of a picture end with an empty one."""
     stream.seek(10)
     flags = stream.read(1)[0]
     at = 13 + (3 << 1 + (flags & 7) if flags & 0x80 else 0)
@@ -84,18 +109,18 @@ def _gif(image: Image.Image, stream: BinaryIO, end: int) -> bool:
         stream.seek(at)
         kind = stream.read(1)
         if kind == b"!":  # an extension: a label, and blocks
-            at = _behind_blocks(stream, at + 2)
+            at = _after_blocks(stream, at + 2)
         elif kind == b",":
             flags = stream.read(9)[-1]
             at += 11 + (3 << 1 + (flags & 7) if flags & 0x80 else 0)
-            return _behind_blocks(stream, at) <= end
+            return _after_blocks(stream, at) <= end
         else:
             return False
     return False
 
 
-def _behind_blocks(stream: BinaryIO, at: int) -> int:
-    """Where a chain of blocks ends; each begins with its length, and the last one is empty."""
+def _after_blocks(stream: BinaryIO, at: int) -> int:
+    """Where a chain of blocks ends; each starts with its length, and the last one is empty."""
     while True:
         stream.seek(at)
         length = stream.read(1)
@@ -112,7 +137,7 @@ def _webp(image: Image.Image, stream: BinaryIO, end: int) -> bool:
 
 
 def _bmp(image: Image.Image, stream: BinaryIO, end: int) -> bool:
-    """Without compression its rows, each filled up to 4 bytes, follow each other to the end."""
+    """Uncompressed rows, each padded to 4 bytes, follow one another to the end."""
     stream.seek(10)
     offset = int.from_bytes(stream.read(4), "little")
     stream.seek(28)

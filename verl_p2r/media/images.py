@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images, opened in one way: of a known format, bounded in pixels and time, upright by their EXIF orientation."""
+"""Opening images: known formats only, bounded in pixels, scans and time, upright by their EXIF orientation."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,42 +8,45 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from verl_p2r.media import torchvision_ops
-from verl_p2r.media.image_ends import is_whole
+from verl_p2r.media.image_ends import is_whole, jpeg_scans
 from verl_p2r.media.local_files import is_local_file
 from verl_p2r.media.plan import image_size
 from verl_p2r.media.source import Deadline, MediaError, name_of, resolve
 
-# Pillow's names of formats that hold pictures and no programs; others (EPS, PDF, WMF, …) start programs or read fonts.
+# Pillow's names of formats that only hold pictures; others (EPS, PDF, WMF, …) start programs or read fonts.
 KNOWN = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
-MAX_IMAGE_PIXELS = 1 << 27  # that a file may declare: 134 megapixels, 0.4 GB when decoded
+MAX_IMAGE_PIXELS = 1 << 27  # 134 megapixels, 0.4 GB when decoded
+# Encoders write 1 to 24 scans (libjpeg: 10 in YCbCr, 18 to 24 with four components). Each scan is a pass over the
+# picture inside libjpeg, which no deadline can interrupt: 1000 scans of 3 megapixels take 7 s.
+MAX_JPEG_SCANS = 100
 ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 
-Image.init()  # else Pillow does not know all formats by their names
+Image.init()  # without it Pillow does not know the names of all formats
 FORMATS = tuple(name for name in KNOWN if name in Image.OPEN)
 
 
 def probe_image(
     content: Any, element: Mapping[str, Any] | None = None, deadline: Deadline | None = None
 ) -> tuple[int, int]:
-    """Size of an image, upright, once it is certain that the image is whole.
+    """Read the upright size of an image, and check that the image is complete.
 
     Args:
-        content: a path, bytes, or another source of an image; see `media_source`.
-        element: the element that it is from, for its `allow_urls`.
-        deadline: None for one of its own.
+        content: a path, bytes, or another source of an image; see `source.py`.
+        element: the message element that holds it, for its `allow_urls`; None without one.
+        deadline: for all work on the file; None starts a new one.
 
     Returns:
         Height and width, in pixels.
 
     Raises:
-        MediaError: the file is missing, not an image of a known format, too large, or cut off.
+        MediaError: the file is missing, too large, truncated, or not an image of a known format.
     """
     with _opened(content, element, deadline) as image:
         stream = getattr(image, "fp", None)
         if stream is not None and not is_whole(image, stream):
             image.load()
-        # Image's own method: that of PNG decodes the picture.
+        # Image's own method, because PNG's decodes the picture.
         sideways = Image.Image.getexif(image).get(ORIENTATION) in SIDEWAYS and image.format != "TIFF"
         return (image.width, image.height) if sideways else (image.height, image.width)
 
@@ -53,7 +56,7 @@ def read_image(element: Mapping[str, Any], deadline: Deadline | None = None) -> 
 
     Args:
         element: an image element of a message.
-        deadline: None for one of its own.
+        deadline: for all work on the file; None starts a new one.
 
     Returns:
         The image in RGB and upright; transparency becomes white where the file has an alpha channel.
@@ -84,7 +87,7 @@ def fetch_image(element: Mapping[str, Any], patch_size: int) -> Image.Image:
 
 @contextmanager
 def _opened(content: Any, element: Mapping[str, Any] | None, deadline: Deadline | None) -> Iterator[Image.Image]:
-    """Open an image, and turn whatever its decoder raises into a `MediaError`."""
+    """Open an image; anything that its decoder raises becomes a `MediaError`."""
     element = element if element is not None else {"image": content}
     deadline = deadline or Deadline(name_of({"image": content}))
     file = resolve(content, element, deadline)
@@ -99,6 +102,11 @@ def _opened(content: Any, element: Mapping[str, Any] | None, deadline: Deadline 
                 raise MediaError(
                     f"{file.name}: {image.width} x {image.height} pixels are more than {MAX_IMAGE_PIXELS}: "
                     "make the image smaller"
+                )
+            if image.format in ("JPEG", "MPO") and (scans := jpeg_scans(stream)) > MAX_JPEG_SCANS:
+                raise MediaError(
+                    f"{file.name}: a JPEG with {scans} scans, more than {MAX_JPEG_SCANS}, takes too long to decode: "
+                    "save it again, or drop it"
                 )
             yield image
         deadline.check()

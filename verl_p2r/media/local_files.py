@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about local files that never raise: whatever a path is, the answer is yes or no."""
+"""Checks of local files that never raise, whatever the path is."""
 
 import os
 import stat
 
 
 def is_local_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a path names a regular file, also where `Path.is_file` raises.
+    """Check whether a path names a regular file, even if `Path.is_file` would raise.
 
     Args:
-        path: any path: too long for the file system, with NUL bytes or lone surrogates, in a folder that may not be
-            entered. Symbolic links are followed.
+        path: any path, also one that is too long, has NUL bytes or lone surrogates, or is in a forbidden folder.
+            Symbolic links are followed.
 
     Returns:
-        False for everything but a regular file: folders, pipes, devices, and paths that cannot be looked up.
+        False for everything except a regular file: folders, pipes, devices, and paths that cannot be looked up.
 
     >>> is_local_file(__file__), is_local_file("n" * 300), is_local_file("a\\0b")
     (True, False, False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening a video: one of the known containers, from a regular file or from memory, and nothing that it refers to."""
+"""Opens videos: known containers only, from a regular file or from memory, and no files that they refer to."""
 
 import io
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from av.stream import Disposition
 
 from verl_p2r.media.source import MediaError, MediaFile
 
-# FFmpeg's names of real containers. Playlists, scripts and devices are not among them: they name other files.
+# FFmpeg's names of real containers. Playlists, scripts and devices are left out because they name other files.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2",
     "matroska,webm",
@@ -35,24 +35,24 @@ CONTAINERS = (
     "obu",
 )
 FORMATS = ",".join(CONTAINERS)
-MAX_FRAME_PIXELS = 35_651_584  # that a frame may declare: the most of level 6 of H.264 and HEVC, 8192 x 4352
+MAX_FRAME_PIXELS = 35_651_584  # 8192 x 4352, the maximum of level 6 of H.264 and HEVC
 
 
 @contextmanager
 def open_video(file: MediaFile, form: str | None = None, **options: str) -> Iterator[tuple[Any, Any]]:
-    """Open a file that holds video, until its deadline; FFmpeg's errors become ours.
+    """Open a video file until its deadline, and turn FFmpeg's errors into ours.
 
     Args:
-        file: its path or bytes.
-        form: FFmpeg's name of its container where that is known, which saves FFmpeg the search for it.
-        **options: FFmpeg's, of the container and its streams.
+        file: the file.
+        form: FFmpeg's name of its container if known, which saves FFmpeg the search for it.
+        **options: FFmpeg options of the container and its streams.
 
     Yields:
-        The container, and its first video stream, cover pictures left out.
+        The container, and its first video stream that is not a cover picture.
 
     Raises:
-        MediaError: the file is missing, no container of a known format, without a video stream, of frames that are too
-            large, or too slow.
+        MediaError: the file is missing, too slow, has no video stream or too large frames, or is not a container of a
+            known format.
     """
     file.check()
     content = io.BytesIO(file.content) if isinstance(file.content, bytes) else f"file:{file.content}"
@@ -69,9 +69,9 @@ def open_video(file: MediaFile, form: str | None = None, **options: str) -> Iter
                     f"{file.name}: frames of {streams[0].width} x {streams[0].height} pixels are larger than "
                     f"{MAX_FRAME_PIXELS} pixels: make them smaller"
                 )
-            streams[0].codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # the decoder may find others
+            streams[0].codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # the decoder may find larger ones
             yield container, streams[0]
-    except av.error.ExitError as error:  # the interrupted wait for the disk
+    except av.error.ExitError as error:  # a read was interrupted by the timeout
         raise file.deadline.error from error
     except av.error.ArgumentError as error:
         raise MediaError(

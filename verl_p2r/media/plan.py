@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a processor will make of a video or an image, as arithmetic on its container's metadata.
+"""Frames, sizes and tokens of a video or an image, as arithmetic on the metadata of its container.
 
-Which frames are taken, how large they become, how many tokens they cost: the sampling and the resize of qwen-vl-utils,
-then the second resize of the Hugging Face processor. Both libraries' own rules are called wherever they can be.
-`verl_p2r.media.probe` reads the metadata, `verl_p2r.media.decode` the pixels.
+This follows the sampling and the resize of qwen-vl-utils, then the second resize of the Hugging Face processor, and
+calls the libraries' own rules where it can. `verl_p2r.media.probe` reads the metadata, `verl_p2r.media.decode` the
+pixels.
 """
 
 import re
@@ -13,28 +13,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_p2r.media import torchvision_ops
+from verl_p2r.media.families import Time
 from verl_p2r.media.sampling import VideoInfo, check_taken, checked, grid_times, sample_frames, video_metadata
 from verl_p2r.media.source import MediaError as MediaError
 from verl_p2r.media.source import RulesError, name_of
+from verl_p2r.media.vision_spec import VisionSpec
 
 torchvision_ops.install()  # before anything imports transformers' processors, which import torchvision
 
-PIXELS_PER_TOKEN = 28 * 28  # of the models the paper's numbers are for; the paper's pixel budgets hold for all
-KINDS = {
-    "Qwen2VLProcessor": "qwen2_vl",
-    "Qwen2_5_VLProcessor": "qwen2_5_vl",
-    "Qwen3VLProcessor": "qwen3_vl",
-}
+PIXELS_PER_TOKEN = 28 * 28  # of the paper's models; its pixel budgets are used for all families
 
 
 @dataclass(frozen=True)
 class MediaSettings:
-    """How media are sampled and sized when their messages do not say it themselves; the paper's training by default.
+    """Sampling and sizes of media whose messages do not set them; the defaults are the paper's for training.
 
     Args:
-        fps: frames taken from a second of video.
-        min_frames: fewest frames of a video.
-        max_frames: most frames of a video.
+        fps: frames taken per second of video.
+        min_frames: fewest frames taken of a video.
+        max_frames: most frames taken of a video.
         video_min_pixels: smaller frames are enlarged to about this size, in pixels. [ours]: Video-R1's.
         video_max_pixels: largest size of a frame, in pixels.
         image_max_pixels: largest size of an image, in pixels.
@@ -48,7 +45,7 @@ class MediaSettings:
     image_max_pixels: int = 256 * PIXELS_PER_TOKEN
 
     def fill(self, element: Mapping[str, Any]) -> dict[str, Any]:
-        """Give a message element the fields it lacks; its own fields win, and `nframes` excludes `fps`.
+        """Add the missing fields to a message element; its own fields win, and `nframes` excludes `fps`.
 
         Args:
             element: a video or image element of a message; `resized_height` and `resized_width` set its size.
@@ -57,7 +54,7 @@ class MediaSettings:
             A new element, without fields that are None.
 
         Raises:
-            RulesError: a rule is not a number of a size that makes sense.
+            RulesError: a rule is not a number in its range.
 
         >>> MediaSettings().fill({"type": "video", "video": "a.mp4", "nframes": 8})["max_pixels"]
         100352
@@ -83,81 +80,15 @@ EVALUATION = MediaSettings(max_frames=32, video_max_pixels=256 * PIXELS_PER_TOKE
 
 
 @dataclass(frozen=True)
-class VisionSpec:
-    """What the processor of a model does with media, as far as sizes and token counts depend on it.
-
-    Args:
-        kind: `qwen2_vl`, `qwen2_5_vl` or `qwen3_vl`.
-        patch_size: side of a patch, in pixels.
-        temporal_patch_size: frames in a temporal grid.
-        merge_size: side of the square of patches that is one token.
-        image_pixels: least and most pixels of an image; None when the processor does not resize.
-        video_pixels: least and most pixels of a frame, for `qwen3_vl` of all frames together; None as above.
-        image_token: its placeholder in rendered text; likewise `video_token`.
-        vision_start: what `qwen3_vl` writes before each temporal grid; likewise `vision_end`.
-    """
-
-    kind: str
-    patch_size: int
-    temporal_patch_size: int
-    merge_size: int
-    image_pixels: tuple[int, int] | None
-    video_pixels: tuple[int, int] | None
-    image_token: str = "<|image_pad|>"
-    video_token: str = "<|video_pad|>"
-    vision_start: str = "<|vision_start|>"
-    vision_end: str = "<|vision_end|>"
-
-    @classmethod
-    def from_processor(
-        cls, processor: Any, mm_processor_kwargs: Mapping[str, Any] | None = None
-    ) -> "VisionSpec | None":
-        """Read off a Hugging Face processor what it does.
-
-        Args:
-            processor: a processor; None for a text model.
-            mm_processor_kwargs: what verl passes to each of its calls (`data.mm_processor_kwargs`).
-
-        Returns:
-            None for a family that is not known here.
-
-        Raises:
-            ValueError: the arguments make the processor drop frames that were sampled already.
-        """
-        kind = KINDS.get(type(processor).__name__)
-        if kind is None:
-            return None
-        kwargs = dict(mm_processor_kwargs or {})
-        image, video = processor.image_processor, processor.video_processor
-        if _setting(video, "videos_kwargs", "do_sample_frames", kwargs, default=False):
-            raise ValueError(
-                "data.mm_processor_kwargs sets do_sample_frames: the frames were sampled when they were decoded, and "
-                "would be sampled twice; remove it and set fps or nframes of the videos"
-            )
-        return cls(
-            kind=kind,
-            patch_size=image.patch_size,
-            temporal_patch_size=video.temporal_patch_size,
-            merge_size=image.merge_size,
-            image_pixels=_pixel_bounds(image, "images_kwargs", kwargs),
-            video_pixels=_pixel_bounds(video, "videos_kwargs", kwargs),
-            image_token=processor.image_token,
-            video_token=processor.video_token,
-            vision_start=getattr(processor, "vision_start_token", cls.vision_start),
-            vision_end=getattr(processor, "vision_end_token", cls.vision_end),
-        )
-
-
-@dataclass(frozen=True)
 class VideoPlan:
-    """What becomes of a video.
+    """Frames, size and tokens of a video.
 
     Args:
-        indices: the frames that are decoded, in the order they are shown.
-        total: how many frames they were chosen from.
+        indices: the frames that are decoded, in display order.
+        total: number of frames they were chosen from.
         sampled_fps: frames taken per second of video.
-        height: of the frames handed to the processor, in pixels; it may resize again: `grid` times the patch size.
-        width: likewise.
+        height: of the frames given to the processor, in pixels; it may resize them to `grid` times the patch size.
+        width: of the same frames, in pixels.
         grid: patches in time, height and width.
         tokens: placeholders in the prompt.
         timestamps: the middle of each temporal grid, in seconds from the start of the file.
@@ -175,7 +106,14 @@ class VideoPlan:
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """What becomes of an image; the fields are those of `VideoPlan`."""
+    """Size and tokens of an image.
+
+    Args:
+        height: of the image given to the processor, in pixels.
+        width: of the same image, in pixels.
+        grid: patches in time, height and width.
+        tokens: placeholders in the prompt.
+    """
 
     height: int
     width: int
@@ -184,16 +122,16 @@ class ImagePlan:
 
 
 def plan_video(element: Mapping[str, Any], info: VideoInfo, spec: VisionSpec) -> VideoPlan:
-    """Say what qwen-vl-utils and the processor will make of a video.
+    """Compute what qwen-vl-utils and the processor will make of a video.
 
     Args:
-        element: a video element of a message; what `sample_frames` reads, and `min_pixels`, `max_pixels`,
-            `total_pixels`, `resized_height`, `resized_width`.
-        info: of its file.
+        element: a video element of a message, with the fields that `sample_frames` reads and `min_pixels`,
+            `max_pixels`, `total_pixels`, `resized_height`, `resized_width`.
+        info: about its file.
         spec: of the model's processor.
 
     Raises:
-        MediaError: the video cannot satisfy the rules, or its shape is out of the processor's bounds.
+        MediaError: the video cannot satisfy the rules, or its shape is outside the processor's bounds.
     """
     indices, total, sampled_fps = sample_frames(element, info)
     height, width = frame_size(element, len(indices), (info.height, info.width), spec.patch_size)
@@ -213,16 +151,19 @@ def plan_video(element: Mapping[str, Any], info: VideoInfo, spec: VisionSpec) ->
 
 
 def frame_size(element: Mapping[str, Any], frames: int, size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Height and width that qwen-vl-utils gives frames; the rule is part of its `fetch_video`, no function of its own.
+    """Compute the size that qwen-vl-utils gives frames, which is a part of its `fetch_video`.
 
     Args:
         element: as for `plan_video`.
-        frames: how many there are.
+        frames: number of frames.
         size: height and width in the file, in pixels.
         patch_size: of the model's processor, in pixels.
 
+    Returns:
+        Height and width, in pixels.
+
     Raises:
-        MediaError: the shape is out of bounds, or the element asks for contradicting ones.
+        MediaError: the shape is out of bounds, or the rules contradict each other.
     """
     element, qwen = checked(element), torchvision_ops.qwen()
     factor = patch_size * qwen.SPATIAL_MERGE_SIZE
@@ -242,17 +183,18 @@ def frame_size(element: Mapping[str, Any], frames: int, size: tuple[int, int], p
 
 
 def plan_image(element: Mapping[str, Any], size: tuple[int, int], spec: VisionSpec) -> ImagePlan:
-    """Say what qwen-vl-utils and the processor will make of an image.
+    """Compute what qwen-vl-utils and the processor will make of an image.
 
     Args:
-        element: an image element of a message: `min_pixels`, `max_pixels`, `resized_height`, `resized_width`.
-        size: height and width of the file, in pixels.
+        element: an image element of a message, with `min_pixels`, `max_pixels`, `resized_height`, `resized_width`.
+        size: height and width in the file, in pixels.
         spec: of the model's processor.
 
     Raises:
-        MediaError: its shape is out of the processor's bounds.
+        MediaError: its shape is outside the processor's bounds.
 
-    >>> spec = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+    >>> from verl_p2r.media.families import QWEN2_5_VL
+    >>> spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
     >>> plan_image({"image": "a.png", "max_pixels": 256 * 28 * 28}, (1080, 1920), spec)
     ImagePlan(height=336, width=588, grid=(1, 24, 42), tokens=252)
     """
@@ -265,22 +207,34 @@ def plan_image(element: Mapping[str, Any], size: tuple[int, int], spec: VisionSp
 def plan_element(
     element: Mapping[str, Any], probed: VideoInfo | tuple[int, int], spec: VisionSpec
 ) -> VideoPlan | ImagePlan:
-    """What becomes of an element of which `probe.probe_element` told this."""
+    """Plan a video or an image.
+
+    Args:
+        element: a canonical element.
+        probed: the result of `probe.probe_element` for it.
+        spec: of the model's processor.
+
+    Raises:
+        MediaError: it cannot satisfy the rules, or its shape is outside the processor's bounds.
+    """
     if isinstance(probed, VideoInfo):
         return plan_video(element, probed, spec)
     return plan_image(element, probed, spec)
 
 
 def image_size(element: Mapping[str, Any], size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Height and width that qwen-vl-utils gives an image; the rule is part of its `fetch_image`.
+    """Compute the size that qwen-vl-utils gives an image, which is a part of its `fetch_image`.
 
     Args:
         element: as for `plan_image`.
         size: height and width in the file, in pixels.
         patch_size: of the model's processor, in pixels.
 
+    Returns:
+        Height and width, in pixels.
+
     Raises:
-        MediaError: the shape is out of bounds, or the element asks for contradicting ones.
+        MediaError: the shape is out of bounds, or the rules contradict each other.
     """
     element, qwen = checked(element), torchvision_ops.qwen()
     factor = patch_size * qwen.SPATIAL_MERGE_SIZE
@@ -296,11 +250,11 @@ def image_size(element: Mapping[str, Any], size: tuple[int, int], patch_size: in
 
 
 def prompt_tokens(text: str, plans: Sequence[VideoPlan | ImagePlan], tokenizer: Any, spec: VisionSpec) -> int:
-    """Count the tokens of a prompt, its media included, without decoding them.
+    """Count the tokens of a prompt with its media, without decoding them.
 
     Args:
         text: the rendered chat, with one placeholder for each medium.
-        plans: of all media, the videos in the order of their placeholders and the images in theirs.
+        plans: of all media; videos and images each in the order of their placeholders.
         tokenizer: of the processor.
         spec: of the processor.
 
@@ -308,7 +262,7 @@ def prompt_tokens(text: str, plans: Sequence[VideoPlan | ImagePlan], tokenizer: 
         The length of the processor's `input_ids`, in tokens.
 
     Raises:
-        ValueError: placeholders and plans do not match in number.
+        ValueError: the numbers of placeholders and plans differ.
     """
     queues: dict[str, deque[VideoPlan | ImagePlan]] = {
         spec.image_token: deque(plan for plan in plans if isinstance(plan, ImagePlan)),
@@ -317,12 +271,12 @@ def prompt_tokens(text: str, plans: Sequence[VideoPlan | ImagePlan], tokenizer: 
     for token, queue in queues.items():
         if text.count(token) != len(queue):
             raise ValueError(f"the prompt holds {text.count(token)} {token}, but it comes with {len(queue)} of them")
-    more = 0  # tokens beyond one for each run of placeholders
+    more = 0  # tokens beyond one per run of placeholders
 
     def expand(match: re.Match[str]) -> str:
         nonlocal more
         plan = queues[match[0]].popleft()
-        if spec.kind != "qwen3_vl" or isinstance(plan, ImagePlan):
+        if spec.family.time is not Time.TEXT or isinstance(plan, ImagePlan):
             more += plan.tokens - 1
             return match[0]
         more += plan.tokens - len(plan.timestamps)
@@ -333,27 +287,8 @@ def prompt_tokens(text: str, plans: Sequence[VideoPlan | ImagePlan], tokenizer: 
     return len(tokenizer(short)["input_ids"]) + more
 
 
-def _setting(part: Any, modality: str, name: str, kwargs: Mapping[str, Any], default: Any = None) -> Any:
-    """What a call of the processor with these arguments gives one of its parts: nested, else flat if known there."""
-    nested = kwargs.get(modality, {})
-    if name in nested:
-        return nested[name]
-    return kwargs.get(name, default) if name in part.valid_kwargs.__annotations__ else default
-
-
-def _pixel_bounds(part: Any, modality: str, kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
-    if not _setting(part, modality, "do_resize", kwargs, default=part.do_resize):
-        return None
-    size = _setting(part, modality, "size", kwargs) or part.size
-    if {"min_pixels", "max_pixels"} <= part.valid_kwargs.__annotations__.keys():  # only Qwen2-VL's read these
-        pair = [_setting(part, modality, name, kwargs) for name in ("min_pixels", "max_pixels")]
-        if None not in pair:  # one alone is ignored
-            return pair[0], pair[1]
-    return size["shortest_edge"], size["longest_edge"]
-
-
 def _size_of(element: Mapping[str, Any], rule: Callable[[], tuple[int, int]]) -> tuple[int, int]:
-    """Apply one of the libraries' rules; what they refuse, or make nothing of, is named by its file."""
+    """Apply one of the libraries' rules; errors name the file."""
     try:
         size = rule()
         if min(size) <= 0:
@@ -374,7 +309,7 @@ def _processor_size(height: int, width: int, spec: VisionSpec, pixels: tuple[int
 def _processor_frame_size(frames: int, height: int, width: int, spec: VisionSpec) -> tuple[int, int]:
     from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 
-    if spec.kind != "qwen3_vl" or spec.video_pixels is None:
+    if not spec.family.limits_whole_videos or spec.video_pixels is None:
         return _processor_size(height, width, spec, spec.video_pixels)
     factor = spec.patch_size * spec.merge_size
     return smart_resize(frames, height, width, spec.temporal_patch_size, factor, *spec.video_pixels)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""M-RoPE positions of a Qwen-VL prompt, with time in true seconds.
+"""M-RoPE positions of a prompt, with time in true seconds.
 
-Three stacks give three answers for Qwen2.5-VL's time axis: verl's RL path assumes 1 s per temporal grid, transformers
-truncates the seconds to an integer, and vLLM loses the frame rate and falls back to 24 fps. The definition the model
-was trained with is here, and both our trainer and our rollout use it.
+Three libraries give three answers for Qwen2.5-VL's time axis: verl's RL path assumes 1 s per temporal grid,
+transformers truncates the seconds to an integer, and vLLM loses the frame rate and falls back to 24 fps. This module
+has the definition that the model was trained with; both our trainer and our rollout use it.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# A float32 quotient such as 2 / 2.5 can fall just below its true value, and floor() would then lose a whole position.
-# This lifts it back, by far less than the distance between two distinct frame rates. [ours]
+# A float32 quotient such as 2 / 2.5 can be just below its true value, and floor() would then lose a whole position.
+# This factor corrects that and is far smaller than the distance between two frame rates. [ours]
 _ROUNDING_GUARD = 1 + 1e-7
 
 
 def guarded_seconds_per_grid(seconds: float) -> float:
-    """Return `seconds` per temporal grid, lifted over the rounding error of a float32 quotient.
+    """Raise `seconds` per temporal grid above the rounding error of a float32 quotient.
 
     Args:
         seconds: temporal_patch_size / sampled_fps, in seconds.
 
     Returns:
-        The same number of seconds, at most 1e-7 larger in relation.
+        The seconds, larger by a factor of 1 + 1e-7.
 
     >>> import math
     >>> math.floor(10 * guarded_seconds_per_grid(float(torch.tensor(0.7))) * 2)  # 0.7 is 0.69999999 in float32
@@ -40,12 +40,12 @@ def mrope_positions(
     placeholder_ids: Sequence[int],
     merge_size: int = 2,
 ) -> Tensor:
-    """Positions of each token on the time, height and width axis.
+    """Compute the position of each token on the time, height and width axes.
 
     Text advances all three axes together. The tokens of a medium that starts at position p have
-    (p + ⌊t · step⌋, p + h, p + w); the text after it goes on one behind the largest of them. For Qwen2.5-VL
+    (p + ⌊t · step⌋, p + h, p + w); the text after it continues one after the largest of them. For Qwen2.5-VL
     (arXiv 2502.13923, §2.1.2) step = seconds per temporal grid × tokens per second; for Qwen2-VL it is 1. For Qwen3-VL
-    (arXiv 2511.21631) each temporal grid is a medium of its own, with its time written in the text before it.
+    (arXiv 2511.21631) each temporal grid is a separate medium, with its time written in the text before it.
 
     Args:
         input_ids: token ids of one sequence, without padding. Shape: (L,), int64.
@@ -59,7 +59,7 @@ def mrope_positions(
         text, as in vLLM.
 
     Raises:
-        ValueError: when the run of placeholders of a medium does not have the length its grid asks for.
+        ValueError: the run of placeholders of a medium does not have the length of its grid.
 
     >>> ids = torch.tensor([5, 9, 9, 9, 9, 5])  # text, 2 temporal grids of 1x2 merged patches, text
     >>> mrope_positions(ids, [(2, 2, 4)], [3.0], placeholder_ids=[9]).tolist()

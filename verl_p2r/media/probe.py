@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the containers of videos and images tell: all that screening looks at."""
+"""Reads from the containers of videos and images what screening needs to know."""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -17,24 +17,23 @@ from verl_p2r.media.sampling import FRAME_LIST_FPS, VideoInfo, checked, shown_ti
 from verl_p2r.media.source import TIMEOUT_VARIABLE as TIMEOUT_VARIABLE
 from verl_p2r.media.source import Deadline, MediaError, MediaFile, kind_of, name_of, resolve
 
-CHECK_EVERY = 4096  # entries of an index between two looks at the clock
-ENDLESS = ("mpegts", "mpeg", "asf", "ogg", "flv", "rm")  # containers that do not tell where they end
-TAIL = 1 << 26  # bytes of packets that are kept to be decoded at the end of such a file
-AGREEMENT = 0.05  # by how much the rate of the frames may differ from the declared one where some have no times
+CHECK_EVERY = 4096  # entries of an index between two checks of the deadline
+ENDLESS = ("mpegts", "mpeg", "asf", "ogg", "flv", "rm")  # containers that do not say where they end
+TAIL = 1 << 26  # bytes of packets kept to decode the end of such a file
+AGREEMENT = 0.05  # share by which the measured rate may differ from the declared one if some frames have no times
 
 
 def probe_element(element: Mapping[str, Any]) -> VideoInfo | tuple[int, int]:
-    """Look at an element's medium: whether it can be used, and what its sizes follow from.
+    """Check that an element's medium can be used, and read its size.
 
     Args:
-        element: a canonical element; see `media_source`.
+        element: a canonical element; see `source.py`.
 
     Returns:
-        Of a video its `VideoInfo`, of a list of frames one with their number and `sample_fps`; of an image its height
-        and width, upright, in pixels.
+        For a video or a list of frames its `VideoInfo`; for an image its upright height and width, in pixels.
 
     Raises:
-        MediaError: the medium is missing, not one, cut off, too large, or slower than the deadline.
+        MediaError: the medium is missing, of another kind, truncated, too large, or slower than the deadline.
     """
     kind, deadline = kind_of(element), Deadline(name_of(element))
     source = element.get(kind)
@@ -54,39 +53,46 @@ def probe_element(element: Mapping[str, Any]) -> VideoInfo | tuple[int, int]:
 
 
 def probe_video(path: str | bytes) -> VideoInfo:
-    """Ask a container for its video; a path or the bytes of a file. See `probe_file`."""
+    """Probe a video file, see `probe_file`.
+
+    Args:
+        path: of the file, or its bytes.
+    """
     return probe_file(MediaFile.of(path))
 
 
 def probe_file(file: MediaFile) -> VideoInfo:
-    """Ask a container for its video.
+    """Read the properties of a video from its container.
 
-    Its first frame is decoded only where nothing else tells whether the picture is turned: not for an upright mp4. An
-    mp4 whose first or last packet holds nothing but zeros, as an unfinished download leaves it, is refused.
+    The first frame is decoded only if nothing else tells whether the picture is rotated; that is not needed for an
+    upright mp4. An mp4 whose first or last packet is all zeros, as after an unfinished download, is refused.
+
+    Args:
+        file: the file.
 
     Returns:
-        The number of frames is the container's own where it has one, else all packets are counted, and the frame rate
-        is what they show where that is not the one declared. Where a frame is shown half a frame or more away from
-        its place at that rate, the times of all frames come with it. A container without times (AVI, elementary
-        streams) shows its frames evenly at the rate it declares.
+        Its properties. The number of frames is the container's own if it has one; otherwise all packets are counted,
+        and the frame rate is measured if it differs from the declared one. If a frame is shown half a frame or more
+        away from its place at that rate, the times of all frames are included. Containers without times (AVI,
+        elementary streams) show their frames evenly at the declared rate.
 
     Raises:
-        MediaError: the file is missing, no container of a known format, cut off, without video frames, with times that
-            contradict each other, or too slow.
+        MediaError: the file is missing, truncated, too slow, has no video frames, is not a container of a known
+            format, or has times that contradict each other.
     """
     index = inspect_container(file)
-    # Told to decode nothing, FFmpeg opens a file in a quarter of the time; what it then cannot tell is asked below.
+    # Without decoding, FFmpeg opens a file in a quarter of the time; what it cannot tell then is read below.
     with open_video(file, None if index is None else "mov", skip_frame="all") as (container, stream):
         table = _read_table(container, stream, file)
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         total, times = 0, None
         if stream.frames and index is not None:
             known, times = _times_in(index, table, fps)
-            # A file cut out of a stream may begin between key frames: what cannot be decoded does not count.
+            # A file cut out of a stream may start between key frames; frames that cannot be decoded do not count.
             total = len(table.shown) if known and table.starts_with_key else 0
             if total and fps > 0 and stream.width and index.upright:
                 if holds_zeros(file, table.ends):
-                    raise MediaError(f"{file.name}: the file holds zeros for video: it was not written to its end")
+                    raise MediaError(f"{file.name}: the file holds zeros instead of video: it is incomplete")
                 return VideoInfo(total, _rate(times, fps), stream.height, stream.width, times)
         elif "avi" in container.format.name and stream.frames == table.entries and not table.gaps:
             total = stream.frames
@@ -95,7 +101,7 @@ def probe_file(file: MediaFile) -> VideoInfo:
             last = max(packets.times, default=0) * float(stream.time_base) * fps
             if "avi" in container.format.name and table.entries < packets.total and round(last) + 1 < stream.frames:
                 raise MediaError(f"{file.name}: the file is truncated: {packets.total} of {stream.frames} frames")
-            _read_table(container, stream, file)  # of fragments, which tell their frames as they come
+            _read_table(container, stream, file)  # fragments list their frames only as they are read
             if container.format.name in ENDLESS:
                 packets = _without_cut_end(packets, stream, file)
             total = packets.total
@@ -107,9 +113,17 @@ def probe_file(file: MediaFile) -> VideoInfo:
 
 
 def probe_frame_list(element: Mapping[str, Any], deadline: Deadline) -> VideoInfo:
-    """A list of frames: each is looked at as an image, and all must have one size."""
+    """Probe a list of frames as images, which must all have the same size.
+
+    Args:
+        element: a canonical video element with a list of frames.
+        deadline: for all of them.
+
+    Raises:
+        MediaError: a frame cannot be used, sizes differ, or there are none or too many.
+    """
     frames = element["video"]
-    rules = checked({"video": frames, "sample_fps": element.get("sample_fps")})  # all that the outcome depends on
+    rules = checked({"video": frames, "sample_fps": element.get("sample_fps")})  # the only fields that matter here
     if not frames or len(frames) > MAX_FRAMES:
         raise MediaError(f"{deadline.name}: a list of {len(frames)} frames is not a video: give 1 to {MAX_FRAMES}")
     sizes = [probe_image(frame, element, deadline) for frame in frames]
@@ -125,11 +139,11 @@ class _Table(NamedTuple):
     """A container's index of its packets.
 
     Args:
-        entries: how many there are.
-        shown: the positions in the index of those that are shown.
-        ends: where the first and the last of these lie: position and size in bytes.
+        entries: number of packets.
+        shown: positions in the index of the packets that are shown.
+        ends: position and size in the file of the first and the last of these, in bytes.
         starts_with_key: the first entry is a key frame.
-        gaps: an entry is empty, which shows the frame before it for longer.
+        gaps: an entry is empty, so the frame before it is shown for longer.
     """
 
     entries: int
@@ -140,10 +154,10 @@ class _Table(NamedTuple):
 
 
 def _read_table(container: Any, stream: Any, file: MediaFile) -> _Table:
-    """Read the index that FFmpeg has of a stream.
+    """Read FFmpeg's index of a stream.
 
     Raises:
-        MediaError: it is larger than a file may have it, or leads beyond the end of the file.
+        MediaError: it has too many entries, or points beyond the end of the file.
     """
     entries = stream.index_entries
     if len(entries) > MAX_FRAMES:
@@ -166,12 +180,12 @@ def _read_table(container: Any, stream: Any, file: MediaFile) -> _Table:
 
 
 def _times_in(index: Mp4Index, table: _Table, fps: float) -> tuple[bool, array | None]:
-    """Whether an mp4's index tells when its frames are shown; and when, where they do not come evenly."""
+    """Whether an mp4's index gives the times of its frames; and the times, if they are not evenly spaced."""
     if index.times is None or fps <= 0:
         return False, None
     stored = index.times / index.timescale
     if shown_times(np.sort(stored), fps) is None:
-        return True, None  # of all samples: then also of those that an edit list shows
+        return True, None  # all samples are even, and so are those that an edit list shows
     if len(stored) != table.entries or not table.shown:
         return False, None
     whole = len(table.shown) == table.entries
@@ -184,13 +198,13 @@ def _rate(times: array | None, fps: float) -> float:
 
 
 class _Packets(NamedTuple):
-    """What the packets of a stream show.
+    """The packets of a stream.
 
     Args:
-        total: how many are shown.
-        times: of these, where they have one, as stored; in units of the stream.
-        in_order: key frames come in the order of their times.
-        tail: those from the last key frame on; none where they are too many.
+        total: number of packets that are shown.
+        times: stored times of these, of those that have one; in units of the stream.
+        in_order: key frames are in the order of their times.
+        tail: the packets from the last key frame on; empty if they are too large.
     """
 
     total: int
@@ -200,7 +214,7 @@ class _Packets(NamedTuple):
 
 
 def _first_frame(container: Any, stream: Any, file: MediaFile, count: bool) -> tuple[av.VideoFrame | None, _Packets]:
-    """Decode the first frame; with `count` read all packets for the times of what they show."""
+    """Decode the first frame; with `count` also read the times of all packets."""
     stream.codec_context.skip_frame = "DEFAULT"
     stream.codec_context.thread_count = 1
     frame, times, decodable, total, in_order, key_time = None, array("q"), False, 0, True, None
@@ -224,7 +238,7 @@ def _first_frame(container: Any, stream: Any, file: MediaFile, count: bool) -> t
                 raise MediaError(f"{file.name}: it has more than {MAX_FRAMES} frames: cut the video")
         frame = frame or next(iter(packet.decode()), None)
         if not count and not frame and packet.is_keyframe and not packet.is_discard:
-            frame = next(iter(stream.codec_context.decode(None)), None)  # else the decoder waits for more packets
+            frame = next(iter(stream.codec_context.decode(None)), None)  # otherwise the decoder waits for more packets
             stream.codec_context.flush_buffers()
         if frame and not count:
             break
@@ -232,23 +246,23 @@ def _first_frame(container: Any, stream: Any, file: MediaFile, count: bool) -> t
 
 
 def _without_cut_end(packets: _Packets, stream: Any, file: MediaFile) -> _Packets:
-    """Leave out frames behind the last key frame that do not decode, as the last one of a file that was cut off."""
+    """Leave out frames after the last key frame that do not decode, such as the last one of a truncated file."""
     shown = [packet.pts for packet in packets.tail if packet.size and not packet.is_discard]
     if not shown or None in shown or len(packets.times) < packets.total:
         return packets
     stream.codec_context.flush_buffers()
     decoded = set()
-    with suppress(av.error.InvalidDataError):  # where decoding in order ends, too
+    with suppress(av.error.InvalidDataError):  # decoding in order ends there as well
         for packet in packets.tail:
             file.deadline.check()
             decoded |= {frame.pts for frame in packet.decode()}
-    lost = {pts for pts in shown if pts >= shown[0]} - decoded  # frames shown before the key frame need others
+    lost = {pts for pts in shown if pts >= shown[0]} - decoded  # earlier ones need other frames
     times = array("q", [pts for pts in packets.times if pts not in lost])
     return packets._replace(total=len(times), times=times)
 
 
 def _measured(packets: _Packets, time_base: float, declared: float, file: MediaFile) -> tuple[float, array | None]:
-    """Frames per second, and when frames are shown where they do not come evenly.
+    """Frames per second, and the times of the frames if they are not evenly spaced.
 
     Raises:
         MediaError: the times contradict each other.
@@ -257,7 +271,7 @@ def _measured(packets: _Packets, time_base: float, declared: float, file: MediaF
     if not len(moments):
         return declared, None
     seconds = moments[-1] - moments[0]
-    if len(moments) < packets.total:  # some have none: then all come evenly, if that fits
+    if len(moments) < packets.total:  # some have no time: assume even spacing if that fits the others
         if abs(declared * seconds - packets.total) > AGREEMENT * packets.total + 2:
             raise MediaError(
                 f"{file.name}: the times of its frames cannot be trusted: some are missing, and the others contradict "

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which frames of a video are taken, and when they are shown.
 
-A file of constant rate shows frame i at i / fps, and qwen-vl-utils' own functions choose. A file of variable rate shows
-frame i at `VideoInfo.times[i]`: as many frames are taken as qwen-vl-utils takes of a video of that length, at even
-distances in time, each the nearest that there is. Time starts with the first frame that is shown. [ours]
+In a file with a constant rate, frame i is shown at i / fps, and qwen-vl-utils' own functions choose. In a file with a
+variable rate, frame i is shown at `VideoInfo.times[i]`; as many frames are taken as qwen-vl-utils takes of a video of
+that length, each the one nearest to evenly spaced times. Time starts with the first frame shown. [ours]
 """
 
 import math
@@ -18,10 +18,10 @@ import torch
 from verl_p2r.media import torchvision_ops
 from verl_p2r.media.source import RulesError, name_of
 
-NOMINAL_FPS = 1000.0  # of the metadata of a file of variable rate: its frames are numbered by milliseconds
-ROUNDING = 1e-6  # seconds: a frame at 0.5 s may have a float below it as its time
-FRAME_LIST_FPS = 2.0  # frames per second of a list of frames that does not say `sample_fps`, as in qwen-vl-utils
-MOST = {  # the largest value of each rule that is taken for one
+NOMINAL_FPS = 1000.0  # in the metadata of a file with a variable rate, whose frames are numbered by milliseconds
+ROUNDING = 1e-6  # seconds; the time of a frame at 0.5 s may be a float just below it
+FRAME_LIST_FPS = 2.0  # frames per second of a list of frames without `sample_fps`, as in qwen-vl-utils
+MOST = {  # largest accepted value of each rule
     "fps": 1000,
     "sample_fps": 1000,
     "nframes": 1 << 16,
@@ -41,15 +41,15 @@ MAX_TAKEN_PIXELS = 1 << 29  # of all frames of a video together, or of an image,
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container tells of its video.
+    """Properties of a video that its container gives.
 
     Args:
-        frames: number of frames, in the order they are shown.
+        frames: number of frames.
         fps: frames per second, on average.
-        height: pixels, of the upright picture.
-        width: pixels, of the upright picture.
-        times: of a file of variable rate: when each frame appears and, last, when the last one ends; seconds after
-            the first. None: frames come evenly, `fps` in a second.
+        height: of the upright picture, in pixels.
+        width: of the upright picture, in pixels.
+        times: for a variable rate, when each frame appears and, at the end, when the last one ends, in seconds after
+            the first. None: frames are evenly spaced.
     """
 
     frames: int
@@ -60,13 +60,16 @@ class VideoInfo:
 
 
 def checked(element: Mapping[str, Any]) -> dict[str, Any]:
-    """An element whose sampling and size rules are finite numbers of a size that makes sense.
+    """Check that the sampling and size rules of an element are finite numbers in their ranges.
+
+    Args:
+        element: a video or image element.
 
     Returns:
-        A copy without fields that are None: they count as not given.
+        A copy without the fields that are None, which count as not given.
 
     Raises:
-        RulesError: naming the rule.
+        RulesError: a rule is out of its range; the message names it.
     """
     for rule, most in MOST.items():
         value = element.get(rule)
@@ -83,14 +86,20 @@ def checked(element: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_taken(element: Mapping[str, Any], frames: int, height: int, width: int) -> None:
-    """Check what an element asks for, after the resize.
+    """Check the number of pixels that an element takes after the resize.
+
+    Args:
+        element: for the name in the error.
+        frames: number of frames.
+        height: of a frame, in pixels.
+        width: of a frame, in pixels.
 
     Raises:
-        RulesError: more pixels than a process should hold at once.
+        RulesError: they are more than `MAX_TAKEN_PIXELS`.
     """
     if frames * height * width > MAX_TAKEN_PIXELS:
         raise RulesError(
-            f"{name_of(element)}: its size cannot be met: {frames} x {width} x {height} pixels are more than "
+            f"{name_of(element)}: its size cannot be met: {frames} x {width} x {height} pixels exceed "
             f"{MAX_TAKEN_PIXELS}: take fewer or smaller frames"
         )
 
@@ -101,12 +110,12 @@ def sample_frames(element: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[in
     Args:
         element: a video element of a message, with `fps`, `min_frames`, `max_frames` or `nframes`, and `video_start`,
             `video_end` (seconds). A list of frames is taken whole, `sample_fps` of them a second.
-        info: of its file.
+        info: about its file.
 
     Returns:
-        Indices of the frames; how many frames they were chosen from; frames taken per second. A video of one frame
-        gives that frame twice [ours]: a temporal grid needs two, and qwen-vl-utils refuses. The last frame of a list
-        of odd length is taken twice, as in qwen-vl-utils.
+        Indices of the frames; the number of frames they were chosen from; frames taken per second. The frame of a
+        one-frame video is taken twice [ours], because a temporal grid needs two and qwen-vl-utils refuses such videos.
+        The last frame of a list of odd length is taken twice, as in qwen-vl-utils.
 
     Raises:
         MediaError: the video cannot satisfy the rules.
@@ -126,7 +135,7 @@ def sample_frames(element: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[in
 
 
 def _sample_by_time(rules: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[int, ...], int, float]:
-    """Frames at even distances in time; what `qwen-vl-utils` says of frames per second holds for the mean rate."""
+    """Choose frames that are evenly spaced in time; rules about frames per second apply to the mean rate."""
     qwen, times = torchvision_ops.qwen(), np.asarray(info.times)
     shown, end = times[:-1], times[-1]
     start, stop = rules.get("video_start") or 0.0, rules.get("video_end", end)
@@ -142,18 +151,18 @@ def _sample_by_time(rules: Mapping[str, Any], info: VideoInfo) -> tuple[tuple[in
 
 
 def video_metadata(info: VideoInfo, indices: Sequence[int], total: int, sampled_fps: float) -> dict[str, Any]:
-    """Metadata of sampled frames, in which index / fps is when a frame is shown.
+    """Build the metadata of sampled frames, in which index / fps is the time of a frame.
 
     Args:
-        info: of the file.
+        info: about the file.
         indices: from `sample_frames`.
-        total: likewise.
-        sampled_fps: likewise.
+        total: from `sample_frames`.
+        sampled_fps: from `sample_frames`.
 
     Returns:
-        `fps`, `frames_indices` and `total_num_frames` as qwen-vl-utils gives them. For a file of variable rate they
-        are those of a file of 1000 frames a second, of which the frames shown at those milliseconds were taken: every
-        processor then finds the true times, and the true number of frames per second.
+        `fps`, `frames_indices` and `total_num_frames` as qwen-vl-utils gives them. A variable rate is described as a
+        file with 1000 frames per second of which the frames at the true milliseconds were taken, so that every
+        processor finds the true times and the true number of frames per second.
     """
     if info.times is None:
         return {"fps": info.fps, "frames_indices": list(indices), "total_num_frames": total}
@@ -165,7 +174,15 @@ def video_metadata(info: VideoInfo, indices: Sequence[int], total: int, sampled_
 
 
 def grid_times(metadata: Mapping[str, Any], temporal_patch_size: int) -> tuple[float, ...]:
-    """The middle between the first and the last frame of each temporal grid, in seconds, as Qwen3-VL writes it."""
+    """Compute the middle of each temporal grid, as Qwen3-VL writes it into the prompt.
+
+    Args:
+        metadata: from `video_metadata`.
+        temporal_patch_size: frames in a temporal grid.
+
+    Returns:
+        The middle between the first and the last frame of each grid, in seconds.
+    """
     seconds = [index / metadata["fps"] for index in metadata["frames_indices"]]
     seconds += [seconds[-1]] * (-len(seconds) % temporal_patch_size)
     grids = range(0, len(seconds), temporal_patch_size)
@@ -173,15 +190,16 @@ def grid_times(metadata: Mapping[str, Any], temporal_patch_size: int) -> tuple[f
 
 
 def shown_times(times: Sequence[float] | np.ndarray, fps: float, end: float | None = None) -> array | None:
-    """Decide whether frames come evenly.
+    """Decide whether frames are evenly spaced.
 
     Args:
         times: when each frame is shown, in seconds, in ascending order.
-        fps: the rate that the container declares, on average.
-        end: when the last frame ends, in seconds; None: as long after it as frames are apart on average.
+        fps: the mean rate that the container declares.
+        end: when the last frame ends, in seconds; None: one mean distance after it.
 
     Returns:
-        None when every frame is less than half a frame away from its place at that rate; else `VideoInfo.times`.
+        None when every frame is less than half a frame away from its place at that rate; otherwise
+        `VideoInfo.times`.
     """
     moments = np.asarray(times, np.float64)
     moments = moments - moments[0]

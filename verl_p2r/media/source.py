@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a media element names, opened safely: regular files, encoded bytes, pictures; never a pipe, seldom a URL.
+"""Opens the source of a media element safely: regular files, encoded bytes, pictures and, if allowed, URLs.
 
 A *canonical element* is `{"type": kind, kind: source, **rules}`. Its source is a local path, a list of paths of frames,
 the bytes of an encoded file (also as a `data:` URL), a PIL image, or an http(s) URL. A URL is refused unless the
@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 from verl_p2r.media.local_files import is_local_file
 
 TIMEOUT_VARIABLE = "VERL_P2R_MEDIA_TIMEOUT"
-TIMEOUT = 60.0  # seconds for one file, probing and decoding together, unless the variable sets another
-MAX_TIMEOUT = 1e6  # seconds, what FFmpeg can count; more means this
+TIMEOUT = 60.0  # seconds for one file, probing and decoding together, unless the variable is set
+MAX_TIMEOUT = 1e6  # seconds; the largest number that FFmpeg can count
 URLS = ("http://", "https://")
-SHOWN = 200  # characters of a source that messages show
+SHOWN = 200  # characters of a source in messages
 
 
 class MediaError(ValueError):
@@ -34,11 +34,11 @@ class RulesError(MediaError):
 
 
 class Deadline:
-    """The time that one file may take, from its first byte to its last frame.
+    """The time limit for one file, from its first byte to its last frame.
 
     Args:
         name: of the file, for messages.
-        seconds: None for the environment variable `VERL_P2R_MEDIA_TIMEOUT`, by default 60.
+        seconds: None for the environment variable `VERL_P2R_MEDIA_TIMEOUT`, 60 by default.
     """
 
     def __init__(self, name: str, seconds: float | None = None):
@@ -47,10 +47,10 @@ class Deadline:
 
     @property
     def remaining(self) -> float:
-        """Seconds that are left.
+        """Seconds left.
 
         Raises:
-            MediaError: none are.
+            MediaError: the time is up.
         """
         left = self._end - time.monotonic()
         if left <= 0:
@@ -59,7 +59,7 @@ class Deadline:
 
     @property
     def error(self) -> MediaError:
-        """What to raise when the time is up."""
+        """The error for a time that is up."""
         return MediaError(
             f"{self.name}: not read within {self.seconds:g} s: the file is damaged, too long or on slow storage; "
             f"drop it, or raise {TIMEOUT_VARIABLE}"
@@ -77,7 +77,7 @@ class MediaFile:
     Args:
         content: its path, or its bytes.
         name: for messages.
-        deadline: until when all work on it must be done.
+        deadline: for all work on it.
     """
 
     content: str | bytes
@@ -86,7 +86,12 @@ class MediaFile:
 
     @classmethod
     def of(cls, content: str | bytes, deadline: Deadline | None = None) -> "MediaFile":
-        """Wrap a path or bytes; without a deadline its time starts now."""
+        """Wrap a path or bytes.
+
+        Args:
+            content: a path, or the bytes of a file.
+            deadline: None starts a new one.
+        """
         name = content if isinstance(content, str) else f"<{len(content)} bytes>"
         return cls(content, name, deadline or Deadline(name))
 
@@ -105,7 +110,7 @@ class MediaFile:
             raise MediaError(f"{self.name}: cannot be opened ({error})") from error
 
     def check(self) -> None:
-        """Raise a `MediaError` unless it is a regular file, or bytes: a pipe or a device could block for ever."""
+        """Raise a `MediaError` unless it is a regular file, or bytes: a pipe or a device could block forever."""
         if isinstance(self.content, str) and not is_local_file(self.content):
             raise MediaError(f"{self.name}: no such file (media are read from regular local files)")
 
@@ -123,7 +128,7 @@ class _Timed(io.FileIO):
 
 
 def timeout() -> float:
-    """Seconds for one file, from the environment.
+    """Read the seconds for one file from the environment.
 
     Raises:
         ValueError: the variable does not hold a positive number.
@@ -139,7 +144,7 @@ def timeout() -> float:
 
 
 def kind_of(element: Mapping[str, Any]) -> str:
-    """`video` or `image`, by the key that holds the source.
+    """Tell a video from an image by the key that holds the source.
 
     >>> kind_of({"video": "a.mp4"})
     'video'
@@ -148,7 +153,7 @@ def kind_of(element: Mapping[str, Any]) -> str:
 
 
 def name_of(element: Mapping[str, Any]) -> str:
-    """What messages call an element's source: its path or URL, or what kind of data it is.
+    """Name an element's source in messages: its path or URL, or the kind of data.
 
     >>> name_of({"image": b"abc"}), name_of({"video": ["a/0.jpg", "a/1.jpg"]})
     ('<3 bytes>', 'a/0.jpg and 1 more frames')
@@ -164,7 +169,7 @@ def name_of(element: Mapping[str, Any]) -> str:
 
 
 def local_path(source: str) -> str:
-    """A file's path without the `file://` that qwen-vl-utils allows.
+    """Remove the `file://` that qwen-vl-utils allows before a path.
 
     >>> local_path("file:///data/a.mp4")
     '/data/a.mp4'
@@ -208,10 +213,10 @@ def resolve(source: Any, element: Mapping[str, Any], deadline: Deadline) -> Any:
 
 
 def decode_data_url(url: str) -> bytes:
-    """The bytes in a `data:` URL.
+    """Decode a `data:` URL.
 
     Raises:
-        MediaError: it is not base64.
+        MediaError: its content is not base64.
 
     >>> decode_data_url("data:image/png;base64,QUJD")
     b'ABC'

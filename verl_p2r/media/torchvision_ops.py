@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one door to torchvision and qwen-vl-utils, which imports it; no other module of the package imports either.
+"""The only module that imports torchvision, and qwen-vl-utils, which imports it.
 
-PyPI's torchvision is built for CUDA: beside CPU-only torch its C++ operators do not load, and `import torchvision`
-stops at the first `register_fake` of an operator that does not exist. Declaring the two schemas first is enough.
-Transformers' image and video processors use torchvision's Python transforms only. Can go when PyPI's torchvision wheel
-imports beside CPU torch, or where torchvision's own CPU build is installed (then this does nothing).
+PyPI's torchvision is built for CUDA. With a CPU build of torch its C++ operators do not load, and `import torchvision`
+fails at the first `register_fake` of a missing operator. Declaring two schemas beforehand is enough, because the image
+and video processors of transformers only use torchvision's Python transforms. Remove this when PyPI's torchvision
+imports next to CPU torch; with torchvision's own CPU build it does nothing.
 """
 
 from functools import cache
@@ -28,7 +28,7 @@ def install() -> None:
 
 
 def qwen() -> Any:
-    """The module `qwen_vl_utils.vision_process`."""
+    """Import the module `qwen_vl_utils.vision_process`."""
     install()
     from qwen_vl_utils import vision_process
 
@@ -41,10 +41,10 @@ def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     Args:
         frames: Shape: (T, 3, H, W), uint8.
         height: of the result, in pixels.
-        width: likewise.
+        width: of the result, in pixels.
 
     Returns:
-        Shape: (T, 3, height, width), uint8. A frame's pixels do not depend on the frames beside it.
+        Shape: (T, 3, height, width), uint8. Frames are resized independently.
     """
     install()
     from torchvision.transforms.v2 import InterpolationMode, functional
@@ -59,7 +59,7 @@ def _real_operators_load() -> bool:
 
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
-        return True  # there is no torchvision to repair
+        return True  # torchvision is not installed
     library = next(pathlib.Path(spec.origin).parent.glob("_C*.so"), None)
     if library is None:
         return False
@@ -72,6 +72,6 @@ def _real_operators_load() -> bool:
 
 def _unavailable(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     raise RuntimeError(
-        "torchvision's operators are not loaded: this torchvision is a CUDA build beside CPU torch. "
+        "torchvision's operators are not loaded: this torchvision is a CUDA build and torch a CPU build. "
         "Install torchvision's CPU build if you need nms."
     )

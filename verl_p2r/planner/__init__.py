@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run will take, as arithmetic, to see before it starts whether it fits.
+"""Arithmetic on what a run will need, to see before it starts whether it fits.
 
-What is exact (parameters, shards, tokens) follows verl 0.9.1's own rules; what is not is in `Assumed`, and every line
-carries its formula. Nothing here has been compared with a GPU yet.
+Exact figures (parameters, shards, tokens) follow verl 0.9.1's rules; the others rest on `Assumed`. Every line carries
+its formula. Nothing here has been compared with a GPU yet.
 """
 
 from verl_p2r.planner.faults import faults
 from verl_p2r.planner.job import (
-    GIB,
     GPUS,
     PHASES,
     Assumed,
@@ -27,7 +26,6 @@ from verl_p2r.planner.sharing import variants
 from verl_p2r.planner.tokens import SHAPES, count, text_estimate, worst_media
 
 __all__ = [
-    "GIB",
     "GPUS",
     "PHASES",
     "SHAPES",

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run as the planner sees it: sizes, counts and lengths, without verl's config around them."""
+"""A run in the planner's terms: sizes, counts and lengths instead of verl's config."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from verl_p2r.planner.model_shape import ModelShape
+from verl_p2r.sizes import GIB
 
-GIB = 2**30
 PHASES = ("generate", "log-prob", "update", "weight sync")
 
 
@@ -15,9 +15,9 @@ class Gpu:
     """A GPU by its maker's figures.
 
     Args:
-        memory: bytes that programs can have.
-        operations: bfloat16, dense, in a second.
-        bandwidth: of its memory, in bytes a second.
+        memory: memory that programs can use, in bytes.
+        operations: dense bfloat16 operations per second.
+        bandwidth: memory bandwidth, in bytes per second.
     """
 
     memory: float
@@ -35,17 +35,19 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Assumed:
-    """What is not known before a measurement [ours].
+    """Figures that are assumed until they are measured [ours].
 
     Args:
         mfu: share of the GPU's operations that passes over whole sequences reach.
-        decoding: share of its memory's bandwidth that sampling reaches.
-        node_link, host_link, net_link: bytes a second of a GPU to others of its node, to host memory, to other nodes.
-        process: bytes of a trainer's process on its GPU that are no tensors: CUDA, NCCL, fragments.
-        vllm_asleep: bytes that vLLM keeps while it sleeps: CUDA, NCCL, CUDA graphs.
-        vllm_working: bytes that vLLM keeps free of its cache for a step's activations.
+        decoding: share of its memory bandwidth that sampling reaches.
+        node_link: bytes per second between a GPU and the others of its node.
+        host_link: bytes per second between a GPU and host memory.
+        net_link: bytes per second between a GPU and other nodes.
+        process: non-tensor GPU memory of a trainer process (CUDA context, NCCL, fragmentation), in bytes.
+        vllm_asleep: memory that vLLM keeps while it sleeps (CUDA context, NCCL, CUDA graphs), in bytes.
+        vllm_working: memory that vLLM keeps out of its cache for activations, in bytes.
         overhead: seconds of a step in which no GPU works.
-        judge: seconds of a verdict.
+        judge: seconds per verdict.
     """
 
     mfu: float = 0.35
@@ -62,14 +64,17 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a row, as they usually are and at most.
+    """Tokens of a row: usual values and limits.
 
     Args:
-        text, media, response: usual tokens.
-        grid: patches of a temporal grid of the usual medium.
+        text: usual tokens of the prompt's text.
+        media: usual tokens of its media.
+        response: usual tokens of the response.
+        grid: patches in one temporal grid of the usual medium.
         worst_media: most tokens of media.
-        prompt_limit, response_limit: the config's, in tokens; for SFT they share `max_length`.
-        long_response: the longest response of a batch, usually.
+        prompt_limit: the config's limit, in tokens.
+        response_limit: the config's limit, in tokens; for SFT both limits add up to `max_length`.
+        long_response: usual tokens of the longest response in a batch.
     """
 
     text: float
@@ -83,14 +88,17 @@ class Lengths:
 
     @property
     def prompt(self) -> float:
+        """Usual tokens of a prompt."""
         return self.text + self.media
 
     @property
     def row(self) -> float:
+        """Usual tokens of a prompt and its response."""
         return self.prompt + self.response
 
     @property
     def longest(self) -> int:
+        """Most tokens of a row."""
         return self.prompt_limit + self.response_limit
 
 
@@ -99,18 +107,26 @@ class Engine:
     """verl's FSDP engine.
 
     Args:
-        gpus, per_node: GPUs that train, and of them in a node.
-        shard: over how many the weights are cut.
-        parallel: over how many a sequence is cut (Ulysses).
-        width, compute: bytes of a stored weight, and of a gathered one.
-        param_offload, optimizer_offload: kept in host memory outside of their phases; `policy_offload`: always (FSDP2).
-        checkpointing: activations of a layer are computed again.
-        tokens, infer_tokens: most tokens of a micro-batch on a GPU, with gradients and without.
-        mini_batches, epochs: updates in a step.
-        entropy: of the update's tokens is computed; `fused`: logits are never whole.
-        defers_sync: gradients stay whole until the last micro-batch.
-        lora_rank: 0 to train all weights; `lora_vision`: adapters in the vision tower, too.
-        fsdp2: verl's strategy `fsdp2`, not `fsdp`.
+        gpus: GPUs that train.
+        per_node: GPUs that train in one node.
+        fsdp_size: GPUs that share the weights.
+        ulysses_size: GPUs that share a sequence (Ulysses).
+        param_bytes: bytes per stored weight.
+        compute_bytes: bytes per gathered weight and activation.
+        param_offload: weights are in host memory outside the phases that need them.
+        optimizer_offload: the optimizer is in host memory outside the update.
+        policy_offload: FSDP2's offload policy keeps both in host memory all the time.
+        checkpointing: activations inside a layer are recomputed.
+        tokens: most tokens of a micro-batch on a GPU with gradients.
+        infer_tokens: most tokens of a micro-batch on a GPU without gradients.
+        mini_batches: updates in a step.
+        epochs: passes over a step's rows.
+        entropy: the entropy of the update's tokens is computed.
+        fused: logits are never materialized as a whole.
+        defers_sync: gradients stay unsharded until the last micro-batch.
+        lora_rank: rank of the adapters; 0 trains all weights.
+        lora_vision: the vision tower has adapters as well.
+        fsdp2: verl's strategy is `fsdp2` instead of `fsdp`.
         frozen_vision: the vision tower is not trained.
         shares_prefix: a prompt is computed once for all its responses.
         features: bytes of a frozen tower's features that a GPU's process may keep for a step.
@@ -118,10 +134,10 @@ class Engine:
 
     gpus: int
     per_node: int
-    shard: int
-    parallel: int = 1
-    width: int = 4
-    compute: int = 2
+    fsdp_size: int
+    ulysses_size: int = 1
+    param_bytes: int = 4
+    compute_bytes: int = 2
     param_offload: bool = False
     optimizer_offload: bool = False
     policy_offload: bool = False
@@ -142,6 +158,7 @@ class Engine:
 
     @property
     def trains_vision(self) -> bool:
+        """Whether the vision tower gets gradients."""
         return self.lora_vision if self.lora_rank else not self.frozen_vision
 
 
@@ -150,13 +167,15 @@ class Rollout:
     """vLLM's servers.
 
     Args:
-        gpus: that sample; `apart`: they do nothing else.
-        tensor: over how many a server is cut.
-        share: of the GPU's memory that vLLM takes.
-        sleeps: it gives the memory back while the trainer works.
-        max_length, max_rows: most tokens of a row, and rows at a time on a server.
-        width: bytes of a number.
+        gpus: GPUs that sample.
+        tensor: GPUs of one server.
+        share: share of the GPU's memory that vLLM takes.
+        sleeps: vLLM gives the memory back while the trainer works.
+        max_length: most tokens of a row.
+        max_rows: most rows at a time on one server.
+        dtype_bytes: bytes per weight and per cached number.
         bucket: bytes of weights sent at a time.
+        apart: the GPUs that sample do nothing else.
     """
 
     gpus: int
@@ -165,14 +184,19 @@ class Rollout:
     sleeps: bool
     max_length: int
     max_rows: int
-    width: int = 2
+    dtype_bytes: int = 2
     bucket: float = 2 * GIB
     apart: bool = False
 
 
 @dataclass(frozen=True)
 class Judging:
-    """The judge: how often it is asked in a step at most, and how many calls are in flight at once."""
+    """The judge.
+
+    Args:
+        calls: most calls in a step.
+        in_flight: calls at the same time.
+    """
 
     calls: int
     in_flight: int
@@ -184,16 +208,18 @@ class Job:
 
     Args:
         shape: of the model.
-        gpu: that it runs on.
-        lengths: of its rows.
-        engine: that trains.
-        prompts, samples: prompts of a step, and responses to each; rows of a step and 1 for SFT.
-        steps: of the run, None when unknown.
-        rollout: None for SFT; likewise the rest.
-        reference: a reference model gives log-probabilities; with LoRA it is the model itself.
+        gpu: the kind of GPU.
+        lengths: of the rows.
+        engine: the engine that trains.
+        prompts: prompts in a step; for SFT, rows.
+        samples: responses to a prompt; 1 for SFT.
+        steps: of the run; None when unknown.
+        rollout: vLLM; None for SFT.
+        reference: a reference model computes log-probabilities; with LoRA it is the model without adapters.
         old_log_prob: log-probabilities are computed before the update.
-        judge: None when none is asked over a network.
-        pixel_store, media_store: bytes of pixels and of decoded media that all agent loop workers may keep.
+        judge: None when no judge is asked over a network.
+        pixel_store: bytes of pixels that all agent loop workers may keep.
+        media_store: bytes of decoded media that all agent loop workers may keep.
     """
 
     shape: ModelShape
@@ -212,38 +238,39 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Sequences of a step."""
+        """Sequences in a step."""
         return self.prompts * self.samples
 
     @property
     def patches(self) -> float:
-        """Patches of a usual row."""
+        """Patches in a usual row."""
         return self.lengths.media * self.shape.vision.merge
 
     @property
     def trained(self) -> int:
-        """Parameters that are trained."""
+        """Number of trained parameters."""
         if self.engine.lora_rank:
             return self.shape.lora_params(self.engine.lora_rank, self.engine.lora_vision)
         return self.shape.params - (self.shape.vision_params if self.engine.frozen_vision else 0)
 
     @property
     def all_params(self) -> int:
+        """Number of parameters, adapters included."""
         return self.shape.params + (self.trained if self.engine.lora_rank else 0)
 
     @property
     def own_reference(self) -> bool:
-        """The reference is a model of its own."""
+        """Whether the reference is a separate model."""
         return self.reference and not self.engine.lora_rank
 
     def micro_tokens(self, budget: float) -> float:
         """Tokens that a GPU has at a time: the budget, or all it gets of a mini-batch of the longest rows."""
-        groups = self.engine.gpus // self.engine.parallel
+        groups = self.engine.gpus // self.engine.ulysses_size
         share = 1 / self.engine.mini_batches / groups
         if self.engine.shares_prefix:
             tokens = self.lengths.prompt_limit + self.samples * self.lengths.response_limit
             return min(budget, max(1, self.prompts * share) * tokens)
-        return min(budget, max(1, self.rows * share) * self.lengths.longest / self.engine.parallel)
+        return min(budget, max(1, self.rows * share) * self.lengths.longest / self.engine.ulysses_size)
 
 
 @dataclass(frozen=True)
@@ -251,11 +278,11 @@ class Line:
     """A figure and where it comes from.
 
     Args:
-        name: what it is.
-        value: how much.
+        name: of the figure.
+        value: in `unit`.
         unit: `tokens`, `B`, `calls`, `s` or `h`.
-        formula: with the numbers put in.
-        phases: of memory, when it is taken.
+        formula: how it is computed, with numbers.
+        phases: for memory, the phases in which it is allocated.
     """
 
     name: str
@@ -266,12 +293,20 @@ class Line:
 
 
 def total(lines: Iterable[Line], phase: str) -> float:
-    """Bytes taken in a phase."""
+    """Sum the bytes of a phase.
+
+    Args:
+        lines: of memory.
+        phase: one of `PHASES`.
+    """
     return sum(line.value for line in lines if phase in line.phases)
 
 
 def giga(params: float) -> str:
-    """Parameters as text.
+    """Format a number of parameters.
+
+    Args:
+        params: the number.
 
     >>> giga(8_292_166_656)
     '8.292 G'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large a Qwen-VL model is, told from its config.json: parameters, operations, bytes of its key-value cache."""
+"""The size of a video language model, computed from its config.json: parameters, operations, key-value cache."""
 
 import json
 import re
@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from verl_p2r.media.plan import VisionSpec
+from verl_p2r.media.families import Family, family_of_model, known_families
+from verl_p2r.media.vision_spec import VisionSpec
 
 TABLE = Path(__file__).with_name("model_shapes.yaml")
-SIZES = (  # fields of a config.json that are counted with, of the text or of the vision tower
+SIZES = (  # fields of a config.json that enter the arithmetic, in the text part or the vision part
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("vocab_size", "max_position_embeddings", "depth", "embed_dim", "out_hidden_size", "in_channels"),
     *("patch_size", "temporal_patch_size", "spatial_merge_size", "num_position_embeddings"),
@@ -23,16 +24,18 @@ SIZES = (  # fields of a config.json that are counted with, of the text or of th
 
 @dataclass(frozen=True)
 class Vision:
-    """The vision tower, merger included.
+    """Sizes of the vision tower, merger included.
 
     Args:
         depth: number of blocks.
-        width: of the blocks; `inner` of their MLPs, `out` of what the language model gets.
-        patch: values in a patch: channels × frames × height × width.
+        width: width of a block.
+        inner: width inside a block's MLP.
+        out: width of what the language model gets.
+        patch: values in a patch: channels x frames x height x width.
         merge: patches merged into one token.
         window: patches that attend to each other in the blocks with windows; 0 without windows.
         full: blocks whose patches attend to all of their temporal grid.
-        positions: learnt position embeddings.
+        positions: learned position embeddings.
         deepstack: further mergers.
     """
 
@@ -50,17 +53,23 @@ class Vision:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A Qwen-VL model's sizes, the fields of its config.json in short; see the properties for what follows.
+    """Sizes of a model, as its config.json gives them; the properties derive counts from them.
 
     Args:
-        kind: `qwen2_vl`, `qwen2_5_vl` or `qwen3_vl`.
-        hidden, inner: widths of the language model and of its MLPs.
-        layers, heads, kv_heads, head_dim, vocab, context: of the language model.
+        family: of the model.
+        hidden: width of the language model.
+        inner: width inside its MLPs.
+        layers: number of its layers.
+        heads: query heads of a layer.
+        kv_heads: key and value heads of a layer.
+        head_dim: width of a head.
+        vocab: rows of the embedding.
+        context: longest sequence, in tokens.
         tied: the output layer is the input embedding.
-        vision: of the vision tower.
+        vision: sizes of the vision tower.
     """
 
-    kind: str
+    family: Family
     hidden: int
     inner: int
     layers: int
@@ -74,20 +83,25 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ModelShape":
-        """Read a config.json; those of Qwen2-VL and Qwen2.5-VL may have the text's fields at the top.
+        """Read a config.json; older ones have the text fields at the top.
+
+        Args:
+            config: its content.
 
         Raises:
-            ValueError: another family, or a field is missing or holds no size.
+            ValueError: the family is unknown, or a field is missing or is not a size.
         """
-        kind = str(config.get("model_type"))
-        if kind not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
-            raise ValueError(f"model_type is {kind!r}: only qwen2_vl, qwen2_5_vl and qwen3_vl can be planned")
+        family = family_of_model(config.get("model_type"))
+        if family is None:
+            raise ValueError(
+                f"model_type is {config.get('model_type')!r}, which cannot be planned: known are {known_families()}"
+            )
         text, vision = config.get("text_config") or config, config.get("vision_config") or {}
         try:
             _check_sizes(text, "")
             _check_sizes(vision, "vision_config.")
             return cls(
-                kind=kind,
+                family=family,
                 hidden=text["hidden_size"],
                 inner=text["intermediate_size"],
                 layers=text["num_hidden_layers"],
@@ -97,7 +111,7 @@ class ModelShape:
                 vocab=text["vocab_size"],
                 context=text["max_position_embeddings"],
                 tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-                vision=_vision(kind, vision),
+                vision=_vision(family, vision),
             )
         except KeyError as error:
             raise ValueError(f"its config has no field {error}: it cannot be planned") from error
@@ -114,73 +128,75 @@ class ModelShape:
 
     @property
     def layer_matrices(self) -> int:
-        """Parameters of a decoder layer that a token is multiplied with."""
+        """Parameters in the weight matrices of a decoder layer."""
         return self.hidden * (2 * self.queries + 2 * self.keys + 3 * self.inner)
 
     @property
     def layer_params(self) -> int:
         """Parameters of a decoder layer: matrices, norms, and biases or norms of queries and keys."""
-        small = 2 * self.head_dim if self.kind == "qwen3_vl" else self.queries + 2 * self.keys
+        small = 2 * self.head_dim if self.family.head_norms else self.queries + 2 * self.keys
         return self.layer_matrices + 2 * self.hidden + small
 
     @property
     def embedding_params(self) -> int:
-        """Parameters of the input embedding; those of the output layer are as many, unless it is tied."""
+        """Parameters of the input embedding; an output layer that is not tied has as many."""
         return self.vocab * self.hidden
 
     @property
     def block_matrices(self) -> int:
-        """Parameters of a vision block that a patch is multiplied with."""
+        """Parameters in the weight matrices of a vision block."""
         v = self.vision
-        return 4 * v.width**2 + (3 if self.kind == "qwen2_5_vl" else 2) * v.width * v.inner
+        return 4 * v.width**2 + (3 if self.family.tower.gated else 2) * v.width * v.inner
+
+    @property
+    def block_params(self) -> int:
+        """Parameters of a vision block: matrices, biases and two norms."""
+        v = self.vision
+        biases = 4 * v.width + v.width + (2 if self.family.tower.gated else 1) * v.inner
+        return self.block_matrices + biases + 2 * self._vision_norm
+
+    @property
+    def _vision_norm(self) -> int:
+        return self.vision.width if self.family.tower.rms_norm else 2 * self.vision.width
 
     @property
     def vision_params(self) -> int:
         """Parameters of the vision tower, its mergers included."""
         v, wide = self.vision, self.vision.width * self.vision.merge
-        norm = v.width if self.kind == "qwen2_5_vl" else 2 * v.width  # RMSNorm has no bias
-        biases = 4 * v.width + v.width + (2 if self.kind == "qwen2_5_vl" else 1) * v.inner
-        block = self.block_matrices + biases + 2 * norm
-        entry = v.patch * v.width + (v.width if self.kind == "qwen3_vl" else 0) + v.positions * v.width
+        entry = (v.patch + self.family.tower.patch_bias + v.positions) * v.width
         merger = self.merger_matrices + wide + v.out
-        return entry + v.depth * block + merger + norm + v.deepstack * (merger + 2 * wide)
+        mergers = merger + self._vision_norm + v.deepstack * (merger + 2 * wide)
+        return entry + v.depth * self.block_params + mergers
 
     @property
     def merger_matrices(self) -> int:
-        """Parameters of a merger that a token is multiplied with."""
+        """Parameters in the weight matrices of a merger."""
         wide = self.vision.width * self.vision.merge
         return wide * (wide + self.vision.out)
 
     @property
     def params(self) -> int:
-        """All parameters, tied ones once."""
+        """All parameters; tied ones count once."""
         outside = (1 if self.tied else 2) * self.embedding_params + self.hidden
         return outside + self.layers * self.layer_params + self.vision_params
 
     @property
     def root_params(self) -> int:
-        """Parameters outside of the layers and blocks that FSDP wraps: it holds them gathered for a whole pass."""
-        v = self.vision
-        block = (self.vision_params - self._vision_outside) // v.depth
-        return self.params - self.layers * self.layer_params - v.depth * block
-
-    @property
-    def _vision_outside(self) -> int:
-        blockless = Vision(**{**vars(self.vision), "depth": 0})
-        return ModelShape(**{**vars(self), "vision": blockless}).vision_params
+        """Parameters outside the layers and blocks that FSDP wraps; they stay gathered for a whole pass."""
+        return self.params - self.layers * self.layer_params - self.vision.depth * self.block_params
 
     def lora_params(self, rank: int, vision: bool) -> int:
-        """Parameters of adapters on all linear layers (peft's `all-linear`), the output layer left out.
+        """Parameters of adapters on all linear layers except the output layer (peft's `all-linear`).
 
         Args:
             rank: of the adapters.
-            vision: whether the vision tower's layers have them, too.
+            vision: whether the vision tower has adapters as well.
         """
         attention = 4 * self.hidden + 2 * self.queries + 2 * self.keys
         total = self.layers * (attention + 3 * (self.hidden + self.inner))
         if vision:
             v, wide = self.vision, self.vision.width * self.vision.merge
-            mlp = (3 if self.kind == "qwen2_5_vl" else 2) * (v.width + v.inner)
+            mlp = (3 if self.family.tower.gated else 2) * (v.width + v.inner)
             total += v.depth * (6 * v.width + mlp) + (1 + v.deepstack) * (3 * wide + v.out)
         return rank * total
 
@@ -218,39 +234,38 @@ class ModelShape:
 
 
 def find_shape(path: str) -> tuple[ModelShape, VisionSpec | None, str]:
-    """The shape of a model: from its folder if there is one, else from the package's table by the path's last part.
+    """Find the shape of a model: in its folder if there is one, else in the package's table of published models.
 
     Args:
-        path: a folder, or a published name such as `Qwen/Qwen2.5-VL-7B-Instruct` (`-Instruct` may lack).
+        path: a folder, or a published name such as `Qwen/Qwen2.5-VL-7B-Instruct`; `-Instruct` is optional.
 
     Returns:
-        The shape; what the published processor does with media, None for a folder, whose own processor says it; and
+        The shape; the settings of the published processor (None for a folder, which has a processor of its own); and
         where the shape comes from.
 
     Raises:
-        ValueError: neither.
+        ValueError: the path is neither, or the config cannot be planned.
     """
     file = Path(path).expanduser() / "config.json"
     try:
         return ModelShape.from_config(json.loads(file.read_text("utf-8"))), None, str(file)
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file}: {error}") from error
-    except OSError:  # no folder, or one that may not be entered: then it is a published name, if anything
+    except OSError:  # no readable folder: try it as a published name
         pass
     name = re.sub("-(Instruct|Thinking)$", "", path.rstrip("/").rsplit("/", 1)[-1])
     models = _table()["models"]
     if name not in models:
-        raise ValueError(f"{path} is no folder with a config.json, nor one of {', '.join(models)}")
+        raise ValueError(f"{path} is neither a folder with a config.json nor one of {', '.join(models)}")
     shape = ModelShape.from_config(models[name])
     vision = models[name]["vision_config"]
-    family = _table()["families"][shape.kind]
     spec = VisionSpec(
-        kind=shape.kind,
+        family=shape.family,
         patch_size=vision["patch_size"],
         temporal_patch_size=vision["temporal_patch_size"],
         merge_size=vision["spatial_merge_size"],
-        image_pixels=tuple(family["image_pixels"]),
-        video_pixels=tuple(family["video_pixels"]),
+        image_pixels=shape.family.image_pixels,
+        video_pixels=shape.family.video_pixels,
     )
     return shape, spec, f"{TABLE.name}: {name}"
 
@@ -265,22 +280,21 @@ def _check_sizes(config: Mapping[str, Any], where: str) -> None:
         value = config.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             shown = "null" if value is None else repr(value)
-            raise ValueError(f"its config has {where}{name}={shown}: a whole number of at least 1 is needed")
+            raise ValueError(f"its config has {where}{name}={shown}: it must be a whole number of at least 1")
 
 
-def _vision(kind: str, config: Mapping[str, Any]) -> Vision:
-    old = kind == "qwen2_vl"  # whose hidden_size is the language model's
-    patch, width = config["patch_size"], config["embed_dim" if old else "hidden_size"]
-    window = config.get("window_size", 112) if kind == "qwen2_5_vl" else 0
+def _vision(family: Family, config: Mapping[str, Any]) -> Vision:
+    tower = family.tower
+    patch, width = config["patch_size"], config[tower.width_field]
     return Vision(
         depth=config["depth"],
         width=width,
-        inner=int(width * config.get("mlp_ratio", 4)) if old else config["intermediate_size"],
-        out=config["hidden_size" if old else "out_hidden_size"],
+        inner=int(width * config.get("mlp_ratio", tower.mlp_ratio)) if tower.mlp_ratio else config["intermediate_size"],
+        out=config[tower.out_field],
         patch=config.get("in_channels", 3) * config["temporal_patch_size"] * patch**2,
         merge=config["spatial_merge_size"] ** 2,
-        window=(window // patch) ** 2,
-        full=len(config.get("fullatt_block_indexes", ())) if kind == "qwen2_5_vl" else 0,
-        positions=config.get("num_position_embeddings", 2304) if kind == "qwen3_vl" else 0,
-        deepstack=len(config.get("deepstack_visual_indexes", ())) if kind == "qwen3_vl" else 0,
+        window=(config.get("window_size", tower.window) // patch) ** 2,
+        full=len(config.get("fullatt_block_indexes", ())),
+        positions=config.get("num_position_embeddings", tower.positions),
+        deepstack=len(config.get("deepstack_visual_indexes", ())),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a step will take, by phase, as arithmetic on operations and bytes."""
+"""Time of a step by phase, as arithmetic on operations and bytes."""
 
 from collections.abc import Iterator
 from math import ceil
@@ -10,7 +10,12 @@ from verl_p2r.planner.sharing import kept_features, pass_tokens, text_operations
 
 
 def step_time(job: Job, assumed: Assumed) -> list[Line]:
-    """Seconds of a step's phases, their sum, and hours of the run if its steps are known."""
+    """List the seconds of a step's phases, their sum, and the hours of the run if its steps are known.
+
+    Args:
+        job: the run.
+        assumed: assumed figures.
+    """
     training = [*_passes(job, assumed), *_moves(job, assumed)]
     seconds = sum(line.value for line in training)
     lines = training
@@ -34,7 +39,12 @@ def step_time(job: Job, assumed: Assumed) -> list[Line]:
 
 
 def judge_time(job: Job, assumed: Assumed) -> float:
-    """Seconds that all verdicts of a step take."""
+    """Seconds that all verdicts of a step take.
+
+    Args:
+        job: the run.
+        assumed: assumed figures.
+    """
     return ceil(job.judge.calls / job.judge.in_flight) * assumed.judge if job.judge else 0.0
 
 
@@ -62,42 +72,43 @@ def _passes(job: Job, assumed: Assumed) -> Iterator[Line]:
 
 
 def _communication(job: Job, assumed: Assumed) -> tuple[float, str]:
-    """Seconds in which FSDP gathers weights for two passes and reduces gradients, for every micro-batch."""
+    """Seconds in which FSDP gathers weights for two passes and reduces gradients, over all micro-batches."""
     e = job.engine
-    if e.shard == 1:
+    if e.fsdp_size == 1:
         return 0.0, ""
     link = _link(e, assumed)
-    groups = e.gpus // e.parallel
-    tokens = pass_tokens(job) / groups / e.mini_batches / e.parallel
+    groups = e.gpus // e.ulysses_size
+    tokens = pass_tokens(job) / groups / e.mini_batches / e.ulysses_size
     batches = max(1, ceil(tokens / e.tokens)) * e.mini_batches * e.epochs
-    sent = batches * (2 * e.compute * job.all_params + 4 * job.trained)
-    how = f"{batches} micro-batches × (2 × {e.compute} B × {job.all_params / 1e9:.2f} G + 4 B × "
+    sent = batches * (2 * e.compute_bytes * job.all_params + 4 * job.trained)
+    how = f"{batches} micro-batches × (2 × {e.compute_bytes} B × {job.all_params / 1e9:.2f} G + 4 B × "
     return sent / link, how + f"{job.trained / 1e9:.2f} G) / {link / 1e9:.0f} GB/s"
 
 
 def _link(engine: Engine, assumed: Assumed) -> float:
-    """Bytes a second that a GPU gathers with: what comes from other nodes comes once, over all links of a node."""
-    if engine.shard <= engine.per_node:
+    """Bytes per second at which a GPU gathers; data of other nodes arrives once, over all links of the node."""
+    if engine.fsdp_size <= engine.per_node:
         return assumed.node_link
     return min(assumed.node_link, assumed.net_link * engine.per_node)
 
 
 def _moves(job: Job, assumed: Assumed) -> Iterator[Line]:
-    """Weights and optimizer between host and GPU, and weights to vLLM."""
+    """Time to move weights and optimizer between host and GPU, and weights to vLLM."""
     e, passes = job.engine, 2 + job.old_log_prob if job.rollout else 1
     moved, how = 0.0, []
     if e.param_offload:
-        moved += 2 * passes * e.width * job.all_params / e.shard
-        how.append(f"2 × {passes} × {e.width} B × {job.all_params / 1e9:.2f} G / {e.shard}")
+        moved += 2 * passes * e.param_bytes * job.all_params / e.fsdp_size
+        how.append(f"2 × {passes} × {e.param_bytes} B × {job.all_params / 1e9:.2f} G / {e.fsdp_size}")
     if e.optimizer_offload:
-        moved += 2 * 2 * e.width * job.trained / e.shard
-        how.append(f"2 × 2 × {e.width} B × {job.trained / 1e9:.2f} G / {e.shard}")
+        moved += 2 * 2 * e.param_bytes * job.trained / e.fsdp_size
+        how.append(f"2 × 2 × {e.param_bytes} B × {job.trained / 1e9:.2f} G / {e.fsdp_size}")
     if job.own_reference:
-        groups = e.gpus // e.parallel
-        batches = max(1, ceil(pass_tokens(job) / groups / e.parallel / e.infer_tokens))
-        moved += batches * e.width * job.shape.params / e.shard
+        groups = e.gpus // e.ulysses_size
+        batches = max(1, ceil(pass_tokens(job) / groups / e.ulysses_size / e.infer_tokens))
+        moved += batches * e.param_bytes * job.shape.params / e.fsdp_size
         how.append(
-            f"{batches} micro-batches of the reference × {e.width} B × {job.shape.params / 1e9:.2f} G / {e.shard}"
+            f"{batches} micro-batches of the reference × {e.param_bytes} B × {job.shape.params / 1e9:.2f} G / "
+            f"{e.fsdp_size}"
         )
     if moved:
         yield Line(
@@ -108,8 +119,10 @@ def _moves(job: Job, assumed: Assumed) -> Iterator[Line]:
         )
     if job.rollout is not None:
         link = _link(e, assumed)
-        whole = (e.width + job.rollout.width) * job.shape.params
-        formula = f"({e.width} + {job.rollout.width}) B × {job.shape.params / 1e9:.2f} G / {link / 1e9:.0f} GB/s"
+        whole = (e.param_bytes + job.rollout.dtype_bytes) * job.shape.params
+        formula = (
+            f"({e.param_bytes} + {job.rollout.dtype_bytes}) B × {job.shape.params / 1e9:.2f} G / {link / 1e9:.0f} GB/s"
+        )
         yield Line("weight sync", whole / link, "s", formula)
 
 
@@ -120,15 +133,15 @@ def _generate(job: Job, assumed: Assumed) -> Iterator[Line]:
     rows = ceil(job.rows / servers)
     at_once = int(max(1, min(rows, r.max_rows, cache_tokens(job, assumed)[0] // ln.row)))
     waves = ceil(rows / at_once)
-    weights = r.width * (s.params - s.vision_params) / r.tensor
-    cache = at_once * (ln.prompt + ln.response / 2) * s.kv_bytes(r.width) / min(r.tensor, s.kv_heads)
+    weights = r.dtype_bytes * (s.params - s.vision_params) / r.tensor
+    cache = at_once * (ln.prompt + ln.response / 2) * s.kv_bytes(r.dtype_bytes) / min(r.tensor, s.kv_heads)
     token = (weights + cache) / (gpu.bandwidth * assumed.decoding)
     yield Line(
         "generate",
         waves * ln.long_response * token,
         "s",
-        f"{waves} × {ln.long_response:.0f} tokens × ({r.width} B × {(s.params - s.vision_params) / 1e9:.2f} G / "
-        f"{r.tensor} + {at_once} rows × {ln.prompt + ln.response / 2:,.0f} tokens × {s.kv_bytes(r.width):,} B / "
+        f"{waves} × {ln.long_response:.0f} tokens × ({r.dtype_bytes} B × {(s.params - s.vision_params) / 1e9:.2f} G / "
+        f"{r.tensor} + {at_once} rows × {ln.prompt + ln.response / 2:,.0f} tokens × {s.kv_bytes(r.dtype_bytes):,} B / "
         f"{min(r.tensor, s.kv_heads)}) / "
         f"({gpu.bandwidth / 1e12:.2f} TB/s × {assumed.decoding:g})",
     )
@@ -146,7 +159,7 @@ def _generate(job: Job, assumed: Assumed) -> Iterator[Line]:
         asked = judge_time(job, assumed)
         behind = max(assumed.judge, asked - waves * ln.long_response * token)
         yield Line(
-            "judge, behind the last response",
+            "judge, after the last response",
             behind,
             "s",
             f"max({assumed.judge:g} s, ⌈{job.judge.calls:,} calls / {job.judge.in_flight} in flight⌉ × "

@@ -8,7 +8,8 @@ only. With a frozen vision tower its features can be kept, so that one pass of a
 from collections.abc import Iterator
 from dataclasses import replace
 
-from verl_p2r.planner.job import GIB, Job
+from verl_p2r.planner.job import Job
+from verl_p2r.sizes import GIB
 
 FEATURES = 2 * GIB  # `trainer.p2r.vision_features_gib` by default, in bytes
 
@@ -41,9 +42,10 @@ def gathered_share(job: Job) -> float:
 
 
 def text_operations(job: Job, rows: float) -> float:
-    """Operations of a forward pass of the language model over usual rows.
+    """Count the operations of a forward pass of the language model over usual rows.
 
     Args:
+        job: the run.
         rows: sequences; with the shared prefix `job.samples` of them share a prompt.
     """
     shape, lengths = job.shape, job.lengths
@@ -56,10 +58,12 @@ def text_operations(job: Job, rows: float) -> float:
 
 
 def vision_operations(job: Job, rows: float) -> float:
-    """Operations of a forward pass of the vision tower over the media of usual rows, each set of media once a prompt
-    with the shared prefix and once a row without.
+    """Count the operations of a forward pass of the vision tower over the media of usual rows.
+
+    The tower sees each set of media once per prompt with the shared prefix, and once per row without it.
 
     Args:
+        job: the run.
         rows: sequences.
     """
     sets = rows / job.samples if job.engine.shares_prefix else rows
@@ -78,10 +82,10 @@ def kept_features(job: Job) -> float:
 
 def features_bytes(job: Job) -> float:
     """Bytes of all features of a step's media on one GPU's process."""
-    ranks = job.engine.gpus // job.engine.parallel
+    ranks = job.engine.gpus // job.engine.ulysses_size
     sets = job.prompts / ranks if job.engine.shares_prefix else min(job.prompts, job.rows / ranks)
     values = job.lengths.media * job.shape.vision.out * (1 + job.shape.vision.deepstack)
-    return sets * values * job.engine.compute
+    return sets * values * job.engine.compute_bytes
 
 
 def variants(job: Job) -> Iterator[tuple[str, Job]]:
@@ -90,7 +94,7 @@ def variants(job: Job) -> Iterator[tuple[str, Job]]:
         return
     kept = {"": 0.0} | ({", features once a step": job.engine.features or FEATURES} if job.engine.frozen_vision else {})
     for shares, name in ((False, "whole rows"), (True, "shared prefix")):
-        if shares and job.engine.parallel > 1:
+        if shares and job.engine.ulysses_size > 1:
             continue  # refused with Ulysses
         for more, features in kept.items():
             yield name + more, replace(job, engine=replace(job.engine, shares_prefix=shares, features=features))

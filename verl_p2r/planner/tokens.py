@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of a prompt: the most that its media can cost, and what real rows do cost, told from metadata alone."""
+"""Tokens of a prompt: the most that its media can need, and what real rows need, from metadata alone."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.screening import Sample
+from verl_p2r.media.families import Time
 from verl_p2r.media.plan import (
     MediaSettings,
     VideoInfo,
@@ -18,26 +19,27 @@ from verl_p2r.media.plan import (
 from verl_p2r.media.probe import probe_element
 
 SHAPES = [(1080, 1920), (1920, 1080), (720, 720), (480, 640), (816, 1920), (339, 678), (360, 1080)]  # height, width
-SMALL = [(60, 3 * k) for k in range(20, 81)]  # are enlarged, and rounded up; 1:1 to 1:4
-CHARACTERS = 4  # of English in a token, about
-AROUND = 100  # tokens for the chat template, the question and its options, about
+SMALL = [(60, 3 * k) for k in range(20, 81)]  # enlarged and rounded up; 1:1 to 1:4
+CHARACTERS = 4  # characters of English per token, about
+AROUND = 100  # tokens of the chat template, the question and its options, about
 
 
 def worst_media(
     media: MediaSettings, spec: VisionSpec, shapes: Sequence[tuple[int, int]] = (*SHAPES, *SMALL)
 ) -> tuple[int, int]:
-    """Most tokens of a video or an image of some shapes, long enough for all frames.
+    """Compute the most tokens of a medium: images, and videos long enough for all frames.
 
     Args:
         media: how media are sampled and sized.
         spec: of the model's processor.
-        shapes: heights and widths in the files, in pixels; by default also small ones, which can cost an eighth more
-            where `video_min_pixels` enlarges them.
+        shapes: heights and widths in the files, in pixels; by default also small ones, which can need an eighth more
+            when `video_min_pixels` enlarges them.
 
     Returns:
-        Tokens, the times that Qwen3-VL writes before each temporal grid included; patches in one temporal grid.
+        Tokens, including timestamps before temporal grids; and patches in one temporal grid.
 
-    >>> spec = VisionSpec("qwen2_5_vl", 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
+    >>> from verl_p2r.media.families import QWEN2_5_VL
+    >>> spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
     >>> worst_media(MediaSettings(), spec, SHAPES)  # 8 grids of 128 tokens, 4 patches each
     (1024, 512)
     """
@@ -45,13 +47,16 @@ def worst_media(
     videos = [plan_video(video, VideoInfo(100_000, 30.0, *shape), spec) for shape in shapes]
     images = [plan_image(image, shape, spec) for shape in shapes]
     largest = max(videos, key=lambda plan: plan.tokens)
-    stamps = largest.grid[0] * 10 if spec.kind == "qwen3_vl" else 0  # "<12.5 seconds>" and two marks
+    stamps = largest.grid[0] * 10 if spec.family.time is Time.TEXT else 0  # "<12.5 seconds>" and two marks
     tokens = max(largest.tokens + stamps, max(plan.tokens for plan in images))
     return tokens, largest.grid[1] * largest.grid[2]
 
 
 def text_estimate(template: PromptTemplate) -> int:
-    """About how many tokens a prompt has beside its media, when no row is there to be counted [ours].
+    """Estimate the tokens of a prompt without its media, if no row can be counted [ours].
+
+    Args:
+        template: of the prompt.
 
     >>> text_estimate(PromptTemplate.load("process_aware"))
     352
@@ -60,12 +65,15 @@ def text_estimate(template: PromptTemplate) -> int:
 
 
 def count(sample: Sample, spec: VisionSpec, tokenizer: Any) -> tuple[int, int]:
-    """Tokens of a row, all of them and those of its media; no video is decoded.
+    """Count the tokens of a row without decoding its media.
 
     Args:
-        sample: a row whose media are local files, as screening takes it.
+        sample: a row whose media are local files.
         spec: of the model's processor.
         tokenizer: of the model.
+
+    Returns:
+        All tokens, and those of the media.
 
     Raises:
         MediaError: a medium cannot be used.

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doors into verl: what `verl.plugins` loads in every process that imports verl.
+"""The entry point `verl.plugins`, which verl loads in every process that imports it.
 
-verl swallows an exception raised while it loads a plugin, and it loads plugins in processes that need none of this
-(vLLM workers, reward workers). So this module does not import verl (nor torch, unless on the CPU platform): it only
-says "when verl opens this module, run that one of ours", and each of ours registers with verl's own registry as an
-import side effect. An error in one of them then surfaces where verl imports the registry, loudly.
+verl swallows exceptions of a plugin, and it loads plugins in processes that do not need them (vLLM workers, reward
+workers). This module therefore does not import verl, nor torch except on the CPU platform. It only registers import
+hooks: when verl imports one of its modules, one of ours is imported and registers with verl's registry. An error in one
+of ours then surfaces where verl imports the registry.
 
 | when verl imports                              | we register                                               |
 |------------------------------------------------|-----------------------------------------------------------|
@@ -15,7 +15,7 @@ import side effect. An error in one of them then surfaces where verl imports the
 | `verl.utils.checkpoint.checkpoint_handler`     | a handler whose checkpoints survive a kill at any time    |
 | `verl.plugin.platform` (`VERL_PLATFORM=cpu`)   | the platform `cpu` and what it needs                      |
 
-Datasets and the agent loop manager are named in the configs by their import path; they need no registration.
+The configs name datasets and the agent loop manager by their import path, without registration.
 """
 
 import importlib
@@ -37,7 +37,7 @@ REGISTRATIONS = {
 
 
 def on_cpu() -> bool:
-    """Whether the user chose the CPU platform."""
+    """Check whether the user chose the CPU platform."""
     return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,8 +147,10 @@ async def _reach(judge: Judge) -> None:
 
 @app.command()
 def plan(
-    config: Annotated[str, typer.Argument(help="A launch script, or the name of a config: p2r_ppo, p2r_sft, …")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as for verl.")] = None,
+    config: Annotated[str, typer.Argument(help="Name of a config (p2r_ppo, p2r_sft, …), or python or torchrun.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides as for verl, or the rest of the command.")
+    ] = None,
     gpu: Annotated[str, typer.Option(help="A100, A100-40GB, H100 or H200.")] = "A100",
     model: Annotated[
         str | None,
@@ -164,10 +165,12 @@ def plan(
 ) -> None:
     """Estimate a run before it starts: tokens, memory, bytes, judge calls, time; warn of what will not fit.
 
-    Example: MODEL=checkpoint verl-p2r plan examples/pa_grpo_7b.sh --model Qwen2.5-VL-7B
+    Example: verl-p2r plan --gpu H100 p2r_ppo actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct
 
-    A script is run with its environment, but what it starts with python or torchrun is only read. Exits with 2 if the
-    config cannot be read, and with --strict with 1 if there is a warning.
+    The scripts in examples/ put $LAUNCH before their command, so this plans a script with its settings:
+    LAUNCH='verl-p2r plan --' MODEL=Qwen/Qwen2.5-VL-7B-Instruct bash examples/pa_grpo_7b.sh
+
+    Exits with 2 when the config cannot be read, and with --strict with 1 when there is a warning.
     """
     from verl_p2r.media import torchvision_ops
 
@@ -183,8 +186,7 @@ def plan(
     with _user_errors(console):
         if gpu not in GPUS:
             raise ValueError(f"--gpu is {gpu!r}: give one of {', '.join(GPUS)}")
-        env = {**({"MODEL": model} if model else {}), **os.environ}  # the scripts require MODEL
-        launch = launch_of(config, overrides or [], env)
+        launch = launch_of(config, overrides or [])
         made = plan_of(launch, Options(gpu, model, rows, response_tokens))
     wrong = [*made.faults, *faults(made.job, assumed)]
     show(console, made, wrong, assumed, gpu, formulas)

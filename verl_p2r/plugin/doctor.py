@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`verl-p2r doctor`: does verl, in a fresh process, find what this package registers?
+"""`verl-p2r doctor`: checks that verl, in a fresh process, finds what this package registers.
 
-verl hides an exception raised while it loads a plugin, so a broken installation shows only as an unknown name in the
-middle of a start. Each check here runs the way verl would, and says what to do when it fails.
+verl hides exceptions of a plugin, so a broken installation only shows as an unknown name in the middle of a start. Each
+check runs the way verl would, and says what to do when it fails.
 """
 
 import importlib.metadata as metadata
@@ -14,8 +14,11 @@ from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
 
-from verl_p2r.plugin import TESTED_VERL, TESTED_VLLM, on_cpu
+from verl_p2r.plugin import TESTED_VERL, TESTED_VLLM, on_cpu, shm_usage
+from verl_p2r.sizes import GIB
 
+LOW_SHM = 2 * GIB  # free bytes below which Ray and vLLM may not start
+SHOWN = 8  # leftover segments that are named
 TESTED = {"verl": f"=={TESTED_VERL}", "vllm": TESTED_VLLM, "transformers": ">=5.5.3,<5.11"}
 
 # Run in a fresh interpreter, where only verl's own plugin loading registers anything.
@@ -27,7 +30,7 @@ def check(name, look):
     try:
         out[name] = str(look())
     except Exception as error:
-        while error.__cause__:  # transformers hides why an import failed behind an error of its own
+        while error.__cause__:  # transformers hides the reason of a failed import behind its own error
             error = error.__cause__
         out[name] = "!" + type(error).__name__ + ": " + (str(error).splitlines() or [""])[0]
 def estimator():
@@ -65,7 +68,14 @@ print("DOCTOR" + json.dumps(out))
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `remedy` is empty when all is well, `fatal` decides the exit code."""
+    """One line of the report.
+
+    Args:
+        what: the thing that was checked.
+        found: its state.
+        remedy: what to do; empty when all is well.
+        fatal: a remedy makes the command exit with 1.
+    """
 
     what: str
     found: str
@@ -74,12 +84,12 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Check versions, entry points, the registrations in a fresh process, platform and rollout.
+    """Check versions, entry points, the registrations in a fresh process, platform, rollout and shared memory.
 
     Returns:
-        One finding a line, in the order they should be read.
+        One finding a line, in the order in which they should be read.
     """
-    return [*_versions(), *_entry_points(), *_registrations()]
+    return [*_versions(), *_entry_points(), *_registrations(), *_shared_memory()]
 
 
 def _versions() -> list[Finding]:
@@ -124,7 +134,7 @@ def _registrations() -> list[Finding]:
     line = next((line for line in process.stdout.splitlines() if line.startswith("DOCTOR")), None)
     if line is None:
         last = (process.stderr.strip().splitlines() or ["no output"])[-1]
-        return [Finding("a fresh process with verl", last, "run `python -c 'import verl'` and mend what it says")]
+        return [Finding("a fresh process with verl", last, "run `python -c 'import verl'` and fix the error it shows")]
     findings = []
     for what, found in json.loads(line.removeprefix("DOCTOR")).items():
         remedy = "" if not found.startswith("!") else _remedy(what, found)
@@ -132,16 +142,41 @@ def _registrations() -> list[Finding]:
     return findings
 
 
+def _shared_memory() -> list[Finding]:
+    if not shm_usage.FOLDER.is_dir():
+        return []  # not on Linux
+    free, total = shm_usage.free_and_total()
+    remedy = (
+        ""
+        if free >= LOW_SHM
+        else ("Ray and vLLM need more: start the container with a larger --shm-size, or end the programs that fill it")
+    )
+    amount = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
+    findings = [Finding(f"shared memory {shm_usage.FOLDER}", amount, remedy, fatal=False)]
+    if found := shm_usage.leftovers():
+        names = " ".join(map(str, list(found)[:SHOWN]))
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        findings.append(
+            Finding(
+                "shared memory left over",
+                f"{len(found)} segments, {sum(found.values()) / GIB:.2f} GiB",
+                f"no process of yours here uses them; unless another container does: rm {names}{more}",
+                fatal=False,
+            )
+        )
+    return findings
+
+
 def _remedy(what: str, error: str) -> str:
     if not on_cpu():
         if "torchvision::nms" in error:
-            return "torchvision is a CUDA build beside CPU torch: set VERL_PLATFORM=cpu, or install its CPU build"
+            return "torchvision is a CUDA build and torch a CPU build: set VERL_PLATFORM=cpu, or install its CPU build"
         if what in ("platform", "rollout vllm"):
             return (
                 "on a machine without a GPU set VERL_PLATFORM=cpu; with one, check its driver, torch's build, "
                 "CUDA_VISIBLE_DEVICES and the vllm package"
             )
-    return "set VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin, start again, and read the error that then is raised"
+    return "set VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin, start again, and read the error that it raises"
 
 
 def _version(package: str) -> str | None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run on a machine without a GPU ends with what to set, not with what breaks first.
+"""Ends a run on a machine without a GPU with the setting to change, instead of a later failure.
 
-verl takes a machine without an accelerator for one of NVIDIA's. What fails then depends on the installation:
-torchvision's operators, vLLM's libraries, or a wait for GPUs that never come.
+verl treats a machine without an accelerator as one with an NVIDIA GPU. What fails then depends on the installation:
+torchvision's operators, vLLM's libraries, or an endless wait for GPUs.
 """
 
 import sys
@@ -16,10 +16,9 @@ MESSAGE = (
 
 
 def refuse() -> None:
-    """End a trainer of verl that could only fail; `import verl` elsewhere, as in Ray's workers, is left alone.
+    """End a trainer of verl that cannot work; other processes that import verl, such as Ray's workers, go on.
 
-    A trainer of RL whose torch was built for GPUs is warned: it may be on the head of a cluster whose other nodes have
-    the GPUs.
+    An RL trainer with a GPU build of torch only gets a warning, because the other nodes of its cluster may have GPUs.
 
     Raises:
         SystemExit: verl swallows other exceptions while it loads a plugin.
@@ -33,6 +32,6 @@ def refuse() -> None:
     if get_platform().is_available():
         return
     if trainer == TRAINERS[0] and (torch.version.cuda or torch.version.hip):
-        warnings.warn(f"{MESSAGE}. If other nodes of this Ray cluster have GPUs, all is well", stacklevel=2)
+        warnings.warn(f"{MESSAGE}. Ignore this if other nodes of the Ray cluster have GPUs", stacklevel=2)
         return
     sys.exit(f"verl_p2r: {MESSAGE}")

@@ -7,7 +7,6 @@ import copy
 import sys
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,6 @@ import torch
 import transfer_queue as tq
 from cpu_config import make_config
 from transfer_queue.utils.serial_utils import encode
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase
 from verl.trainer.ppo.v1 import AgentLoopWorkerTQ
 from verl.utils import tensordict_utils as tu
 from verl.utils.model import extract_multi_modal_inputs
@@ -24,8 +22,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from verl_p2r.media.decode import install_reader
 from verl_p2r.plugin.media import pixels
-from verl_p2r.plugin.media.agent_loop import P2RAgentLoopWorker, SharingProcessor
-from verl_p2r.plugin.media.media_cache import Source
+from verl_p2r.plugin.media.agent_loop import P2RAgentLoopWorker
 
 pytestmark = pytest.mark.slow  # for the start of Ray and of two workers
 ROLLOUTS = 3
@@ -258,46 +255,3 @@ def test_a_rollout_that_writes_a_placeholder_is_lost(workers, processor):
     ray.get(workers["ours"].refuse_placeholders.remote([300, video, image, 301], [1, 0, 0, 1]))
     with pytest.raises(ValueError, match=rf"placeholders \[{video}\]"):
         ray.get(workers["ours"].refuse_placeholders.remote([300, video, image, 301], [1, 1, 0, 1]))
-
-
-class FakeProcessor:
-    """Of a clip makes as many pixels as its path is long; takes its time, so that others come between."""
-
-    def __call__(self, text, images, videos, **kwargs):
-        time.sleep(0.001)
-        grid, ids = torch.tensor([[1, 2, 2]]), torch.tensor([[len(text[0])]])
-        return {"input_ids": ids, "attention_mask": ids, "video_grid_thw": grid, "pixel_values_videos": videos[0] * 2.0}
-
-
-class FakeMedia:
-    def sources_of(self, media):
-        return tuple(Source("video", str(int(medium[0])), 14) for medium in media)
-
-
-def test_a_store_that_is_too_small_costs_time_and_nothing_else(queue):
-    """Hundreds of callers, room for two prompts: whoever asks gets the pixels of the prompt he asks about."""
-    clips = [torch.full((64,), float(i)) for i in range(40)]
-    shared = SharingProcessor(FakeProcessor(), FakeMedia(), pixels.PixelStore(2 * clips[0].nbytes))
-
-    def ask(i: int) -> bool:
-        reference = shared.pixels_of(text=["x" * i], videos=[clips[i]])
-        small = shared(text=["x" * i], videos=[clips[i]])
-        return (
-            bool((pixels.tensors(reference)["pixel_values_videos"] == 2 * i).all()) and small["input_ids"].item() == i
-        )
-
-    with ThreadPoolExecutor(32) as pool:
-        assert all(pool.map(ask, [i % 40 for i in range(400)]))
-
-
-def test_sglang_is_sent_tensors_of_its_own(queue):
-    """verl's payload for SGLang takes them from what the processor returns to the builder."""
-    clip = torch.full((64,), 3.0)
-    shared = SharingProcessor(FakeProcessor(), FakeMedia(), pixels.PixelStore(10**6), return_pixels=True)
-    for _ in range(2):
-        [payload] = AgentLoopBase.build_sglang_video_payload([clip], shared(text=["x"], videos=[clip]))
-        assert torch.equal(torch.cat([payload["pixel_values_videos"]]), clip * 2)
-        payload["pixel_values_videos"] += 1
-    assert "pixel_values_videos" not in SharingProcessor(FakeProcessor(), FakeMedia(), pixels.PixelStore(10**6))(
-        text=["x"], videos=[clip]
-    )

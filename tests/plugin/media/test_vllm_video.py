@@ -23,10 +23,10 @@ from PIL import Image
 from verl.utils import hf_processor
 from verl.workers.rollout.utils import qwen2_5_vl_dedup_image_tokens
 
-from verl_p2r.plugin.media import vllm_video
+from verl_p2r.plugin.media import grid_spans, vllm_video
 from verl_p2r.plugin.media.position_ids import qwen_position_ids
 
-OURS = "verl_p2r.plugin.media.vllm_video"
+SECONDS, TEXTS = "verl_p2r.plugin.media.vllm_seconds", "verl_p2r.plugin.media.vllm_timestamps"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def plugins():
 def rollout(request, plugins, tiny_model):
     """vLLM's processor for the tiny model."""
     made = rollout_positions.vllm_processor(str(tiny_model), request.param)
-    assert type(made).__module__ == OURS
+    assert type(made).__module__ == SECONDS
     return made
 
 
@@ -149,7 +149,7 @@ def qwen3(plugins, tmp_path_factory):
     """vLLM's and verl's processors for Qwen3-VL."""
     folder = qwen_models.save(tmp_path_factory.mktemp("qwen3"), "qwen3_vl")
     made = rollout_positions.vllm_processor(str(folder), "bfloat16")
-    assert type(made).__module__ == OURS
+    assert type(made).__module__ == TEXTS
     return made, hf_processor(str(folder))
 
 
@@ -193,7 +193,7 @@ def test_qwen3_vl_agrees_from_half_a_frame_to_thirty_a_second(qwen3, make_clip, 
 def test_stock_vllm_writes_a_qwen3_vl_video_twice(qwen3, clips, monkeypatch):
     rollout, processor = qwen3
     content = [video(clips, SAMPLES[1])]  # two grids
-    monkeypatch.setattr(vllm_video, "_is_spelled_out", lambda *_: False)  # what is left is vLLM's own
+    monkeypatch.setattr(grid_spans, "has_timestamps", lambda *_: False)  # what is left is vLLM's own
     output = rollout_positions.process(rollout, *sent(processor, content))
     first, second = timestamps(clips, SAMPLES[1])
     seen = re.findall(r"<\d\.\d seconds>", processor.tokenizer.decode(output["prompt_token_ids"]))
@@ -224,7 +224,7 @@ def test_the_mixture_of_experts_of_qwen3_vl_has_our_processor_too(plugins):
     from vllm.model_executor.models.qwen3_vl_moe import Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeProcessingInfo
 
     factory = Qwen3VLMoeForConditionalGeneration._processor_factory
-    assert factory.processor.__module__ == OURS
+    assert factory.processor.__module__ == TEXTS
     assert factory.info is Qwen3VLMoeProcessingInfo
 
 
@@ -235,7 +235,7 @@ def test_videos_as_sent_by_hand(pads):
     short, grid = [9] * pads, [2, 9, 9, 9, 3]
     prompt = [1, 7, 2, *short, 3, 7, 2, *short, 3, 1, 2, 7, 2, *short, 3, 3, 1]
     twice, once = [7, *grid, 7, *grid], [7, *grid]
-    rest, spans = vllm_video._videos_as_sent(prompt, [twice, once], 9)
+    rest, spans = grid_spans.cut_out_videos(prompt, [twice, once], 9)
     assert rest == [1, 7, 9, 1, 2, 7, 9, 3, 1]
     assert spans == [[*grid, 7, *grid], grid]
 

@@ -16,8 +16,8 @@ ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 @pytest.fixture(scope="module")
 def configs() -> dict[str, DictConfig]:
     made = {
-        "rl": launch_of("p2r_ppo", [f"actor_rollout_ref.model.path={MODEL}", "p2r/judge=openai"], {}).config,
-        "sft": launch_of("p2r_sft", [f"model.path={MODEL}"], {}).config,
+        "rl": launch_of("p2r_ppo", [f"actor_rollout_ref.model.path={MODEL}", "p2r/judge=openai"]).config,
+        "sft": launch_of("p2r_sft", [f"model.path={MODEL}"]).config,
     }
     with open_dict(made["rl"]):
         made["rl"].algorithm.p2r.judge.kwargs.concurrency = 8
@@ -49,7 +49,9 @@ def test_the_engine_is_the_one_that_verl_makes(launch, strategy, inner, sequence
     verls = omega_conf_to_dataclass(run.config.actor_rollout_ref.actor).engine
     ours = plan_of(run, Options(rows=0)).job.engine
     assert ours.fsdp2 is (strategy == "fsdp2") is (verls.strategy == "fsdp2")
-    assert ours.parallel == verls.ulysses_sequence_parallel_size == (sequence[0] if sequence[0] > 1 else sequence[1])
+    assert (
+        ours.ulysses_size == verls.ulysses_sequence_parallel_size == (sequence[0] if sequence[0] > 1 else sequence[1])
+    )
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])

@@ -80,7 +80,7 @@ def test_a_tracker_that_names_nothing_is_written_anew(tmp_path, told):
     write_step(tmp_path, 9)
     if told is not None:
         (tmp_path / TRACKER).write_text(told)
-    with pytest.warns(UserWarning, match="newest whole checkpoint"):
+    with pytest.warns(UserWarning, match="newest complete checkpoint"):
         correct_tracker(tmp_path)
     assert (tmp_path / TRACKER).read_text() == "10"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [TRACKER]
@@ -92,7 +92,7 @@ def test_one_with_its_place_in_the_data_is_preferred(tmp_path):
     (tmp_path / "global_step_10" / "data.pt").unlink()
     cut(tmp_path / "global_step_9" / "data.pt")
     (tmp_path / TRACKER).write_text("7")
-    with pytest.warns(UserWarning, match="newest whole checkpoint"):
+    with pytest.warns(UserWarning, match="newest complete checkpoint"):
         correct_tracker(tmp_path)
     assert (tmp_path / TRACKER).read_text() == "8"
 

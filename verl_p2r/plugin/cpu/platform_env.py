@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment of vLLM's CPU build, for the processes verl starts and for scripts that use vLLM alone."""
+"""The environment of vLLM's CPU build, for the processes that verl starts and for scripts that only use vLLM."""
 
-# What vLLM's CPU build needs in the processes verl starts for it.
 ROLLOUT_ENV = {
     "VERL_PLATFORM": "cpu",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB

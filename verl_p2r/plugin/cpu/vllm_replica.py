@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A vLLM replica that can receive weights on a CPU. Can go when vLLM-CPU's `load_weights` works on a live model."""
+"""A vLLM replica that receives weights on a CPU. Remove it when vLLM-CPU's `load_weights` works on a live model."""
 
 import ray
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
 
 class CPUvLLMHttpServer(vLLMHttpServer):
-    """verl's server with our worker extension (a name: vLLM imports it in its own process)."""
+    """verl's server with our worker extension, which vLLM imports by name in its own process."""
 
     def _get_worker_extension_cls(self) -> str:
         return "verl_p2r.plugin.cpu.vllm_worker.CPUWorkerExtension"

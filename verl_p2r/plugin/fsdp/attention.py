@@ -103,6 +103,7 @@ def attention(
         attention_mask: None; the plan determines what attends to what.
         scaling: factor of the scores.
         shared_prefix: the plan.
+        **kwargs: what transformers passes in addition; not used.
 
     Returns:
         (Shape: (1, tokens, heads, width), None).
@@ -153,9 +154,14 @@ class _Gather(torch.autograd.Function):
 def attend_in_one_call(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, plan: AttentionPlan, kernel: Kernel
 ) -> Tensor:
-    """Attend with one call of a variable-length kernel. Shapes as in `attention`.
+    """Attend with one call of a variable-length kernel.
 
     Args:
+        query: Shape: (1, heads, tokens, width).
+        key: Shape: (1, key heads, tokens, width).
+        value: Shape: (1, key heads, tokens, width).
+        scaling: factor of the scores.
+        plan: what attends to what.
         kernel: called with query, key and value of Shape: (tokens, heads, width), the boundaries of the query and of
             the key segments, the longest of each, and the scale. Its mask is causal and aligned to the bottom right.
     """

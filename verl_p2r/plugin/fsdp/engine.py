@@ -17,7 +17,7 @@ from verl_p2r.plugin.fsdp.vision_tower import check_strategy, freeze
 
 
 class FreezableFSDPEngine(SharedPrefix, StepFeatures, OneTowerCall, FSDPEngineWithLMHead):
-    """verl's FSDP engine; with `freeze_vision_tower` in its config it trains everything but the vision tower."""
+    """verl's FSDP engine; with `freeze_vision_tower` in its config it trains everything except the vision tower."""
 
     def __init__(self, model_config, engine_config, *args, **kwargs):
         self._freezes = bool(engine_config.get("freeze_vision_tower", False)) and not engine_config.forward_only
@@ -26,7 +26,7 @@ class FreezableFSDPEngine(SharedPrefix, StepFeatures, OneTowerCall, FSDPEngineWi
         super().__init__(model_config, engine_config, *args, **kwargs)
 
     def _build_fsdp_module(self, module):
-        if self._freezes:  # after LoRA's adapters are in, before FSDP shards
+        if self._freezes:  # after LoRA adds its adapters, before FSDP shards
             frozen = freeze(module)
             if self.rank == 0:
                 print(f"the vision tower is frozen: {frozen / 1e6:.1f} M parameters are not trained")

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import nn
 from verl.utils import tensordict_utils as tu
 
-from verl_p2r.plugin.fsdp.tower import FAMILIES
+from verl_p2r.media.families import FAMILIES, family_of_model
 from verl_p2r.plugin.fsdp.vision_tower import ENGINE_CONFIG
 
 OFF = "or set trainer.p2r.shared_prefix=False"
@@ -86,9 +86,11 @@ def check_model(config: Any, module: nn.Module | None = None) -> None:
     Raises:
         ValueError: with the remedy.
     """
-    if config.model_type not in FAMILIES:
+    family = family_of_model(config.model_type)
+    if family is None or not family.one_tower_call:
+        served = [family.model_type for family in FAMILIES if family.one_tower_call]
         raise ValueError(
-            f"shared_prefix supports the models {', '.join(FAMILIES)}, and this is {config.model_type}: train one of "
+            f"shared_prefix supports the models {', '.join(served)}, and this is {config.model_type}: train one of "
             f"them, {OFF}"
         )
     text = config.get_text_config()

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from verl.utils.transformers_compat import unpack_visual_output
 from verl.utils.ulysses import get_ulysses_sequence_parallel_group
 
+from verl_p2r.media.families import family_of_model
 from verl_p2r.plugin.fsdp.tower_split import run_split
 from verl_p2r.plugin.fsdp.vision_inputs import MicroBatchMedia, VisionInputs, media_rows
 from verl_p2r.prefix.plan import PrefixPlan
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 _BLANK = [[1, 4, 4]]  # grid (t, h, w) of the image that stands in for missing media
 
 
@@ -31,7 +31,8 @@ class OneTowerCall:
 
     def _build_module(self) -> nn.Module:
         module = super()._build_module()
-        self._one_call = module.config.model_type in FAMILIES
+        family = family_of_model(module.config.model_type)
+        self._one_call = family is not None and family.one_tower_call
         if self._one_call:
             module.model.forward = MethodType(_base_forward, module.model)  # this model's, not its class's
         return module
@@ -66,10 +67,12 @@ def _base_forward(self: nn.Module, input_ids: Tensor, attention_mask: Tensor | N
     """Run a Qwen-VL model below its head as verl patches it, but with one call of the vision tower.
 
     Args:
+        self: the model.
         input_ids: Shape: (B, L) or (1, packed tokens).
         attention_mask: Shape: (B, L), or None for a packed sequence.
-        vision: what the engine prepared. Without it the caller is not our engine, and verl's own forward answers.
-        shared_prefix: the plan of a packed micro-batch; only hidden states that predict a response are returned.
+        **kwargs: `vision`, what the engine prepared; without it the caller is not our engine, and verl's own forward
+            answers. `shared_prefix`, the plan of a packed micro-batch; then only hidden states that predict a
+            response are returned.
     """
     vision = kwargs.pop("vision", None)
     if vision is None:

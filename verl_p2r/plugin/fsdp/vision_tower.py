@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Freezing the vision tower, for FSDP: verl 0.9.1 accepts the flag but ignores it.
+"""Freezes the vision tower under FSDP; verl 0.9.1 accepts the flag but ignores it.
 
     actor_rollout_ref.actor.freeze_vision_tower=True      # RL: verl's own key
     engine.freeze_vision_tower=True                       # SFT: ours, in the config `p2r_sft`
 
-The whole of `model.visual` is frozen: its mergers (for Qwen3-VL also those of deepstack) and any LoRA adapters in it.
-The flag meant the same while verl read it. It reaches the engine through the engine config's `_target_` (here) and
-verl's engine registry (`engine.py`). The rollout does not need to know about it. This module can go when verl's FSDP
-engine reads the flag.
+All of `model.visual` is frozen, with its mergers (in Qwen3-VL also those of deepstack) and its LoRA adapters, as in
+versions of verl that read the flag. The flag reaches the engine through its config's `_target_` (this module) and
+verl's engine registry (`engine.py`). It does not affect the reference policy and the rollout. Remove this module when
+verl's FSDP engine reads the flag.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ from omegaconf import DictConfig, open_dict
 from torch import nn
 from verl.workers.config import FSDPEngineConfig
 
-TOWER = "visual"  # its name in Qwen2-VL, Qwen2.5-VL and Qwen3-VL
+from verl_p2r.media.families import FAMILIES
+
+TOWERS = {family.tower.name for family in FAMILIES}
 STRATEGIES = ("fsdp", "fsdp2")
 FEATURES_GIB = 2.0  # of host memory for a step's features on each rank, if the config does not say
 
@@ -48,7 +50,7 @@ ENGINE_CONFIG = f"{__name__}.{FreezableFSDPEngineConfig.__name__}"
 
 def towers_of(module: nn.Module) -> list[nn.Module]:
     """Find the vision tower of a model, plain or inside PEFT's or FSDP's wrapper; empty for a model without one."""
-    return [part for name, part in module.named_modules() if name.rpartition(".")[2] == TOWER]
+    return [part for name, part in module.named_modules() if name.rpartition(".")[2] in TOWERS]
 
 
 def freeze(module: nn.Module) -> int:
@@ -58,16 +60,17 @@ def freeze(module: nn.Module) -> int:
         module: a Hugging Face model, plain or inside PEFT's wrapper; not yet sharded.
 
     Returns:
-        The number of frozen parameters, as elements.
+        The number of frozen parameters.
 
     Raises:
-        ValueError: for a model without a tower.
+        ValueError: the model has no vision tower.
     """
     towers = towers_of(module)
     if not towers:
+        names = " or ".join(map(repr, sorted(TOWERS)))
         raise ValueError(
-            f"freeze_vision_tower=True, but {type(module).__name__} has no module named {TOWER!r}: set it to False, or "
-            "train a Qwen-VL model"
+            f"freeze_vision_tower=True, but {type(module).__name__} has no module named {names}: set it to False, or "
+            "train a model of a known family"
         )
     for tower in towers:
         tower.requires_grad_(False)
@@ -90,8 +93,8 @@ def check_strategy(config: Any) -> None:
         )
     if config.strategy == "fsdp" and not config.use_orig_params:
         raise ValueError(
-            "freeze_vision_tower=True with FSDP1: it flattens frozen and trained parameters into one, which it refuses "
-            "unless it keeps the original ones: set strategy=fsdp2 (of actor and ref), or use_orig_params=True (in "
+            "freeze_vision_tower=True with FSDP1: it flattens frozen and trained parameters into one, which only "
+            "works if it keeps the original ones: set strategy=fsdp2 (of actor and ref), or use_orig_params=True (in "
             "actor.fsdp_config; in engine for SFT)"
         )
 
@@ -102,10 +105,10 @@ def freeze_actor(config: DictConfig) -> None:
     The engines of actor and reference also learn how much memory the frozen tower's features may take.
 
     Args:
-        config: of verl's PPO trainer, whole.
+        config: the whole config of verl's PPO trainer.
 
     Raises:
-        ValueError: when the actor's strategy cannot freeze.
+        ValueError: the actor's strategy cannot freeze.
     """
     roles = config.actor_rollout_ref
     actor = roles.actor

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decode a medium once for all rollouts of its prompt, which verl would decode once for each.
+"""Decodes a medium once for all rollouts of its prompt; verl would decode it once for each.
 
-All rollouts of a prompt run in one process, so a cache there is enough: single-flight, because they start together, and
-bounded in bytes, because a worker runs for days. Frames are uint8, a quarter of qwen-vl-utils' float32, which holds
-whole numbers, too. A directory, if the user names one, keeps them over epochs.
+All rollouts of a prompt run in one process, so a cache in memory is enough. Concurrent requests share one decode,
+because the rollouts start together, and the cache is bounded in bytes, because a worker runs for days. Frames are
+uint8, a quarter of qwen-vl-utils' float32, which holds whole numbers too. A directory can keep them over epochs.
 """
 
 import asyncio
 import base64
 import io
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,26 +23,27 @@ import cachetools
 from PIL import Image, ImageOps
 from torch.utils.weak import WeakIdKeyDictionary
 
+from verl_p2r.cpus import available_cpus
 from verl_p2r.media.decode import fetch_video, install_reader
 from verl_p2r.media.frame_cache import FrameCache
 from verl_p2r.media.images import fetch_image
 from verl_p2r.settings import merge
+from verl_p2r.sizes import GIB
 
 install_reader()
 
-GIB = 1024**3
-THREADS = min(32, os.cpu_count() or 1)  # that work on media in one process
+THREADS = min(32, available_cpus())  # threads that decode, or process, media in one process
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a decoded medium was decoded from: enough to decode it again, in any process that sees the file.
+    """The origin of a decoded medium: enough to decode it again in any process that sees the file.
 
     Args:
         kind: `video` or `image`.
         element: the message element as JSON: the source and the rules for sampling and size. A source in memory is
             written as a `data:` URL.
-        patch_size: pixels; qwen-vl-utils makes sizes multiples of twice this.
+        patch_size: in pixels; qwen-vl-utils makes sizes multiples of twice this.
     """
 
     kind: str
@@ -51,7 +51,10 @@ class Source:
     patch_size: int
 
     def decode(self, disk: FrameCache | None = None) -> Any:
-        """Read the medium.
+        """Decode the medium.
+
+        Args:
+            disk: cache of decoded videos; None without one.
 
         Returns:
             For a video (frames, metadata), frames of shape (T, 3, H, W), uint8; for an image a PIL image.
@@ -64,7 +67,7 @@ class Source:
             return fetch_image(element, self.patch_size)
         key = None
         if disk:
-            with suppress(OSError, TypeError, ValueError):  # no such file: the reader says so better
+            with suppress(OSError, TypeError, ValueError):  # for a missing file the reader has the better message
                 key = disk.key(element, self.patch_size)
         if disk and key and (found := disk.get(key)) is not None:
             return found
@@ -75,11 +78,11 @@ class Source:
 
 
 class MediaCache:
-    """Decoded media of one process: each is decoded once, however many rollouts ask for it at the same time.
+    """A process's cache of decoded media; concurrent requests for one medium share one decode.
 
     Args:
-        max_bytes: of decoded media kept; the least recently used go first. What rollouts hold stays with them.
-        disk: keeps decoded videos over epochs and runs.
+        max_bytes: limit for the decoded media kept; the least recently used are dropped first.
+        disk: cache of decoded videos over epochs and runs; None without one.
     """
 
     def __init__(self, max_bytes: int, disk: FrameCache | None = None):
@@ -87,11 +90,15 @@ class MediaCache:
         self._done: cachetools.LRUCache[Source, Any] = cachetools.LRUCache(max(max_bytes, 1), getsizeof=_bytes_of)
         self._running: dict[tuple[Any, Source], asyncio.Task] = {}
         self._sources: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        # Of its own: in asyncio's, decoding would wait behind tokenization.
+        # A separate pool, because decoding would wait for tokenization in asyncio's.
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="decode")
 
     async def fetch(self, source: Source) -> Any:
-        """Give a decoded medium, as `Source.decode` does; callers share one video and must not write to it."""
+        """Return a decoded medium, as `Source.decode` does; callers share a video and must not write to it.
+
+        Args:
+            source: of the medium.
+        """
         medium = self._done.get(source)
         if medium is None:
             key = (asyncio.get_running_loop(), source)
@@ -111,8 +118,13 @@ class MediaCache:
         return medium
 
     def sources_of(self, media: Sequence[Any]) -> tuple[Source, ...] | None:
-        """What media (frames or images as `fetch` gave them) were decoded from; None when one is not from here, or is
-        an image that was drawn on.
+        """Find the sources of media.
+
+        Args:
+            media: frames or images that `fetch` returned.
+
+        Returns:
+            None when one is not from this cache, or is an image that was drawn on.
         """
         known = [self._sources.get(_identity(medium), (None, None)) for medium in media]
         if any(
@@ -125,13 +137,13 @@ class MediaCache:
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """The node `data.p2r.media_cache`; what it leaves out has these values. Each agent loop worker has its own caches.
+    """The node `data.p2r.media_cache`, with its defaults. Each agent loop worker has its own caches.
 
     Args:
-        memory_gib: of decoded media kept in memory.
-        pixels_gib: of processed pixels kept in Ray's object store.
-        directory: keeps decoded videos over epochs and runs; nodes may share it. None: no such cache.
-        disk_gib: of decoded videos kept in `directory`.
+        memory_gib: limit for decoded media kept in memory, in GiB.
+        pixels_gib: limit for processed pixels kept in Ray's object store, in GiB.
+        directory: keeps decoded videos over epochs and runs; nodes may share it. None disables this cache.
+        disk_gib: limit for decoded videos kept in `directory`, in GiB.
     """
 
     memory_gib: float = 2.0
@@ -141,15 +153,19 @@ class CacheSettings:
 
     @property
     def pixels_bytes(self) -> int:
+        """The limit for processed pixels, in bytes."""
         return int(self.pixels_gib * GIB)
 
     def open_disk(self) -> FrameCache | None:
-        """The disk cache, if the user named a directory."""
+        """Open the disk cache if there is a directory."""
         return FrameCache(self.directory, int(self.disk_gib * GIB)) if self.directory else None
 
 
 def cache_settings(data_config: Mapping[str, Any] | None) -> CacheSettings:
-    """Read them from the `data` node of the config; without one they have their defaults.
+    """Read the cache settings from the `data` node of the config.
+
+    Args:
+        data_config: the node; None for the defaults.
 
     Raises:
         ValueError: an unknown key or a value of the wrong type, by its dotted path.
@@ -164,12 +180,24 @@ def _shared_cache(settings: CacheSettings) -> MediaCache:
 
 
 def cache_of(data_config: Mapping[str, Any] | None) -> MediaCache:
-    """This process's cache, as the `data` node of the config wants it."""
+    """Return this process's cache.
+
+    Args:
+        data_config: the `data` node of the config; None for the defaults.
+    """
     return _shared_cache(cache_settings(data_config))
 
 
 def sources_in(messages: Sequence[Mapping[str, Any]], patch_size: int) -> list[Source] | None:
-    """The media of a conversation in their order; None when some are neither videos nor images."""
+    """List the media of a conversation in their order.
+
+    Args:
+        messages: of the conversation.
+        patch_size: of the model's processor, in pixels.
+
+    Returns:
+        None when a medium is neither a video nor an image.
+    """
     parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
     sources = []
     for part in parts:
@@ -186,7 +214,7 @@ def sources_in(messages: Sequence[Mapping[str, Any]], patch_size: int) -> list[S
 
 
 def _portable(source: Any) -> Any:
-    """A source as JSON holds it: what is in memory as a `data:` URL, pictures without loss."""
+    """A source that JSON can hold: data in memory becomes a `data:` URL, pictures without loss."""
     if isinstance(source, list | tuple):
         return [_portable(frame) for frame in source]
     if isinstance(source, Image.Image):
@@ -202,12 +230,12 @@ def _portable(source: Any) -> Any:
 
 
 def _identity(medium: Any) -> Any:
-    """The object that stands for a medium on its way to the processor: frames lose their metadata there."""
+    """The object by which the processor receives a medium; it receives frames without their metadata."""
     return medium[0] if isinstance(medium, tuple) else medium
 
 
 def _checksum(medium: Any) -> int | None:
-    """Of an image; frames are not written to by anyone."""
+    """Checksum of an image; nobody writes to frames."""
     return zlib.crc32(medium.tobytes()) if isinstance(medium, Image.Image) else None
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processed pixels, made once for a prompt and never put into TransferQueue.
 
-A row of TransferQueue carries a `SharedInputs`: the small tensors, and how to get the pixels. They lie in Ray's object
-store: in node-local shared memory, spilled to disk when that is full, copied to another node when one asks. Nothing
-there has to last: the agent loop worker makes evicted pixels again, and after a resume any other worker does.
+A row of TransferQueue carries a `SharedInputs`: the small tensors, and how to get the pixels. The pixels are in Ray's
+object store: in node-local shared memory, spilled to disk when it is full, and copied to other nodes on request. They
+may be lost, because the agent loop worker (after a resume, any worker) makes them again.
 """
 
 import warnings
@@ -28,7 +28,13 @@ WORKER_PREFIX = "agent_loop_worker_"  # verl's name for its workers
 
 @dataclass(frozen=True)
 class Recipe:
-    """What pixels are made of: the text that went into the processor with them, and their files."""
+    """What pixels are made of.
+
+    Args:
+        text: of the prompt that was processed with them.
+        images: sources of the images.
+        videos: sources of the videos.
+    """
 
     text: tuple[str, ...]
     images: tuple[Source, ...]
@@ -36,27 +42,28 @@ class Recipe:
 
     @property
     def media(self) -> tuple[Source, ...]:
+        """All sources; equal sources have equal pixels."""
         return self.images + self.videos
 
 
 class SharedInputs(MutableMapping):
-    """`multi_modal_inputs` of one row, a mapping as verl's engines read it, whose pixels come when they are read.
+    """`multi_modal_inputs` of one row, a mapping for verl's engines that loads its pixels when they are read.
 
     Args:
         small: the processor's outputs that travel with the row (grids, seconds per grid).
-        names: the outputs that do not.
-        recipe: what they are made of.
+        names: the outputs that stay in the store.
+        recipe: what these are made of.
         worker: name of the agent loop worker that has them.
     """
 
     def __init__(self, small: Mapping[str, Tensor], names: tuple[str, ...], recipe: Recipe, worker: str):
         self._small, self._names, self._recipe, self._worker = dict(small), names, recipe, worker
 
-    __eq__, __hash__ = object.__eq__, object.__hash__  # Mapping's would load the pixels and compare them
+    __eq__, __hash__ = object.__eq__, object.__hash__  # Mapping's own would load the pixels
 
     @property
     def media(self) -> tuple[Source, ...]:
-        """What the pixels are made of: rows with equal media have equal pixels."""
+        """The sources of the pixels; rows with equal sources have equal pixels."""
         return self._recipe.media
 
     def __getitem__(self, name: str) -> Tensor:
@@ -82,10 +89,10 @@ class SharedInputs(MutableMapping):
 
 
 class PixelStore:
-    """One worker's pixels in Ray's object store.
+    """A worker's pixels in Ray's object store.
 
     Args:
-        max_bytes: of pixels kept; the least recently used go first.
+        max_bytes: limit for the pixels kept; the least recently used are dropped first.
     """
 
     def __init__(self, max_bytes: int):
@@ -95,13 +102,17 @@ class PixelStore:
         self._lock = Lock()
 
     def put(self, recipe: Recipe, pixels: Mapping[str, Tensor]) -> Any:
-        """Keep a prompt's pixels.
+        """Store a prompt's pixels.
+
+        Args:
+            recipe: what they are made of.
+            pixels: the outputs by name.
 
         Returns:
             Their `ray.ObjectRef`.
 
         Raises:
-            ValueError: they alone are more than `max_bytes`.
+            ValueError: they alone exceed `max_bytes`.
         """
         arrays = {name: np.asarray(values) for name, values in pixels.items()}
         size = sum(array.nbytes for array in arrays.values())
@@ -116,25 +127,26 @@ class PixelStore:
         return reference
 
     def get(self, recipe: Recipe) -> Any | None:
-        """The pixels' `ray.ObjectRef`, or None when they are not kept (any more)."""
+        """Return the pixels' `ray.ObjectRef`, or None when they are not stored."""
         with self._lock:
             return self._kept.get(recipe.media, (0, None))[1]
 
     def drop(self, recipe: Recipe) -> None:
+        """Forget a prompt's pixels."""
         with self._lock:
             self._kept.pop(recipe.media, None)
 
 
-@lru_cache(maxsize=4)  # the rows of a group often follow one another in a batch
+@lru_cache(maxsize=4)  # rows of a group are often adjacent in a batch
 def load(worker: str, recipe: Recipe) -> dict[str, Tensor]:
-    """Get a prompt's pixels, zero-copy from this node's shared memory: do not write to them.
+    """Load a prompt's pixels, zero-copy from this node's shared memory. They must not be written to.
 
     Args:
-        worker: the agent loop worker to ask first; when it is gone (the run was resumed), any other is asked.
+        worker: the agent loop worker to ask; if it no longer exists (after a resume), another one is asked.
         recipe: what they are made of.
 
     Raises:
-        RuntimeError: no agent loop worker is there to ask.
+        RuntimeError: no agent loop worker exists.
     """
     [reference] = ray.get(_worker(worker).pixels.remote(recipe))
     return tensors(reference)
@@ -145,7 +157,7 @@ def tensors(reference: Any, copy: bool = False) -> dict[str, Tensor]:
 
     Args:
         reference: their `ray.ObjectRef`.
-        copy: own them, instead of looking at shared memory that must not be written to.
+        copy: return writable copies instead of views of shared memory.
     """
     arrays = ray.get(reference)
     if copy:
@@ -156,7 +168,7 @@ def tensors(reference: Any, copy: bool = False) -> dict[str, Tensor]:
 
 
 def _worker(name: str) -> Any:
-    with suppress(ValueError):  # gone
+    with suppress(ValueError):  # it no longer exists
         return ray.get_actor(name)
     for other in ray.util.list_named_actors():
         if other.startswith(WORKER_PREFIX):

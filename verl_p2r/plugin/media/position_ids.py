@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's four rows of position ids for the Qwen-VL families, from true frame times."""
+"""verl's four rows of position ids for the known model families, from true frame times."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verl_p2r.media.families import Family, Time, family_of_processor
 from verl_p2r.media.positions import guarded_seconds_per_grid, mrope_positions
-
-FAMILY = ("Qwen2VLProcessor", "Qwen2_5_VLProcessor", "Qwen3VLProcessor")
 
 
 def qwen_position_ids(processor: Any, input_ids: Tensor, inputs: Mapping[str, Any]) -> Tensor | None:
-    """Position ids of one unpadded sequence, as verl's actor takes them.
+    """Compute the position ids of one unpadded sequence, as verl's actor takes them.
 
     Args:
         processor: the Hugging Face processor, with the model's `config` bound to it, as verl's `hf_processor` does.
@@ -21,12 +20,16 @@ def qwen_position_ids(processor: Any, input_ids: Tensor, inputs: Mapping[str, An
         inputs: the processor's outputs: `image_grid_thw`, `video_grid_thw`, `second_per_grid_ts`.
 
     Returns:
-        Text positions, then time, height and width. Shape: (4, L), int64. None for other model families: their
-        positions are left to verl.
+        Text positions, then time, height and width. Shape: (4, L), int64. None for a family that is not in the table:
+        verl computes its positions.
+
+    Raises:
+        ValueError: prompt and media do not match, or a video's seconds are missing.
     """
-    if type(processor).__name__ not in FAMILY:
+    family = family_of_processor(processor)
+    if family is None:
         return None
-    media = _media_in_order(processor, input_ids, inputs)
+    media = _media_in_order(family, processor, input_ids, inputs)
     vision = mrope_positions(
         input_ids,
         [grid for grid, _ in media],
@@ -37,12 +40,16 @@ def qwen_position_ids(processor: Any, input_ids: Tensor, inputs: Mapping[str, An
     return torch.cat([torch.arange(len(input_ids)).unsqueeze(0), vision])
 
 
-def _media_in_order(processor: Any, input_ids: Tensor, inputs: Mapping[str, Any]) -> list[tuple[list[int], float]]:
+def _media_in_order(
+    family: Family, processor: Any, input_ids: Tensor, inputs: Mapping[str, Any]
+) -> list[tuple[list[int], float]]:
     """(grid, temporal step) of each medium in the order of its placeholders; images and videos may alternate."""
     images = [(grid, 1.0) for grid in _rows(inputs.get("image_grid_thw"))]
-    videos = list(zip(_rows(inputs.get("video_grid_thw")), _temporal_steps(processor, inputs), strict=True))
-    if type(processor).__name__ == "Qwen3VLProcessor":  # time stands in the text: each grid is a still of its own
-        videos = [([1, h, w], 1.0) for (t, h, w), _ in videos for _ in range(t)]
+    grids = _rows(inputs.get("video_grid_thw"))
+    if family.time is Time.TEXT:  # each temporal grid counts as an image
+        videos = [([1, h, w], 1.0) for t, h, w in grids for _ in range(t)]
+    else:
+        videos = list(zip(grids, _temporal_steps(family, processor, inputs, len(grids)), strict=True))
     area = processor.image_processor.merge_size**2
     placeholders = input_ids[torch.isin(input_ids, torch.tensor([processor.image_token_id, processor.video_token_id]))]
     media, cursor = [], 0
@@ -61,17 +68,16 @@ def _media_in_order(processor: Any, input_ids: Tensor, inputs: Mapping[str, Any]
     return media
 
 
-def _temporal_steps(processor: Any, inputs: Mapping[str, Any]) -> list[float]:
-    """Positions between two temporal grids of each video: true seconds x rate for Qwen2.5-VL, 1 for the others."""
-    count = len(_rows(inputs.get("video_grid_thw")))
+def _temporal_steps(family: Family, processor: Any, inputs: Mapping[str, Any], videos: int) -> list[float]:
+    """Positions between two temporal grids of each video."""
     rate = getattr(processor.config.vision_config, "tokens_per_second", None)
-    if type(processor).__name__ != "Qwen2_5_VLProcessor" or rate is None or count == 0:
-        return [1.0] * count
+    if family.time is not Time.SECONDS or rate is None or videos == 0:
+        return [1.0] * videos
     seconds = inputs.get("second_per_grid_ts")
     if seconds is None:
         raise ValueError(
-            "the processor gave no second_per_grid_ts for a video of Qwen2.5-VL, so its place in time is unknown: "
-            "pass the video with its metadata"
+            "the processor gave no second_per_grid_ts for a video, so its position in time is unknown: pass the video "
+            "with its metadata"
         )
     return [guarded_seconds_per_grid(float(s)) * rate for s in seconds]
 

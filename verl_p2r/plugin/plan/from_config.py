@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From verl's config to the planner's `Job`: what `verl-p2r plan` reads, with verl 0.9.1's own defaults in it."""
+"""From verl's config, with verl 0.9.1's defaults in it, to the planner's `Job`."""
 
 import re
 from collections.abc import Iterator
@@ -15,18 +15,26 @@ from verl.workers.config import FSDPEngineConfig, RolloutConfig
 from verl_p2r.media.plan import VisionSpec
 from verl_p2r.planner import GPUS, Engine, Job, Judging, Lengths, Line, Rollout
 from verl_p2r.planner.model_shape import ModelShape, find_shape
-from verl_p2r.plugin.media.media_cache import GIB, cache_settings
+from verl_p2r.plugin.media.media_cache import cache_settings
 from verl_p2r.plugin.plan.launches import Launch
 from verl_p2r.plugin.plan.tokens import Options, counted, lengths_of, listed, real_rows
 from verl_p2r.plugin.plan.verl_config import check_config, dataclass_of
 from verl_p2r.settings import P2RSettings
+from verl_p2r.sizes import GIB
 
-WIDTHS = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
+DTYPE_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is printed of a run: the job, its tokens, where its shape comes from, and what is wrong already."""
+    """What `verl-p2r plan` prints.
+
+    Args:
+        job: the run.
+        tokens: lines about the tokens of a row.
+        shape_source: where the model's shape comes from.
+        faults: errors that are certain already.
+    """
 
     job: Job
     tokens: list[Line]
@@ -35,7 +43,11 @@ class Plan:
 
 
 def plan_of(launch: Launch, options: Options) -> Plan:
-    """Read a launch's config.
+    """Turn a launch into a plan.
+
+    Args:
+        launch: with its config; references in it are resolved.
+        options: from the command line.
 
     Raises:
         ValueError: the model is unknown, the engine is not FSDP, or verl could not run what the config says.
@@ -49,7 +61,7 @@ def plan_of(launch: Launch, options: Options) -> Plan:
     if processor is not None:
         spec = VisionSpec.from_processor(processor, config.data.get("mm_processor_kwargs"))
     if spec is None:
-        raise ValueError(f"{model.path}: its folder holds no processor that can be planned: name one with --model")
+        raise ValueError(f"{model.path}: its folder has no processor of a known family: name a model with --model")
     faults: list[str] = []
     usual, tokens = lengths_of(launch, spec, options)
     real = real_rows(launch, spec, processor, options.rows, faults) if processor is not None else []
@@ -65,13 +77,13 @@ def _shape(named: str | None, path: str) -> tuple[ModelShape, VisionSpec | None,
     try:
         shape, spec, source = find_shape(named or path)
     except ValueError as error:
-        hint = "" if named else ". Say with --model NAME what it will be"
+        hint = "" if named else ". Name a published model of the same shape with --model"
         raise ValueError(f"{error}{hint}") from error
     return shape, spec, source
 
 
 def _processor(path: str) -> Any:
-    """The model's processor, if its folder is here; nothing is asked of a hub."""
+    """The model's processor if it is a local folder; no hub is asked."""
     from verl.utils import hf_processor
 
     folder = Path(path).expanduser()
@@ -89,7 +101,7 @@ def _sft_job(launch: Launch, shape: ModelShape, lengths: Lengths, options: Optio
 
 
 def _steps(config: DictConfig) -> int | None:
-    """Steps of the run, from the rows of its files where they are here."""
+    """Steps of the run, from the rows of its files if they are local."""
     trainer, files = config.trainer, listed(config.data.train_files)
     if trainer.total_training_steps:
         return trainer.total_training_steps
@@ -99,32 +111,16 @@ def _steps(config: DictConfig) -> int | None:
 
 
 def _rl_job(launch: Launch, shape: ModelShape, lengths: Lengths, options: Options) -> Job:
-    config = launch.config
+    config, trainer = launch.config, launch.config.trainer
     actor, rollout = (dataclass_of(config, f"actor_rollout_ref.{part}") for part in ("actor", "rollout"))
-    trainer = config.trainer
     gpus, settings = trainer.nnodes * trainer.n_gpus_per_node, P2RSettings.from_mapping(config.algorithm.p2r)
-    model, correction = config.actor_rollout_ref.model, config.algorithm.get("rollout_correction") or {}
-    dynamic = actor.use_dynamic_bsz
-    update = actor.ppo_max_token_len_per_gpu if dynamic else actor.ppo_micro_batch_size_per_gpu * lengths.longest
-    infer = rollout.log_prob_max_token_len_per_gpu
-    if not dynamic:
-        infer = rollout.log_prob_micro_batch_size_per_gpu * lengths.longest
-    engine = _engine(actor.engine, model, gpus, trainer.n_gpus_per_node, update, infer)
-    engine = replace(
-        engine,
-        mini_batches=max(1, ceil(config.data.train_batch_size / actor.ppo_mini_batch_size)),
-        epochs=actor.ppo_epochs,
-        entropy=bool(actor.calculate_entropy or actor.entropy_coeff),
-        frozen_vision=bool(actor.get("freeze_vision_tower", False)),
-        shares_prefix=bool((trainer.get("p2r") or {}).get("shared_prefix", False)),
-        features=(trainer.get("p2r") or {}).get("vision_features_gib", 0) * GIB,
-    )
+    correction = config.algorithm.get("rollout_correction") or {}
     cache, workers = cache_settings(config.data), rollout.agent.num_workers
     return Job(
         shape=shape,
         gpu=GPUS[options.gpu],
         lengths=lengths,
-        engine=engine,
+        engine=_actor_engine(config, actor, rollout, gpus, lengths),
         prompts=config.data.train_batch_size,
         samples=rollout.n,
         steps=_steps(config),
@@ -137,16 +133,35 @@ def _rl_job(launch: Launch, shape: ModelShape, lengths: Lengths, options: Option
     )
 
 
+def _actor_engine(config: DictConfig, actor: Any, rollout: RolloutConfig, gpus: int, lengths: Lengths) -> Engine:
+    if actor.use_dynamic_bsz:
+        update, infer = actor.ppo_max_token_len_per_gpu, rollout.log_prob_max_token_len_per_gpu
+    else:
+        update = actor.ppo_micro_batch_size_per_gpu * lengths.longest
+        infer = rollout.log_prob_micro_batch_size_per_gpu * lengths.longest
+    engine = _engine(actor.engine, config.actor_rollout_ref.model, gpus, config.trainer.n_gpus_per_node, update, infer)
+    switches = config.trainer.get("p2r") or {}
+    return replace(
+        engine,
+        mini_batches=max(1, ceil(config.data.train_batch_size / actor.ppo_mini_batch_size)),
+        epochs=actor.ppo_epochs,
+        entropy=bool(actor.calculate_entropy or actor.entropy_coeff),
+        frozen_vision=bool(actor.get("freeze_vision_tower", False)),
+        shares_prefix=bool(switches.get("shared_prefix", False)),
+        features=switches.get("vision_features_gib", 0) * GIB,
+    )
+
+
 def _engine(fsdp: FSDPEngineConfig, model: DictConfig, gpus: int, per_node: int, update: float, infer: float) -> Engine:
     precision = fsdp.get("mixed_precision") or {}
     excluded = model.exclude_modules
     return Engine(
         gpus=gpus,
         per_node=per_node,
-        shard=fsdp.fsdp_size if 0 < fsdp.fsdp_size < gpus else gpus,
-        parallel=fsdp.ulysses_sequence_parallel_size,
-        width=_width(fsdp.model_dtype or "fp32", "model_dtype of the engine"),
-        compute=_width(precision.get("param_dtype", "bf16"), "mixed_precision.param_dtype of the engine"),
+        fsdp_size=fsdp.fsdp_size if 0 < fsdp.fsdp_size < gpus else gpus,
+        ulysses_size=fsdp.ulysses_sequence_parallel_size,
+        param_bytes=_bytes_of(fsdp.model_dtype or "fp32", "model_dtype of the engine"),
+        compute_bytes=_bytes_of(precision.get("param_dtype", "bf16"), "mixed_precision.param_dtype of the engine"),
         param_offload=fsdp.param_offload,
         optimizer_offload=fsdp.optimizer_offload,
         policy_offload=fsdp.strategy == "fsdp2" and fsdp.offload_policy,
@@ -161,10 +176,10 @@ def _engine(fsdp: FSDPEngineConfig, model: DictConfig, gpus: int, per_node: int,
     )
 
 
-def _width(dtype: str, key: str) -> int:
-    if dtype not in WIDTHS:
-        raise ValueError(f"{key} is {dtype!r}: give one of {', '.join(WIDTHS)}")
-    return WIDTHS[dtype]
+def _bytes_of(dtype: str, key: str) -> int:
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"{key} is {dtype!r}: give one of {', '.join(DTYPE_BYTES)}")
+    return DTYPE_BYTES[dtype]
 
 
 def _rollout(rollout: RolloutConfig, shape: ModelShape, gpus: int) -> Rollout:
@@ -176,7 +191,7 @@ def _rollout(rollout: RolloutConfig, shape: ModelShape, gpus: int) -> Rollout:
         sleeps=rollout.free_cache_engine and rollout.get("enable_sleep_mode", True),
         max_length=rollout.max_model_len or shape.context,  # vLLM's own default
         max_rows=rollout.max_num_seqs,
-        width=_width(rollout.dtype, "rollout.dtype"),
+        dtype_bytes=_bytes_of(rollout.dtype, "rollout.dtype"),
         bucket=rollout.checkpoint_engine.update_weights_bucket_megabytes * 2**20,
         apart=apart,
     )
@@ -190,13 +205,13 @@ def _judge(config: DictConfig, settings: P2RSettings) -> Judging | None:
 
 
 def _rl_faults(config: DictConfig, spec: VisionSpec, job: Job) -> Iterator[str]:
-    """What only the config tells."""
+    """Errors that only the config shows."""
     actor = config.actor_rollout_ref.actor
     if config.data.image_patch_size != spec.patch_size:
-        yield f"data.image_patch_size is {config.data.image_patch_size}: the model's patches have {spec.patch_size}"
+        yield f"data.image_patch_size is {config.data.image_patch_size}, but the model's patches have {spec.patch_size}"
     if config.data.train_batch_size % actor.ppo_mini_batch_size:
         yield (
-            f"data.train_batch_size={config.data.train_batch_size} does not divide by "
+            f"data.train_batch_size={config.data.train_batch_size} is not a multiple of "
             f"actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}"
         )
     settings = P2RSettings.from_mapping(config.algorithm.p2r)
@@ -209,4 +224,4 @@ def _rl_faults(config: DictConfig, spec: VisionSpec, job: Job) -> Iterator[str]:
     if config.reward.reward_model.enable:
         judge = config.reward.reward_model
         if judge.n_gpus_per_node % judge.rollout.tensor_model_parallel_size:
-            yield "reward.reward_model: its GPUs of a node do not divide by its tensor_model_parallel_size"
+            yield "reward.reward_model: n_gpus_per_node is not a multiple of rollout.tensor_model_parallel_size"

@@ -1,19 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a launch script hands to verl, read as torchrun and Hydra read it, without starting it.
+"""A start of verl, read from its command as torchrun and Hydra read it, or from the name of a config."""
 
-A script is run, but `python`, `python3` and `torchrun`, as names on PATH, only write down what they were called with. A
-script that calls others (`accelerate`, a path of its own) would really start them.
-"""
-
-import os
-import shutil
-import signal
-import subprocess
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from shlex import quote
 
 from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
@@ -22,7 +11,7 @@ from torch.distributed.run import get_args_parser as get_torchrun_parser
 
 CONFIGS = "verl_p2r.config"
 PROGRAMS = ("python", "python3", "torchrun")
-PATIENCE = 60.0  # seconds for what a script does before it starts verl
+RL, SFT = "verl.trainer.main_ppo", "verl.trainer.sft_trainer"
 
 
 @dataclass
@@ -30,10 +19,11 @@ class Launch:
     """A start of verl.
 
     Args:
-        module: verl's, that is run.
-        config_name, overrides: as written.
-        config: what they make.
-        processes: of torchrun, on all nodes; None without it.
+        module: verl's module that runs.
+        config_name: name of the config.
+        overrides: Hydra overrides, as written.
+        config: the config that Hydra makes of them.
+        processes: processes of torchrun on all nodes; None without torchrun.
     """
 
     module: str
@@ -44,11 +34,12 @@ class Launch:
 
     @property
     def trains_rl(self) -> bool:
-        return self.module == "verl.trainer.main_ppo"
+        """Whether it runs verl's PPO trainer; otherwise the SFT trainer."""
+        return self.module == RL
 
     @property
     def gpus(self) -> int:
-        """GPUs of all of its pools."""
+        """GPUs of all resource pools together."""
         trainer = self.config.trainer
         if not self.trains_rl:
             return self.processes or trainer.nnodes * trainer.n_gpus_per_node
@@ -57,50 +48,27 @@ class Launch:
         return sum(pools) + (judge.nnodes * judge.n_gpus_per_node if judge.enable else 0)
 
 
-def catch(
-    script: Path, arguments: list[str], env: Mapping[str, str], folder: Path
-) -> tuple[subprocess.CompletedProcess, list[str]]:
-    """Run a script whose `python` and `torchrun` only write down what they were called with.
+def launch_of(what: str, rest: Sequence[str]) -> Launch:
+    """Read a launch from the arguments of `verl-p2r plan`.
 
     Args:
-        script: for bash; whatever else it does, it does.
-        arguments: of the script.
-        env: its whole environment.
-        folder: where it runs.
-
-    Returns:
-        How it ended; the last call, as a list of arguments, empty when there was none.
+        what: name of one of this package's configs, or the program of a command that starts verl.
+        rest: Hydra overrides, or the arguments of that program.
 
     Raises:
-        ValueError: it does not end.
+        ValueError: the command does not start verl with a config of this package.
     """
-    with tempfile.TemporaryDirectory() as stubs:
-        said = Path(stubs) / "said"
-        for name in PROGRAMS:
-            (Path(stubs) / name).write_text(f"#!/bin/sh\nprintf '%s\\0' {name} \"$@\" >{quote(str(said))}\n")
-            (Path(stubs) / name).chmod(0o755)
-        command = [shutil.which("bash") or "bash", str(script.absolute()), *arguments]
-        process = subprocess.Popen(
-            command,
-            env={**env, "PATH": f"{stubs}:{env.get('PATH', '/usr/bin:/bin')}"},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            output = process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            raise ValueError(f"{script}: did not come to its end within {PATIENCE:g} s, and was killed") from None
-        done = subprocess.CompletedProcess(command, process.returncode, *output)
-        return done, said.read_text().split("\0")[:-1] if said.exists() else []
+    if what in PROGRAMS:
+        return read([what, *rest])
+    module = SFT if "sft" in what else RL
+    return Launch(module, what, list(rest), composed(f"pkg://{CONFIGS}", what, rest))
 
 
-def read(command: list[str]) -> Launch:
+def read(command: Sequence[str]) -> Launch:
     """Read a command as torchrun and Hydra read it, and compose its config.
+
+    Args:
+        command: program and arguments.
 
     Raises:
         ValueError: it does not start a module with a config of this package.
@@ -108,49 +76,37 @@ def read(command: list[str]) -> Launch:
     program, *arguments = command
     processes = None
     if program == "torchrun":
-        launch = get_torchrun_parser().parse_args(arguments)
-        per_node, nodes = launch.nproc_per_node, launch.nnodes.split(":")[-1]
-        if not (per_node.isdecimal() and nodes.isdecimal() and int(per_node) * int(nodes)):
-            raise ValueError(
-                f"torchrun --nproc_per_node={per_node} --nnodes={launch.nnodes}: give numbers of at least 1, so that "
-                "the plan knows how many GPUs there are"
-            )
-        processes = int(per_node) * int(nodes)
-        module, arguments = launch.training_script, launch.training_script_args
+        processes, arguments = _torchrun(arguments)
     elif arguments[:1] == ["-m"]:
-        module, arguments = arguments[1], arguments[2:]
+        arguments = arguments[1:]
     else:
-        module = None
-    hydra = get_args_parser().parse_args(arguments) if module else None
-    if hydra is None or not str(hydra.config_path).startswith("pkg://"):
-        raise ValueError(f"{' '.join(command)}: is no start of verl with --config-path pkg://{CONFIGS}")
+        arguments = []
+    hydra = get_args_parser().parse_args(arguments[1:])
+    if not arguments or not str(hydra.config_path).startswith("pkg://"):
+        raise ValueError(f"{' '.join(command)}: does not start verl with --config-path pkg://{CONFIGS}")
     config = composed(hydra.config_path, hydra.config_name, hydra.overrides)
-    return Launch(module, hydra.config_name, hydra.overrides, config, processes)
+    return Launch(arguments[0], hydra.config_name, hydra.overrides, config, processes)
 
 
-def composed(config_path: str, name: str, overrides: list[str]) -> DictConfig:
-    """The config that Hydra makes of a name in a package, `pkg://…`, and overrides."""
-    with initialize_config_module(config_path.removeprefix("pkg://"), version_base=None):
-        return compose(name, overrides)
+def _torchrun(arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """Processes on all nodes, and the module that they run with its arguments."""
+    launch = get_torchrun_parser().parse_args(arguments)
+    per_node, nodes = launch.nproc_per_node, launch.nnodes.split(":")[-1]
+    if not (per_node.isdecimal() and nodes.isdecimal() and int(per_node) * int(nodes)):
+        raise ValueError(
+            f"torchrun --nproc_per_node={per_node} --nnodes={launch.nnodes}: give numbers of at least 1, so that the "
+            "plan knows how many GPUs there are"
+        )
+    return int(per_node) * int(nodes), [launch.training_script, *launch.training_script_args]
 
 
-def launch_of(config: str, overrides: list[str], env: Mapping[str, str]) -> Launch:
-    """The launch that a script makes, or that a config's name and overrides mean.
+def composed(config_path: str, name: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose a config with Hydra.
 
     Args:
-        config: the path of a script, or the name of one of this package's configs.
-        overrides: Hydra's; a script gets them as its arguments.
-        env: of a script.
-
-    Raises:
-        ValueError: the script starts nothing; its own words say why.
+        config_path: package of the config, `pkg://…`.
+        name: of the config.
+        overrides: Hydra overrides.
     """
-    if not (config.endswith(".sh") or Path(config).is_file()):
-        module = "verl.trainer.sft_trainer" if "sft" in config else "verl.trainer.main_ppo"
-        return Launch(module, config, overrides, composed(f"pkg://{CONFIGS}", config, overrides))
-    if not Path(config).is_file():
-        raise ValueError(f"{config}: there is no such script")
-    done, command = catch(Path(config), overrides, env, Path.cwd())
-    if done.returncode or not command:
-        raise ValueError(f"{config}: {done.stderr.strip() or 'it calls neither python nor torchrun'}")
-    return read(command)
+    with initialize_config_module(config_path.removeprefix("pkg://"), version_base=None):
+        return compose(name, list(overrides))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A plan as tables."""
+"""Prints a plan as tables."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from verl_p2r.planner import (
-    GIB,
     PHASES,
     Assumed,
     Job,
@@ -22,10 +21,20 @@ from verl_p2r.planner import (
     variants,
 )
 from verl_p2r.plugin.plan.from_config import Plan
+from verl_p2r.sizes import GIB
 
 
 def show(console: Console, plan: Plan, faults: list[str], assumed: Assumed, gpu: str, formulas: bool) -> None:
-    """Print a plan, and what is wrong with it."""
+    """Print a plan and the warnings about it.
+
+    Args:
+        console: to print on.
+        plan: the plan.
+        faults: warnings.
+        assumed: assumed figures.
+        gpu: name of the GPU.
+        formulas: print how each figure is computed.
+    """
     job = plan.job
     trained = f", {giga(job.trained)} trained" if job.trained != job.shape.params else ""
     console.print(
@@ -39,12 +48,12 @@ def show(console: Console, plan: Plan, faults: list[str], assumed: Assumed, gpu:
     if job.rollout is not None:
         tokens, how = cache_tokens(job, assumed)
         rows = tokens / job.lengths.row
-        cache = Line("tokens that a vLLM server's cache holds", tokens, "tokens", f"{how}; about {rows:.0f} usual rows")
+        cache = Line("tokens in the cache of a vLLM server", tokens, "tokens", f"{how}; about {rows:.0f} usual rows")
         console.print(_lines("Sampling", [cache], formulas))
     console.print(_lines("Memory of a node", host(job), formulas))
     console.print(_lines("Moved in a step", traffic(job), formulas))
     if job.judge is not None:
-        how = f"{job.prompts} prompts × {job.samples}, at most: guards and cached verdicts ask none"
+        how = f"{job.prompts} prompts × {job.samples}, at most: guarded and cached verdicts need none"
         console.print(_lines("Judge", [Line("calls of a step", job.judge.calls, "calls", how)], formulas))
     console.print(_lines("Time of a step", step_time(job, assumed), formulas))
     if job.rollout is not None:
@@ -124,7 +133,12 @@ def _equal(variant: Job, job: Job) -> bool:
 
 
 def amount(value: float, unit: str) -> str:
-    """A number with its unit, three digits or so."""
+    """Format a number with its unit, in about three digits.
+
+    Args:
+        value: the number.
+        unit: `tokens`, `B`, `calls`, `s` or `h`.
+    """
     if unit == "B":
         return f"{value / GIB:.1f} GiB" if value >= 0.1 * GIB else f"{value / 2**20:.1f} MiB"
     return f"{value:,.0f} {unit}" if value >= 100 or unit in ("tokens", "calls") else f"{value:.1f} {unit}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of a launch's rows: what its settings allow, and what its data cost where they are here."""
+"""Tokens of a launch's rows: what its settings allow, and what its data need if they are local."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,17 +18,17 @@ from verl_p2r.planner.tokens import AROUND, CHARACTERS
 from verl_p2r.plugin.plan.launches import Launch
 from verl_p2r.settings import LengthBand, P2RSettings
 
-RESPONSE = (LengthBand(128, 320), LengthBand(320, 512))  # the paper's, of SFT's rows, too
-TAGS = 15  # tokens of a response around its two segments, and the answer
+RESPONSE = (LengthBand(128, 320), LengthBand(320, 512))  # the paper's, which its SFT rows follow as well
+TAGS = 15  # tokens of a response outside its two segments: tags and the answer
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says beside the config.
+    """Options of the command line.
 
     Args:
         gpu: one of `GPUS`.
-        model: whose shape to take, when the config's path is not there yet.
+        model: a model of the same shape, if the config's path does not exist yet.
         rows: rows of the data to count, 0 for none.
         response: usual tokens of a response; None for the middle of the length bands.
     """
@@ -40,7 +40,16 @@ class Options:
 
 
 def lengths_of(launch: Launch, spec: VisionSpec, options: Options) -> tuple[Lengths, list[Line]]:
-    """Tokens as the settings allow them; the usual row is taken to use all frames."""
+    """Estimate tokens from the settings; the usual row is assumed to use all frames.
+
+    Args:
+        launch: the launch.
+        spec: of the model's processor.
+        options: from the command line.
+
+    Returns:
+        The lengths, and lines that explain them.
+    """
     config, settings = launch.config, DataSettings.from_mapping(launch.config.data.get("p2r") or {})
     media, grid = worst_media(settings.media.train, spec, SHAPES)
     worst = worst_media(settings.media.train, spec)[0]
@@ -51,13 +60,13 @@ def lengths_of(launch: Launch, spec: VisionSpec, options: Options) -> tuple[Leng
     else:
         limits = config.data.max_length - int(usual), int(usual)
     frames = f"{settings.media.train.max_frames} frames of at most {settings.media.train.video_max_pixels:,} pixels"
-    told = "--response-tokens" if options.response else "middle of the length bands"
+    source = "--response-tokens" if options.response else "middle of the length bands"
     lines = [
         Line("media, usually", media, "tokens", frames),
         Line("media, at most", worst, "tokens", "the same of small files, which are enlarged"),
         Line("text, about", text, "tokens", f"characters of the prompt template / {CHARACTERS} + {AROUND} around it"),
         Line("prompt, usually", text + media, "tokens", "both: of a video long enough for all frames"),
-        Line("response, usually", usual, "tokens", told),
+        Line("response, usually", usual, "tokens", source),
         Line("row, at most", sum(limits), "tokens", "the config's limits"),
     ]
     if launch.trains_rl:
@@ -68,7 +77,7 @@ def lengths_of(launch: Launch, spec: VisionSpec, options: Options) -> tuple[Leng
 
 
 def _response(launch: Launch, options: Options) -> tuple[float, float]:
-    """A response's usual tokens, and those of the longest of a batch."""
+    """Usual tokens of a response, and of the longest response in a batch."""
     if not launch.trains_rl:
         usual = options.response or sum((b.minimum + b.maximum) / 2 for b in RESPONSE) + TAGS
         return min(usual, launch.config.data.max_length), usual
@@ -80,7 +89,18 @@ def _response(launch: Launch, options: Options) -> tuple[float, float]:
 
 
 def real_rows(launch: Launch, spec: VisionSpec, processor: Any, rows: int, faults: list[str]) -> list[tuple[int, int]]:
-    """Tokens and media tokens of a sample of the training rows; none when their files are not here."""
+    """Count tokens and media tokens in a sample of the training rows.
+
+    Args:
+        launch: the launch.
+        spec: of the model's processor.
+        processor: of the model.
+        rows: number of rows.
+        faults: an error in the data is added here.
+
+    Returns:
+        A pair for each row; none when the files are not local.
+    """
     files = listed(launch.config.data.train_files)
     if not rows or not all(Path(file).is_file() for file in files):
         return []
@@ -92,10 +112,16 @@ def real_rows(launch: Launch, spec: VisionSpec, processor: Any, rows: int, fault
 
 
 def samples(launch: Launch, files: list[str], processor: Any, rows: int) -> Iterator[Sample]:
-    """A launch's training rows, or as many of them, as screening takes them; those that cannot work are left out.
+    """Prepare training rows as for screening, without those that cannot be used.
+
+    Args:
+        launch: the launch.
+        files: its training files.
+        processor: of the model.
+        rows: most rows to take, -1 for all.
 
     Raises:
-        ValueError: too many of them cannot work.
+        ValueError: too many rows cannot be used.
     """
     from verl.trainer.ppo.utils import create_rl_dataset
     from verl.trainer.sft_trainer import create_sft_dataset
@@ -118,7 +144,14 @@ def samples(launch: Launch, files: list[str], processor: Any, rows: int) -> Iter
 def counted(
     launch: Launch, lengths: Lengths, lines: list[Line], rows: list[tuple[int, int]]
 ) -> tuple[Lengths, list[Line]]:
-    """Lengths with the counted rows in place of the estimates."""
+    """Replace estimates by counted rows.
+
+    Args:
+        launch: the launch.
+        lengths: the estimates.
+        lines: that explain them.
+        rows: tokens and media tokens of each row.
+    """
     whole, media = [row[0] for row in rows], [row[1] for row in rows]
     name = "prompt" if launch.trains_rl else "row"
     p95 = quantiles(whole, n=20, method="inclusive")[-1] if len(whole) > 1 else whole[0]
@@ -132,11 +165,15 @@ def counted(
     grid = lengths.grid * median(media) / lengths.media if lengths.media else 0
     lengths = replace(lengths, text=median(whole) - median(media), media=median(media), grid=grid)
     gone = {"media, usually", "text, about", "prompt, usually"}
-    if not launch.trains_rl:  # whose rows hold their responses
+    if not launch.trains_rl:  # SFT rows include their responses
         lengths, gone = replace(lengths, response=0), gone | {"response, usually"}
     return lengths, [*(line for line in lines if line.name not in gone), *real]
 
 
 def listed(files: Any) -> list[str]:
-    """verl's `data.train_files` or `val_files`, one path or several, as a list."""
+    """Turn verl's `data.train_files`, one path or several, into a list.
+
+    Args:
+        files: a path or a sequence of paths.
+    """
     return [files] if isinstance(files, str) else list(files)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What verl makes of a launch's config: its own dataclasses. Zeros and nulls are named before they are counted with."""
+"""verl's own dataclasses of a launch's config, and checks of the values that the planner computes with."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -42,10 +42,13 @@ COUNTS = {  # whole numbers of at least 1
 
 
 def check_config(launch: Launch) -> None:
-    """Name every value of a launch that verl, or the planner, could not count with.
+    """Check the values of a launch that verl and the planner compute with.
+
+    Args:
+        launch: the launch.
 
     Raises:
-        ValueError: an engine that is not FSDP, or values by their dotted keys, each with what to give.
+        ValueError: the engine is not FSDP, or values are unusable; the message names all keys and what to give.
     """
     config = launch.config
     engine = f"{RL}.actor.strategy" if launch.trains_rl else "engine.strategy"
@@ -58,10 +61,14 @@ def check_config(launch: Launch) -> None:
 
 
 def dataclass_of(config: DictConfig, key: str) -> Any:
-    """The dataclass that verl makes of a node of its config, with what verl itself sets in it.
+    """Build verl's dataclass of a node of its config.
+
+    Args:
+        config: the whole config.
+        key: dotted key of the node.
 
     Raises:
-        ValueError: verl refuses the node, and why.
+        ValueError: verl refuses the node; the message gives verl's reason.
     """
     try:
         return omega_conf_to_dataclass(OmegaConf.select(config, key))
@@ -70,7 +77,7 @@ def dataclass_of(config: DictConfig, key: str) -> Any:
 
 
 def _wrong(launch: Launch) -> Iterator[tuple[str, str]]:
-    """Keys with a value that cannot be counted with, and what each may be."""
+    """Keys with unusable values, and what each may be."""
     config = launch.config
     node = RL if launch.trains_rl else ""
     path = f"{node}.model.path".lstrip(".")
@@ -98,7 +105,7 @@ def _wrong(launch: Launch) -> Iterator[tuple[str, str]]:
 
 
 def _chosen_counts(launch: Launch) -> Iterator[str]:
-    """Counts that matter with the choices of this config alone."""
+    """Keys of counts that only matter with the choices of this config."""
     config, data = launch.config, launch.config.data
     if config.trainer.total_training_steps is None:
         yield "trainer.total_epochs"

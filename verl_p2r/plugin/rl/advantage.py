@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The advantage estimator `pa_grpo`, as verl calls it.
 
-verl hands a registered estimator one reward per response and the group ids, nothing else. What PA-GRPO needs besides
-(two rewards, the boundary between the segments, whether the judge gave a verdict) is left here by the trainer
-(`verl_p2r.plugin.rl.trainer`) for the time of the call. The day verl passes `non_tensor_batch` to every estimator
-(verl PR 7473), `process_rewards` goes.
+verl only passes one reward per response and the group ids to a registered estimator. PA-GRPO also needs two rewards,
+the boundary between the segments, and whether the judge gave a verdict; the trainer (`rl/trainer.py`) provides them
+for the duration of the call. Remove `process_rewards` when verl passes `non_tensor_batch` to estimators (verl PR 7473).
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +23,9 @@ from verl_p2r.settings import P2RSettings
 
 @dataclass(frozen=True)
 class ProcessRewards:
-    """What the estimator needs beside verl's arguments, row for row of the batch.
+    """Inputs of the estimator in addition to verl's arguments, one value per row of the batch.
 
-    Attributes:
+    Args:
         perception: R_P. Shape: (bs,), float32.
         reasoning: R_R. Shape: (bs,), float32.
         perception_length: response tokens that belong to P. Shape: (bs,), int64.
@@ -43,8 +44,12 @@ _process_rewards: ContextVar[ProcessRewards | None] = ContextVar("process_reward
 
 
 @contextmanager
-def process_rewards(rewards: ProcessRewards):
-    """Make `rewards` visible to the estimator inside the `with` block."""
+def process_rewards(rewards: ProcessRewards) -> Iterator[None]:
+    """Make rewards visible to the estimator inside the `with` block.
+
+    Args:
+        rewards: of the batch for which the estimator is called.
+    """
     token = _process_rewards.set(rewards)
     try:
         yield
@@ -54,7 +59,7 @@ def process_rewards(rewards: ProcessRewards):
 
 @register_adv_est("pa_grpo")
 def compute_pa_grpo_advantage(
-    token_level_rewards: Tensor, response_mask: Tensor, index=None, config=None, **_kwargs
+    token_level_rewards: Tensor, response_mask: Tensor, index: Any = None, config: Any = None, **_kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     """PA-GRPO (Eq. 6) behind verl's estimator interface.
 
@@ -71,7 +76,7 @@ def compute_pa_grpo_advantage(
         Advantages and returns, the same tensor. Shape: (bs, L), float32.
 
     Raises:
-        RuntimeError: when the trainer did not supply the process rewards.
+        RuntimeError: the trainer did not provide the process rewards.
     """
     rewards = _process_rewards.get()
     if rewards is None or len(rewards.perception) != len(response_mask):
@@ -81,7 +86,7 @@ def compute_pa_grpo_advantage(
         )
     settings = P2RSettings.from_mapping((config.get("p2r") if config else None) or {})
     penalty = token_level_rewards.float() - rewards.token_level_scores
-    # By position, not by mask: a token that rejection sampling has masked since keeps its penalty, as in verl's GRPO.
+    # By position, not by mask, because a token that rejection sampling masked keeps its penalty, as in verl's GRPO.
     in_perception, in_reasoning = segment_masks(rewards.perception_length, torch.ones_like(response_mask))
     advantages = pa_grpo_advantages(
         rewards.perception + (penalty * in_perception).sum(-1),

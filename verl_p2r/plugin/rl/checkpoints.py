@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that was killed while it saved resumes from its newest whole checkpoint.
+"""Lets a run that was killed while saving resume from its newest complete checkpoint.
 
-verl 0.9.1 saves the model, removes the checkpoints that are one too many, saves the place in the data, and last names
-the new checkpoint in `latest_checkpointed_iteration.txt`. A kill in between leaves a file that names a checkpoint that
-is gone: SFT then starts from scratch without a word, and RL ends with a missing file. So our trainers save the place in
-the data first, and correct that file before verl reads it. Can go when verl removes a checkpoint last.
+verl 0.9.1 saves the model, removes surplus checkpoints, saves the position in the data, and finally names the new
+checkpoint in `latest_checkpointed_iteration.txt`. A kill in between leaves a tracker file that names a removed
+checkpoint: SFT then silently starts from scratch, and RL fails on a missing file. Our trainers therefore save the
+position in the data first and correct the tracker file before verl reads it. Remove this module when verl removes old
+checkpoints last.
 
-RL calls these functions in its trainer, `trainer.py`. SFT has no class of ours there, so this module, loaded by the
-hook on verl's checkpoint handler, puts a subclass in its place.
+For RL, `trainer.py` calls these functions. For SFT, this module replaces verl's checkpoint handler by a subclass; the
+hook on that module loads it.
 """
 
 import json
@@ -22,20 +23,20 @@ import torch
 from verl.utils.checkpoint import checkpoint_handler
 from verl.utils.checkpoint.checkpoint_manager import get_checkpoint_tracker_filename
 
-KINDS = ("model", "optim", "extra_state")  # of a rank's files
+KINDS = ("model", "optim", "extra_state")  # of files of a rank
 
 
 def correct_tracker(folder: str | os.PathLike) -> None:
-    """Have verl's tracker file name the newest whole checkpoint, unless the one that it names is whole. [ours]
+    """Make verl's tracker file name the newest complete checkpoint, unless the one it names is complete [ours].
 
-    Whole are those with all files of all ranks of verl's FSDP engine; of them, one that also has the place in the data
-    is preferred. A folder without a file of that engine is left as it is: verl decides.
+    A checkpoint is complete if it has all files of all ranks of verl's FSDP engine. One that also has the position in
+    the data is preferred. A folder without files of that engine is left to verl.
 
     Args:
         folder: `trainer.default_local_dir`; it may be missing.
 
     Raises:
-        RuntimeError: the tracker names a checkpoint, and none in the folder is whole.
+        RuntimeError: the tracker names a checkpoint, and none in the folder is complete.
     """
     tracker = Path(get_checkpoint_tracker_filename(os.fspath(folder)))
     steps = {int(path.name.rpartition("_")[2]): path for path in Path(folder).glob("global_step_*") if _step(path)}
@@ -48,30 +49,32 @@ def correct_tracker(folder: str | os.PathLike) -> None:
         return
     if not whole:
         if named is None:
-            return  # the first checkpoint was not finished: verl starts anew
+            return  # the first checkpoint was not finished; verl starts from scratch
         if named.isdecimal() and int(named) in steps and _whole_here(steps[int(named)]):
-            return  # other ranks' files may be on the disks of other nodes: verl decides
+            return  # files of other ranks may be on the disks of other nodes; verl decides
         raise RuntimeError(
-            f"{tracker} names step {named!r}, but no checkpoint beside it is whole: "
+            f"{tracker} names step {named!r}, but no checkpoint next to it is complete: "
             + "; ".join(f"{steps[step].name} lacks {lacking[step]}" for step in sorted(steps))
-            + ". Restore one, or set trainer.resume_mode=disable to start anew"
+            + ". Restore one, or set trainer.resume_mode=disable to start from scratch"
         )
     newest = max(whole, key=lambda step: (any(map(zipfile.is_zipfile, steps[step].glob("data*.pt"))), step))
-    found = "is missing" if named is None else f"names step {named!r}, which is not whole"
-    # Not through `logging`: what else is loaded in a trainer's process silences the root logger.
-    warnings.warn(f"{tracker} {found}: this run goes on from step {newest}, the newest whole checkpoint", stacklevel=2)
+    found = "is missing" if named is None else f"names step {named!r}, which is not complete"
+    # `logging` is not used because other libraries in a trainer's process silence the root logger.
+    warnings.warn(
+        f"{tracker} {found}: this run resumes from step {newest}, the newest complete checkpoint", stacklevel=2
+    )
     corrected = tracker.with_name(f"{tracker.name}.tmp")
     corrected.write_text(str(newest))
     corrected.replace(tracker)
 
 
 def save_place(dataloader: Any, step_folder: str | os.PathLike, name: str) -> None:
-    """Save the place in the data where verl will save it once more, after it has removed an older checkpoint.
+    """Save the position in the data, which verl saves only after it has removed an older checkpoint.
 
     Args:
-        dataloader: a stateful one.
-        step_folder: of the checkpoint that is about to be saved; it is made.
-        name: of the file.
+        dataloader: a stateful data loader.
+        step_folder: folder of the checkpoint that is about to be saved; created if missing.
+        name: of the file, the same that verl will write.
     """
     folder = Path(step_folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,10 +86,10 @@ def _step(path: Path) -> bool:
 
 
 def _lacking(step_folder: Path) -> str | None:
-    """The first file that a resumed run would miss or find cut off; None when the checkpoint is whole."""
+    """The first missing or truncated file; None when the checkpoint is complete."""
     folder = step_folder / "actor" if (step_folder / "actor").is_dir() else step_folder
     try:
-        # Rank 0 writes this behind its other files: what rank 0 has is what every rank must have.
+        # Rank 0 writes this after its other files; every rank must have the same kinds of files as rank 0.
         ranks = int(json.loads((folder / "fsdp_config.json").read_text("utf-8"))["world_size"])
     except (OSError, ValueError, KeyError, TypeError):
         return "fsdp_config.json"
@@ -99,20 +102,21 @@ def _lacking(step_folder: Path) -> str | None:
 
 
 def _whole_here(step_folder: Path) -> bool:
-    """Whether the ranks that have files in a folder have the same kinds of them, none cut off."""
+    """Whether all ranks with files in a folder have the same kinds of files, none of them truncated."""
     kinds: dict[str, set[str]] = {}
     for path in step_folder.rglob("*_world_size_*_rank_*.pt"):
         kind, _, rank = path.stem.partition("_world_size_")
-        kinds.setdefault(rank, set()).add(kind if zipfile.is_zipfile(path) else f"{path} is cut off")
+        kinds.setdefault(rank, set()).add(kind if zipfile.is_zipfile(path) else f"{path} is truncated")
     return len({frozenset(found) for found in kinds.values()}) == 1 and all(
         kind in KINDS for found in kinds.values() for kind in found
     )
 
 
 class SafeCheckpointHandler(checkpoint_handler.CheckpointHandler):
-    """The checkpoint handler of verl's SFT trainer, see the module."""
+    """The checkpoint handler of verl's SFT trainer that survives a kill at any time."""
 
-    def save_checkpoint(self, step):
+    def save_checkpoint(self, step: int) -> None:
+        """Save the position in the data, then everything as verl does."""
         if self.is_mp_src_rank_with_outputs:
             folder = Path(self.default_local_dir) / f"global_step_{step}"
             save_place(self.train_dataloader, folder, f"data_{self.dp_rank}.pt")

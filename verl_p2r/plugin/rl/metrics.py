@@ -42,34 +42,34 @@ def process_metrics(infos: Sequence[Mapping[str, Any]], groups: Sequence[str]) -
         groups: the prompt's uid of each response. Length n.
 
     Returns:
-        Metrics named in `METRICS`. What was never measured (NaN throughout) is left out.
+        Metrics named in `METRICS`, except those that were never measured.
     """
     if not infos:
         return {}
     metrics: dict[str, float] = {}
     numbers = [key for key, value in infos[0].items() if not isinstance(value, str)]
-    # What is None was not measured: NaN from here on.
+    # None means not measured; it becomes NaN.
     column = {key: np.array([info[key] for info in infos], dtype=float) for key in numbers}
     judged = column["perception_valid"] == 1
     everyone = np.ones(len(infos), dtype=bool)
     for process in PROCESSES:
         for part in PARTS:
-            # A row without a verdict says nothing of its perception, but for its form and length.
+            # Without a verdict only the form and the length of a row's perception are known.
             counts = judged if (process, part) in _FROM_THE_VERDICT else everyone
             values = column[f"{process}_{part}"][counts]
             if not np.isnan(values).all():
                 metrics[f"p2r/{process}/{part}"] = float(np.nanmean(values))
     perception, reasoning = column["perception_reward"], column["reasoning_reward"]
-    groups = np.asarray(groups, dtype=str)
-    metrics["p2r/collapse/perception"] = _share_of_equal_groups(perception[judged], groups[judged])
-    metrics["p2r/collapse/reasoning"] = _share_of_equal_groups(reasoning, groups)
-    metrics["p2r/collapse/combined"] = _share_of_equal_groups((perception + reasoning)[judged], groups[judged])
+    uids = np.asarray(groups, dtype=str)
+    metrics["p2r/collapse/perception"] = _share_of_equal_groups(perception[judged], uids[judged])
+    metrics["p2r/collapse/reasoning"] = _share_of_equal_groups(reasoning, uids)
+    metrics["p2r/collapse/combined"] = _share_of_equal_groups((perception + reasoning)[judged], uids[judged])
     metrics["p2r/no_verdict"] = float(1 - judged.mean())
     return metrics | _judge_metrics(column)
 
 
 def _judge_metrics(column: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """What the judge took, over the responses that it was asked about."""
+    """Time and retries of the judge, over the responses that it was asked about."""
     asked = {key: values[~np.isnan(values)] for key, values in column.items() if key.startswith("judge_")}
     if not len(asked.get("judge_seconds", ())):
         return {}
@@ -83,7 +83,7 @@ def _judge_metrics(column: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def _share_of_equal_groups(values: np.ndarray, groups: np.ndarray) -> float:
-    """Share of the groups whose values are all equal; groups of one, which are always equal, do not count."""
+    """Share of the groups whose values are all equal; groups of one do not count."""
     _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     low, high = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
     np.minimum.at(low, index, values)

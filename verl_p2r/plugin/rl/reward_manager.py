@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reward manager `p2r`: one response in, two process rewards out."""
+"""The reward manager `p2r`: scores a response with two process rewards."""
 
 import asyncio
 from typing import Any
@@ -23,10 +23,10 @@ _NOT_ASKED = Verdict(None, "", "rule")
 
 @register("p2r")
 class P2RRewardManager(RewardManagerBase):
-    """Rewards perception and reasoning of each response on its own (arXiv 2511.11113, Eq. 5).
+    """Rewards perception and reasoning of each response separately (arXiv 2511.11113, Eq. 5).
 
-    The scalar that verl stores is the sum R_P + R_R; the parts travel beside it in `reward_extra_info`, under the same
-    keys for every response:
+    The scalar that verl stores is the sum R_P + R_R. The parts are in `reward_extra_info`, with the same keys for every
+    response:
 
     | key                                  | meaning                                                              |
     |--------------------------------------|----------------------------------------------------------------------|
@@ -36,15 +36,22 @@ class P2RRewardManager(RewardManagerBase):
     | `{process}_length_reward`            | R_len,k, from the tokens of visible text inside the blocks [ours]    |
     | `{process}_tokens`                   | length of the whole segment in tokens, tags and blanks included      |
     | `perception_valid`                   | 0 when the judge gave no verdict, else 1                             |
-    | `both_rewards`                       | an integer that differs when either reward does: for `filter_groups` |
+    | `both_rewards`                       | an integer that differs when either reward does, for `filter_groups` |
     | `acc`                                | the name verl's validation looks for: `reasoning_accuracy`; of rows  |
     |                                      | whose `data_source` is a benchmark, the score of `video_r1`          |
     | `judge_error`                        | why there is no verdict; empty when there is one                     |
-    | `judge_{seconds,cached,retries}`     | how long the verdict took, whether it was there already, how often   |
-    |                                      | the judge was asked again; None when it was not needed               |
+    | `judge_{seconds,cached,retries}`     | time of the verdict, whether it was cached, number of retries; None  |
+    |                                      | when the judge was not needed                                        |
     """
 
-    def __init__(self, config, tokenizer, compute_score=None, reward_router_address=None, **_kwargs):
+    def __init__(
+        self,
+        config: Any,
+        tokenizer: Any,
+        compute_score: Any = None,
+        reward_router_address: str | None = None,
+        **_kwargs: Any,
+    ) -> None:
         super().__init__(config, tokenizer, compute_score)
         self.settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
         self.judge = make_judge(config, self.settings, reward_router_address)
@@ -53,14 +60,14 @@ class P2RRewardManager(RewardManagerBase):
         """Score one response.
 
         Args:
-            data: one row (of several outputs of a session, the last) with `responses`, `attention_mask` and the
+            data: one row (the last one if a session has several outputs) with `responses`, `attention_mask` and the
                 dataset's columns.
 
         Returns:
-            `{"reward_score": R_P + R_R, "reward_extra_info": {...}}`, see the class.
+            `{"reward_score": R_P + R_R, "reward_extra_info": {...}}`, as described in the class.
 
         Raises:
-            ValueError: naming the row: unknown problem type, no ground truth, or facts missing for the judge `facts`.
+            ValueError: a row with an unknown problem type, no ground truth, or no facts for the judge `facts`.
         """
         item = data[-1]
         ids = item.batch["responses"]
@@ -70,7 +77,7 @@ class P2RRewardManager(RewardManagerBase):
         loop = asyncio.get_running_loop()
         source = str(item.non_tensor_batch.get("data_source", ""))
         parsed, boundary, visible, accuracy, acc = await loop.run_in_executor(None, self._read, ids, row, source)
-        # With R_P off (an ablation) the facts judge, which costs nothing, is still asked: its metric stays. [ours]
+        # With R_P off (an ablation) the facts judge is still asked, because it is free and its metric is useful. [ours]
         asked = self.settings.perception.enabled or (isinstance(self.judge, FactsJudge) and row.facts is not None)
         start = loop.time()
         verdict = await self._verdict(parsed, row) if asked else _NOT_ASKED
@@ -100,7 +107,7 @@ class P2RRewardManager(RewardManagerBase):
         return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
 
     def _read(self, ids: list[int], row: Row, source: str) -> tuple[ParsedResponse, int, tuple[int, int], float, float]:
-        """The CPU-bound part, off the event loop: parse, find the boundary, measure, compare the answer."""
+        """The CPU-bound part, which runs off the event loop: parse, find the boundary, measure, compare the answer."""
         text = decode_response(ids, self.tokenizer)
         parsed = parse_response(text)
         accuracy = answer_accuracy(
@@ -121,8 +128,9 @@ class P2RRewardManager(RewardManagerBase):
 
 
 def _both(perception: float, reasoning: float) -> int:
-    """One integer for two rewards: equal only where both are equal to four decimals.
+    """One integer for two rewards, equal only if both are equal to four decimals.
 
-    The sum would not do: (1, 0) and (0, 1) have one sum, and verl drops a group whose metric is constant.
+    verl drops a group whose metric is constant. The sum cannot be that metric, because (1, 0) and (0, 1) have equal
+    sums.
     """
     return round(perception * 10_000) * 1_000_000 + round(reasoning * 10_000)

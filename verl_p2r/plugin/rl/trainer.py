@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seam: verl's three v1 trainers, taught to hand the process rewards to the estimator.
+"""verl's three v1 trainers with a mixin that passes the process rewards to the estimator.
 
-The reward manager puts numbers per response into `reward_extra_info`, which reaches TransferQueue in `extra_fields`;
-verl's `_compute_advantage` does not fetch them. The mixin fetches them, leaves them where the estimator looks, and
-calls verl's own method. When verl passes `non_tensor_batch` to estimators (verl PR 7473), it goes.
+The reward manager puts numbers per response into `reward_extra_info`, which reaches TransferQueue in `extra_fields`.
+verl's `_compute_advantage` does not fetch them. The mixin fetches them, makes them visible to the estimator, and calls
+verl's method. Remove that part when verl passes `non_tensor_batch` to estimators (verl PR 7473).
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transfer_queue as tq
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import (
@@ -42,11 +42,17 @@ MANAGER = "p2r"
 _BASE_MODES = {"p2r_sync": "sync", "p2r_colocate_async": "colocate_async", "p2r_separate_async": "separate_async"}
 
 
-def check_config(config) -> P2RSettings:
-    """Refuse at start what could only go wrong, or go wrong silently, in the middle of a run.
+def check_config(config: DictConfig) -> P2RSettings:
+    """Refuse at start what would fail in the middle of a run, perhaps silently.
+
+    Args:
+        config: of verl's PPO trainer.
+
+    Returns:
+        Its node `algorithm.p2r`.
 
     Raises:
-        ValueError: with the reason and the remedy.
+        ValueError: the config cannot work; the message gives the reason and the remedy.
     """
     settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
     make_judge(config, settings)
@@ -60,7 +66,7 @@ def check_config(config) -> P2RSettings:
     reward_model = config.reward.reward_model
     if reward_model.enable and not reward_model.enable_resource_pool:
         raise ValueError(
-            "reward.reward_model.enable=True without a resource pool of its own is a colocated reward model; verl then "
+            "reward.reward_model.enable=True without its own resource pool is a colocated reward model; verl then "
             "scores after sampling and passes neither ground truth nor extra_info to the reward manager: set "
             "reward.reward_model.enable_resource_pool=True (with n_gpus_per_node and nnodes), or judge over a URL"
         )
@@ -81,15 +87,15 @@ def check_config(config) -> P2RSettings:
 
 
 class ProcessAware:
-    """Mixin over a verl v1 trainer; see the module."""
+    """Mixin over a v1 trainer of verl, see the module."""
 
-    def __init__(self, config):
+    def __init__(self, config: DictConfig) -> None:
         self.p2r = check_config(config)
         freeze_actor(config)
         share_prefix(config)
-        if self.p2r.judge.name != "verl":  # whose servers are not there yet
+        if self.p2r.judge.name != "verl":  # its servers do not run yet
             self._check_judge(config)
-        # verl compares the mode's name and indexes trainer.v1 with it: it must see the name of its own mode.
+        # verl compares this name and indexes trainer.v1 with it, so it must be the name of verl's own mode.
         mode = config.trainer.v1.trainer_mode
         with open_dict(config):
             config.trainer.v1.trainer_mode = _BASE_MODES[mode]
@@ -97,15 +103,15 @@ class ProcessAware:
         self.watchdog = Watchdog(self.run.get("stall_timeout_s"))
         super().__init__(config)
 
-    def _init_dataloader(self):
+    def _init_dataloader(self) -> None:
         super()._init_dataloader()
         if self.p2r.judge.name == "facts" and self.p2r.perception.enabled:
             for dataset in (self.train_dataset, self.val_dataset):
-                if hasattr(dataset, "require_facts"):  # a dataset of the user's own checks its rows itself
+                if hasattr(dataset, "require_facts"):  # a user's own dataset checks its rows itself
                     dataset.require_facts()
 
-    def _check_judge(self, config, reward_router_address: str | None = None) -> None:
-        """Have the judge answer two known questions before anything is trained or measured by it."""
+    def _check_judge(self, config: DictConfig, reward_router_address: str | None = None) -> None:
+        """Ask the judge two questions with known answers before it is used for training or validation."""
         if not (self.p2r.judge.health_check and self.p2r.perception.enabled):
             return
         judge = make_judge(config, self.p2r, reward_router_address)
@@ -129,17 +135,20 @@ class ProcessAware:
         save_place(self.train_dataloader, folder, "data.pt")
         super()._save_checkpoint()
 
-    def on_init_end(self):
+    def on_init_end(self) -> None:
+        """Check the judge that verl serves, then do as verl does."""
         if self.p2r.judge.name == "verl":
             self._check_judge(self.config, self.reward_loop_manager.reward_router_address)
         with self.watchdog.phase("first weight sync"):
             super().on_init_end()
 
-    def on_step_end(self):
+    def on_step_end(self) -> None:
+        """Do as verl does, timed by the watchdog."""
         with self.watchdog.phase("weight sync"):
             super().on_step_end()
 
-    def step(self, metrics, timing_raw):
+    def step(self, metrics: Any, timing_raw: Any) -> Any:
+        """Do a training step as verl does, timed by the watchdog."""
         with self.watchdog.phase("training step"):
             return super().step(metrics, timing_raw)
 
@@ -177,7 +186,7 @@ class ProcessAware:
             return super()._compute_advantage(batch, metrics)
 
     def _lost_share(self, rollouts: int) -> float:
-        """Share of the rollouts asked for that are not there: verl logs an error in a rollout and goes on without."""
+        """Share of the requested rollouts that are missing; verl logs an error in a rollout and goes on without it."""
         prompts = self.config.data.train_batch_size // self.parameter_sync_step
         return 1 - rollouts / (prompts * self.config.actor_rollout_ref.rollout.n)
 
@@ -201,7 +210,7 @@ class ProcessAware:
             )
 
     def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
-        """Also a validation is worth nothing when the judge was not there."""
+        """Apply the no-verdict limit to validation too."""
         valid = reward_extra_infos_dict.get("perception_valid") or []
         errors = reward_extra_infos_dict.get("judge_error") or [None] * len(valid)
         infos = [
@@ -213,8 +222,8 @@ class ProcessAware:
         return super()._val_metrics_update(data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs)
 
     def _dump_generations(self, inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path):
-        """verl dumps a training rollout's text and its summed score; add the process rewards, tokens and advantages."""
-        if "reward" not in reward_extra_infos_dict:  # verl hands the extras over for validation only
+        """Add process rewards, tokens and advantages to verl's dump of a training rollout."""
+        if "reward" not in reward_extra_infos_dict:  # verl passes the extras for validation only
             reward_extra_infos_dict = {**reward_extra_infos_dict, **self._rollout_columns(reward_extra_infos_dict)}
         super()._dump_generations(inputs, outputs, gts, scores, reward_extra_infos_dict, dump_path)
 
@@ -230,10 +239,16 @@ class ProcessAware:
 
 
 def reward_infos(data: TensorDict) -> list[dict[str, Any]]:
-    """`reward_extra_info` of each row of a TransferQueue batch, in its order.
+    """Read `reward_extra_info` of each row of a TransferQueue batch.
+
+    Args:
+        data: with `extra_fields`.
+
+    Returns:
+        One mapping per row, in the order of the batch.
 
     Raises:
-        RuntimeError: when a row has none of our keys.
+        RuntimeError: a row has none of our keys.
     """
     infos = [getattr(fields, "data", fields).get("reward_extra_info") or {} for fields in list(data["extra_fields"])]
     if any("perception_reward" not in info for info in infos):
@@ -249,7 +264,7 @@ def _refuse_several_outputs(keys: list[str]) -> None:
     if several:
         raise ValueError(
             f"session {several[0]} has several outputs; their rewards belong to the last one only, and PA-GRPO would "
-            "count each as a rollout of its own: use an agent loop that returns one output per session, such as "
+            "count each as a separate rollout: use an agent loop that returns one output per session, such as "
             "single_turn_agent"
         )
 

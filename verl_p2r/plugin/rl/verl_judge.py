@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judge `verl`: the judge `openai` on a generative reward model that verl serves, behind verl's own router.
+"""The judge `verl`: the judge `openai` on a generative reward model that verl serves behind its own router.
 
-`p2r/judge=verl` sets what it needs; the user names the model and the GPUs:
+`p2r/judge=verl` sets everything except the model and its GPUs:
 
-    reward.reward_model.model_path            the judge's weights
+    reward.reward_model.model_path                 the judge's weights
     reward.reward_model.{n_gpus_per_node,nnodes}   the GPUs of its own resource pool
 
-verl's router turns what a server refuses (a prompt too long) into HTTP 500, so that it is asked again until the
-deadline.
+verl's router turns a refusal of the server (such as a prompt that is too long) into HTTP 500, so it is retried until
+the deadline.
 """
 
 from typing import Any
@@ -22,12 +22,12 @@ def make_judge(config: DictConfig, settings: P2RSettings, reward_router_address:
     """Build the judge that the config names.
 
     Args:
-        config: the whole of verl's config.
+        config: verl's whole config.
         settings: its node `algorithm.p2r`.
-        reward_router_address: host and port of verl's router; None before there is one, to check the options only.
+        reward_router_address: host and port of verl's router; None before it exists, to check only the options.
 
     Raises:
-        ValueError: an unknown judge, options that it does not take, or, for `verl`, a reward model that is not set up.
+        ValueError: an unknown judge, unknown options, or, for `verl`, a reward model that is not set up.
     """
     judge = settings.judge
     if judge.name != "verl":
@@ -43,7 +43,7 @@ def make_judge(config: DictConfig, settings: P2RSettings, reward_router_address:
     if taken:
         raise ValueError(
             f"algorithm.p2r.judge.kwargs sets {', '.join(taken)}, which the judge verl takes from reward.reward_model: "
-            "remove it, or set algorithm.p2r.judge.name=openai to ask a server of your own"
+            "remove it, or set algorithm.p2r.judge.name=openai to use your own server"
         )
     return get_judge("verl", **served, **judge.kwargs)
 
@@ -55,7 +55,7 @@ def _check_reward_model(config: DictConfig) -> None:
         for key, wanted, found in (
             ("enable", True, model.enable),
             ("enable_resource_pool", True, model.enable_resource_pool),
-            # verl puts the servers to sleep, and wakes them for a colocated reward model only.
+            # verl puts the servers to sleep and only wakes those of a colocated reward model.
             ("rollout.free_cache_engine", False, model.rollout.free_cache_engine),
         )
         if found is not wanted
@@ -69,14 +69,16 @@ def _check_reward_model(config: DictConfig) -> None:
 
 
 def _served_name(reward_model: DictConfig) -> str:
-    """The name under which verl's servers know the model: its path, unless the rollout's Prometheus has a name."""
+    """The model's name on verl's servers: its path, unless the rollout's Prometheus settings name it."""
     prometheus = reward_model.rollout.get("prometheus") or {}
     name = prometheus.get("served_model_name") if prometheus.get("enable") else None
     return name.rsplit("/", 1)[-1] if name else reward_model.model_path
 
 
 def compute_score(*_args: Any, **_kwargs: Any) -> float:
-    """For `reward.custom_reward_function`, without which verl would ask the model itself for a scalar; never called.
+    """Stand in for `reward.custom_reward_function`, without which verl would ask the model for a scalar.
+
+    The reward manager `p2r` never calls it.
 
     Raises:
         RuntimeError: always.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a run that has stopped moving.
+"""Ends a run that hangs.
 
-A worker that dies while weights go from the trainer to vLLM leaves the other side waiting for ever, and verl 0.9.1 has
-no time limit there. The watchdog watches phases of the trainer; one that outlasts its limit ends the process with the
-stacks of all threads, and Ray ends the run with it.
+If a worker dies while weights go from the trainer to vLLM, the other side waits forever, because verl 0.9.1 has no time
+limit there. The watchdog times the phases of the trainer. When a phase exceeds the limit, it prints the stacks of all
+threads and ends the process, and Ray ends the run.
 """
 
 import faulthandler
@@ -11,16 +11,17 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_CODE = 70  # EX_SOFTWARE
 
 
 class Watchdog:
-    """Watches one phase at a time from a thread of its own.
+    """Times one phase at a time in a background thread.
 
     Args:
-        limit: seconds a phase may take; None watches nothing.
+        limit: seconds that a phase may take; None disables the watchdog.
     """
 
     def __init__(self, limit: float | None):
@@ -30,8 +31,12 @@ class Watchdog:
             threading.Thread(target=self._watch, name="p2r-watchdog", daemon=True).start()
 
     @contextmanager
-    def phase(self, name: str):
-        """Watch the `with` block; phases nest, and the inner one counts while it lasts."""
+    def phase(self, name: str) -> Iterator[None]:
+        """Time the `with` block; phases may be nested, and only the inner one is timed while it lasts.
+
+        Args:
+            name: for the message.
+        """
         outer, self._phase = self._phase, (name, time.monotonic())
         try:
             yield
@@ -47,7 +52,7 @@ class Watchdog:
                 self._end(phase[0])
 
     def _end(self, name: str) -> None:
-        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
         print(
             f"verl_p2r watchdog: the phase '{name}' made no progress for {self.limit:.0f} s, so the run ends here. A "
             "worker has probably died: look for the first error above. Raise trainer.p2r.stall_timeout_s if the phase "

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison of quickstart runs over seeds."""
+
+import io
+import json
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from paths import QUICKSTART
+from rich.console import Console
+
+sys.path.insert(0, str(QUICKSTART))
+
+import compare
+import run_data
+from quickstart_runs import PNG, invoke, metrics_rows, write_rows
+
+
+def fake_comparison(folder: Path) -> Path:
+    """PA-GRPO and GRPO-sum with three seeds, GRPO without seed 3, no separation with a run that stopped early."""
+    final = {"pa_grpo": (0.8, 0.9, 0.7), "grpo_reasoning": (0.6, 0.5), "grpo_sum": (0.7, 0.7, 0.7)}
+    for name, accuracies in (final | {"no_separation": (0.75, 0.65)}).items():
+        for seed, accuracy in enumerate(accuracies, start=1):
+            write_rows(folder / name / f"seed{seed}" / "metrics.jsonl", metrics_rows(6, 0.3, accuracy))
+    write_rows(folder / "no_separation" / "seed3" / "metrics.jsonl", metrics_rows(6, 0.3, 0.99)[:4])
+    return folder
+
+
+def test_comparison_means_and_names_what_is_missing(tmp_path):
+    folder = fake_comparison(tmp_path)
+    result = invoke(compare.main, folder)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((folder / "summary.json").read_text())
+    algorithms = summary["algorithms"]
+    # Each data source weighs the same, and the second one lies 0.02 above the first.
+    assert algorithms["pa_grpo"]["after"]["perception"]["mean"] == pytest.approx(0.81)
+    assert algorithms["pa_grpo"]["after"]["perception"]["sd"] == pytest.approx(0.1)
+    assert algorithms["pa_grpo"]["before"]["reasoning"]["mean"] == pytest.approx(0.31)
+    assert algorithms["grpo_sum"]["after"]["reasoning"]["sd"] == pytest.approx(0.0)
+    assert algorithms["grpo_reasoning"]["after"]["reasoning"]["by_seed"] == pytest.approx(
+        {"seed1": 0.61, "seed2": 0.51}
+    )
+    # The run that stopped at step 3 would have brought in its accuracy before RL.
+    assert algorithms["no_separation"]["after"]["reasoning"]["mean"] == pytest.approx(0.71)
+    assert [entry["seeds"] for entry in algorithms.values()] == [3, 2, 3, 2]
+    assert summary["left_out"] == [
+        "grpo_reasoning/seed3: no metrics.jsonl",
+        "no_separation/seed3: last validation at step 0, not 6",
+    ]
+    # Collapse is 0.1 + 0.5 · step / 6, of which the mean over steps 1 to 6 is 0.1 + 0.5 · 3.5 / 6.
+    collapse = algorithms["pa_grpo"]["collapse"]["perception"]
+    assert collapse["mean"] == pytest.approx(0.1 + 0.5 * 3.5 / 6)
+    assert "81.0 ± 10.0" in result.output
+    assert "grpo_reasoning/seed3" in result.output
+    for name in ("accuracy.png", "collapse.png"):
+        assert (folder / name).read_bytes().startswith(PNG)
+
+
+def test_one_seed_has_no_spread_and_absent_algorithms_are_shown(tmp_path):
+    write_rows(tmp_path / "pa_grpo" / "seed1" / "metrics.jsonl", metrics_rows(4, 0.3, 0.8))
+    runs, left_out = compare.read_runs(tmp_path)
+    summary = compare.summarise(runs, left_out)
+    assert summary["algorithms"]["pa_grpo"]["after"]["reasoning"]["sd"] is None
+    assert summary["algorithms"]["grpo_sum"]["after"]["reasoning"]["mean"] is None
+    assert left_out == [f"{name}/seed1: no metrics.jsonl" for name in ("grpo_reasoning", "grpo_sum", "no_separation")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns when absent algorithms spoil the layout
+        compare.draw(runs, tmp_path)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(compare.table(summary))
+    assert re.search(r"PA-GRPO\s.*1\s.*81\.0", console.export_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(None, r"run examples/quickstart/compare\.sh first"), ("ppo", r"ppo: unknown algorithm; known are pa_grpo")],
+)
+def test_comparison_without_runs_or_with_unknown_ones_fails(tmp_path, name, message):
+    if name:
+        write_rows(tmp_path / name / "seed1" / "metrics.jsonl", metrics_rows(2))
+    with pytest.raises(run_data.RunError, match=message):
+        compare.read_runs(tmp_path)
+
+
+def test_comparison_without_validation_fails(tmp_path):
+    write_rows(tmp_path / "pa_grpo" / "seed1" / "metrics.jsonl", [{"step": 1, "data": {}}])
+    with pytest.raises(run_data.RunError, match="no run has logged a validation accuracy"):
+        compare.read_runs(tmp_path)
+
+
+def test_band_uses_only_steps_that_every_seed_has():
+    assert compare._common([{1: 0.1, 2: 0.2, 3: 0.3}, {2: 0.4, 3: 0.6}]) == {2: [0.2, 0.4], 3: [0.3, 0.6]}
+    assert compare._common([]) == {}

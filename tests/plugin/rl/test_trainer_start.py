@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The start of our trainers: which configs are refused, and when the judge and the datasets are checked."""
+
+from types import SimpleNamespace
+
+import pytest
+from cpu_config import make_config
+from rollout_rows import make_trainer
+from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+from verl_p2r.plugin.rl.trainer import P2RTrainerSync, check_config
+
+pytestmark = pytest.mark.slow  # a server for each test, and imports of verl
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["reward.reward_manager.name=naive"], "'naive'.*set reward.reward_manager.name=p2r"),
+        (["reward.reward_model.enable=True"], "colocated reward model.*enable_resource_pool=True.*or judge over a URL"),
+        (
+            ["reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"],
+            "leave the reward manager 'p2r' out.*reward.reward_model.enable=False",
+        ),
+        (
+            ["algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc"],
+            "'acc'.*constant.*algorithm.filter_groups.metric=both_rewards",
+        ),
+        (["algorithm.filter_groups.enable=True"], "'reward'.*algorithm.filter_groups.metric=both_rewards"),
+        (
+            ["algorithm.p2r.separate=True", "algorithm.p2r.perception.enabled=False"],
+            "separate is true but perception.enabled is false.*set separate: null",
+        ),
+        (["algorithm.p2r.perception.enabled=False", "algorithm.p2r.reasoning.enabled=False"], "switch at least one on"),
+        (["algorithm.p2r.judge.name=oracle"], "'oracle' is unknown: use one of .*facts.*module:Class"),
+        (["algorithm.p2r.judge.name=no.such:Judge"], "cannot be imported"),
+        (["+algorithm.p2r.judge.kwargs.url=x"], "kwargs does not fit judge 'facts'.*it takes"),
+        (["p2r/judge=openai"], "algorithm.p2r.judge.kwargs.model is not set"),
+        (["p2r/judge=openai", "algorithm.p2r.judge.kwargs={model:m,base_urls:[here]}"], "'here' is not a URL"),
+        (["algorithm.p2r.judge.name=verl"], "judge.name is verl, which needs reward.reward_model.enable=True"),
+        (["+algorithm.p2r.seperate=False"], "algorithm.p2r.seperate does not exist: did you mean separate"),
+        (["+algorithm.p2r.reasoning.length.min=1"], "algorithm.p2r.reasoning.length.min does not exist"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_with_the_remedy(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(make_config(*overrides))
+
+
+def test_configs_that_can_work_are_accepted():
+    assert check_config(make_config()).separated
+    check_config(make_config("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=both_rewards"))
+    pool = ["reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"]
+    check_config(make_config(*pool, "reward.custom_reward_function.path=judge.py"))
+    check_config(make_config("p2r/judge=openai", "algorithm.p2r.judge.kwargs.model=m"))
+    check_config(make_config("p2r/judge=verl", "reward.reward_model.model_path=judge"))
+    check_config(make_config("~algorithm.p2r"))
+    check_config(make_config("algorithm.adv_estimator=grpo", "algorithm.p2r.perception.enabled=False"))
+
+
+def started(monkeypatch, *overrides: str):
+    """A trainer whose `__init__` and `on_init_end` ran, without verl's own part of them."""
+    monkeypatch.setattr(PPOTrainer, "__init__", lambda self, config: setattr(self, "config", config))
+    monkeypatch.setattr(PPOTrainerSync, "on_init_end", lambda self: None)
+    trainer = P2RTrainerSync(make_config("trainer.v1.trainer_mode=p2r_sync", *overrides))
+    return trainer
+
+
+def openai_at(server) -> list[str]:
+    kwargs = f"algorithm.p2r.judge.kwargs={{model:judge,base_urls:['{server.base_url}'],deadline_s:2,timeout_s:1}}"
+    return ["p2r/judge=openai", kwargs, "algorithm.p2r.judge.kwargs.connect_timeout_s=1"]
+
+
+def test_a_healthy_judge_lets_the_run_begin(monkeypatch, judge_server):
+    started(monkeypatch, *openai_at(judge_server))
+    assert [call.outcome for call in judge_server.calls()] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ({"yes_when": "."}, "the known No got Yes: As asked"),
+        ({"yes_when": "no such text"}, "the known Yes got No: As asked"),
+        ({"api_key": "another"}, "HTTP 401.*the server rejected the API key in \\$OPENAI_API_KEY"),
+        ({"models": ["another"]}, "HTTP 404.*the server has no model 'judge'"),
+        (
+            {"shares": {"no_judgement": 1.0}},
+            "the known Yes got no verdict: .*no judgement in the reply: 'I cannot",
+        ),
+        ({"shares": {"hang": 1.0}}, "no usable reply within 2 s; last failure: .*did not reply within 1 s"),
+    ],
+)
+def test_a_judge_that_fails_its_health_check_ends_the_run_before_it_begins(monkeypatch, judge_server, script, message):
+    judge_server.control(**script)
+    monkeypatch.setattr(PPOTrainer, "__init__", lambda *_: pytest.fail("verl's trainer was built"))
+    with pytest.raises(
+        RuntimeError, match=rf"(?s)judge 'openai' fails its health check.*{message}.*health_check=False"
+    ):
+        P2RTrainerSync(make_config("trainer.v1.trainer_mode=p2r_sync", *openai_at(judge_server)))
+
+
+@pytest.mark.parametrize(
+    "override", ["algorithm.p2r.judge.health_check=False", "algorithm.p2r.perception.enabled=False"]
+)
+def test_a_judge_is_not_checked_when_it_is_not_to_be(monkeypatch, judge_server, override):
+    started(monkeypatch, *openai_at(judge_server), override)
+    assert not judge_server.calls()
+
+
+def test_verls_own_judge_is_checked_once_its_servers_are_there(monkeypatch, judge_server):
+    trainer = started(monkeypatch, "p2r/judge=verl", "reward.reward_model.model_path=judge")
+    assert not judge_server.calls()
+    trainer.reward_loop_manager = SimpleNamespace(reward_router_address=judge_server.url.removeprefix("http://"))
+    trainer.on_init_end()
+    assert len(judge_server.calls()) == 2
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_verl_sees_the_name_of_its_own_mode(monkeypatch, mode):
+    """verl compares that name and indexes `trainer.v1` with it; an unknown one would silently mean asynchronous."""
+    seen = []
+
+    def init(self, config):
+        self.config = config
+        seen.append(config.trainer.v1[config.trainer.v1.trainer_mode])
+
+    monkeypatch.setattr(PPOTrainer, "__init__", init)
+    config = make_config(
+        f"trainer.v1.trainer_mode=p2r_{mode}",
+        "trainer.v1.separate_async.parameter_sync_step=1",
+        "actor_rollout_ref.rollout.nnodes=1",
+        "actor_rollout_ref.rollout.n_gpus_per_node=1",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl",
+    )
+    trainer = get_trainer_cls(f"p2r_{mode}")(config)
+    assert config.trainer.v1.trainer_mode == mode
+    assert seen == [config.trainer.v1[mode]]
+    assert trainer.p2r == check_config(config)
+
+
+def test_an_unworkable_config_is_refused_before_verl_builds_anything(monkeypatch):
+    monkeypatch.setattr(PPOTrainer, "__init__", lambda *_: pytest.fail("verl's trainer was built"))
+    with pytest.raises(ValueError, match=r"reward\.reward_manager\.name"):
+        P2RTrainerSync(make_config("reward.reward_manager.name=naive"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked"),
+    [([], ["train", "val"]), (["algorithm.p2r.perception.enabled=False"], [])],
+    ids=["facts needed", "perception off"],
+)
+def test_datasets_are_asked_for_facts_when_the_judge_needs_them(monkeypatch, overrides, asked):
+    """A row without facts would otherwise fail inside an agent loop, where verl goes on without its prompt."""
+    calls = []
+
+    def init_dataloader(self):
+        self.train_dataset = SimpleNamespace(require_facts=lambda: calls.append("train"))
+        self.val_dataset = SimpleNamespace(require_facts=lambda: calls.append("val"))
+
+    monkeypatch.setattr(PPOTrainer, "_init_dataloader", init_dataloader)
+    make_trainer(*overrides)._init_dataloader()
+    assert calls == asked
