@@ -236,7 +236,8 @@ def test_rl_resumes_from_its_checkpoint(work, sft, pa_grpo):
 
 def test_colocate_async_trains_and_leaves_a_frozen_tower_as_it_is(work, sft):
     out = work / "colocate"
-    mode = ["trainer.v1.trainer_mode=p2r_colocate_async", "actor_rollout_ref.actor.freeze_vision_tower=True"]
+    mode = ["trainer.v1.trainer_mode=p2r_colocate_async", "trainer.p2r.shared_prefix=True"]
+    mode += ["actor_rollout_ref.actor.freeze_vision_tower=True", "actor_rollout_ref.actor.use_kl_loss=True"]
     rl("colocate_async", work, sft, out, *mode, "trainer.val_before_train=False", f"trainer.save_freq={RL_STEPS}")
     steps = metrics(out / "metrics.jsonl")
     assert "p2r/collapse/perception" in steps[RL_STEPS]

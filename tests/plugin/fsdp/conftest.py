@@ -5,6 +5,7 @@ import prefix_engines
 import pytest
 import torch
 import torch.distributed as dist
+from verl.workers.engine.fsdp import transformer_impl
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +30,14 @@ def models(tmp_path_factory):
         return made[family]
 
     return get
+
+
+@pytest.fixture
+def fsdp1_on_a_cpu(monkeypatch):
+    """verl has FSDP1 broadcast the first rank's weights, which torch does on accelerators only."""
+
+    class OnCPU(transformer_impl.FSDP):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **{**kwargs, "sync_module_states": False})
+
+    monkeypatch.setattr(transformer_impl, "FSDP", OnCPU)

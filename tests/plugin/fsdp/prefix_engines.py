@@ -77,6 +77,7 @@ def build(folder: Path, cls=CPUFSDPEngine, *overrides: str, **model):
 
 
 SHARED = "engine.shared_prefix=True"
+FSDP1 = ("engine.strategy=fsdp", "engine.use_orig_params=True")
 
 
 class Rollouts:

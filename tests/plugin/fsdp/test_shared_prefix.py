@@ -5,28 +5,15 @@ import prefix_engines as engines
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
-from verl.workers.engine.fsdp import transformer_impl
 
 from verl_p2r.plugin.fsdp import attention, shared_prefix
 from verl_p2r.prefix.plan import PrefixPlan
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("world")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("world", "fsdp1_on_a_cpu")]
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
-FSDP1 = ("engine.strategy=fsdp", "engine.use_orig_params=True")
 FROZEN = "engine.freeze_vision_tower=True"
 LORA = {"lora_rank": 4, "target_modules": "all-linear"}
-
-
-@pytest.fixture(autouse=True)
-def _fsdp1_on_a_cpu(monkeypatch):
-    """verl has FSDP1 broadcast the first rank's weights, which torch does on accelerators alone."""
-
-    class OnCPU(transformer_impl.FSDP):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **{**kwargs, "sync_module_states": False})
-
-    monkeypatch.setattr(transformer_impl, "FSDP", OnCPU)
 
 
 def numbers(engine, rollouts, config, **settings):
@@ -72,10 +59,10 @@ def test_numbers_are_stocks_in_one_and_in_many_micro_batches(family, models, sto
 @pytest.mark.parametrize(
     ("overrides", "model"),
     [
-        (FSDP1, {}),
+        (engines.FSDP1, {}),
         ((), {"enable_gradient_checkpointing": True}),
         ((FROZEN,), {}),
-        ((*FSDP1, FROZEN), {"enable_gradient_checkpointing": True}),
+        ((*engines.FSDP1, FROZEN), {"enable_gradient_checkpointing": True}),
         ((), LORA),
         ((FROZEN,), {**LORA, "enable_gradient_checkpointing": True}),
         (("engine.entropy_checkpointing=True",), {"use_remove_padding": True}),

@@ -81,8 +81,16 @@ def step(actor, reference, made, config) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("world")
-@pytest.mark.parametrize(("family", "prefix"), [("qwen2_5_vl", (SHARED,)), ("qwen3_vl", ()), ("qwen3_vl", (SHARED,))])
+@pytest.mark.usefixtures("world", "fsdp1_on_a_cpu")
+@pytest.mark.parametrize(
+    ("family", "prefix"),
+    [
+        ("qwen2_5_vl", ()),
+        ("qwen2_5_vl", (SHARED, *engines.FSDP1)),
+        ("qwen3_vl", (SHARED, "engine.forward_prefetch=True")),
+    ],
+    ids=["whole-rows", "fsdp1", "deepstack-prefetch"],
+)
 def test_one_tower_call_a_step_gives_the_same_numbers(family, prefix, models):
     folder = models(family)
     plain = [engines.build(folder, engines.CPUFSDPEngine, x, *prefix) for x in (FROZEN, FORWARD_ONLY)]
@@ -170,10 +178,12 @@ class Builds:
         return module
 
 
-def test_an_adapters_dropout_in_the_tower_keeps_nothing():
+def test_dropout_in_the_tower_or_prefetching_of_fsdp1_keeps_nothing():
     class Engine(step_features.StepFeatures, Builds):
         pass
 
+    prefetching = {"strategy": "fsdp", "forward_prefetch": True}
+    assert Engine(None, {"vision_features_gib": 1.0, **prefetching})._feature_bytes == 0
     engine = Engine(None, {"vision_features_gib": 1.0})
     model = torch.nn.Module()
     model.visual = torch.nn.Sequential(torch.nn.Dropout(0.1))

@@ -66,6 +66,10 @@ class StepFeatures:
 
     def __init__(self, model_config, engine_config, *args, **kwargs):
         self._feature_bytes = engine_config.get("vision_features_gib", 0.0) * GIB
+        if engine_config.get("strategy") == "fsdp" and engine_config.get("forward_prefetch"):
+            self._feature_bytes = (
+                0  # FSDP1 prefetches in the order of the first pass, so every pass must call the tower
+            )
         self._adapters_off = False
         super().__init__(model_config, engine_config, *args, **kwargs)
 
@@ -76,7 +80,8 @@ class StepFeatures:
         self._tower_has_adapters = any("lora_" in name for name, _ in parts)
         module = super()._build_fsdp_module(module)
         if self._feature_bytes:
-            STORE.max_bytes = self._feature_bytes
+            if not self.engine_config.forward_only:  # a process without an actor would never drop its features
+                STORE.max_bytes = self._feature_bytes
             stored, computed = self.engine_config.model_dtype, self._autocast_dtype
             self._weights: object = (self.model_config.local_path, stored, computed)
         return module
