@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # PA-GRPO of Qwen2.5-VL-7B on long video: pa_grpo_7b.sh with FRAMES = 64 to 256 frames of 128 x 28 x 28 pixels, in training
 # and validation. Two frames are 128 tokens, of small files, which are enlarged, up to 154; 1,024 are left for the text.
-# ULYSSES cuts a sequence over so many GPUs, but each of them runs the whole vision tower: 1 does up to 180 frames.
+# ULYSSES splits a sequence, and the frames in the vision tower, over so many GPUs; one GPU handles up to 180 frames.
 # Hardware: 1 node of 8 GPUs, 80 GB each, 1000 GB of host memory, a local disk of 500 GB for CACHE, and a judge elsewhere.
 # Time: not run; our estimate is 32 h on A100 for 500 updates of 32 questions at 64 frames, 143 h at 256.
 # Expect: not run, and not in the paper. EasyVideoR1's figure: keeping decoded frames makes a step 1.47 times faster.
