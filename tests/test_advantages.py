@@ -55,7 +55,7 @@ def test_segment_weighting_by_hand():
 
 
 def test_rows_without_a_verdict_by_hand():
-    # Row 1 is excluded: R_P of the others is 1 1 0, mean 2/3. Its perception tokens get 0; its reasoning is as before.
+    # Row 1 is excluded: the others have R_P 1 1 0, mean 2/3. Its perception tokens get 0; its reasoning is unchanged.
     third = 1 / 3
     expected = torch.tensor([[third, -1, -1, 0], [0, 0, 1, 1], [0, 0, 0, 0], [-2 * third, -2 * third, -2 * third, 0]])
     valid = torch.tensor([True, False, True, True])

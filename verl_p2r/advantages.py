@@ -11,6 +11,8 @@ from torch import Tensor
 
 from verl_p2r.segments import segment_masks
 
+_BLOCK_TOKENS = 2**18
+
 
 @torch.no_grad()
 def pa_grpo_advantages(
@@ -84,11 +86,9 @@ def pa_grpo_advantages(
         perception, reasoning = relative(perception, judged), relative(reasoning, everyone)
     else:
         perception = reasoning = relative(perception + reasoning, judged)
-    in_perception, in_reasoning = segment_masks(length, response_mask)
     if segment_weighting == "segment":
-        perception, reasoning = _equal_segment_weights(perception, reasoning, in_perception, in_reasoning)
-    advantages = torch.where(in_reasoning, reasoning.unsqueeze(1), 0.0)
-    return torch.where(in_perception, perception.unsqueeze(1), advantages, out=advantages)
+        perception, reasoning = _equal_segment_weights(perception, reasoning, *segment_masks(length, response_mask))
+    return _spread(perception, reasoning, length, response_mask)
 
 
 def _checked(name: str, values: Tensor, rows: int, finite: bool = False) -> Tensor:
@@ -143,3 +143,20 @@ def _equal_segment_weights(
         torch.where(both, perception * tokens / (2.0 * perception_tokens), perception),
         torch.where(both, reasoning * tokens / (2.0 * reasoning_tokens), reasoning),
     )
+
+
+def _spread(perception: Tensor, reasoning: Tensor, length: Tensor, response_mask: Tensor) -> Tensor:
+    """Write each row's two advantages, of shape (bs,), onto the tokens of its segments: shape (bs, L), float32."""
+    advantages = perception.new_zeros(response_mask.shape)
+    # Memory traffic is the whole cost on a CPU, so masks are made in blocks that fit into its cache.
+    rows = (
+        max(_BLOCK_TOKENS // max(response_mask.shape[1], 1), 1) if advantages.device.type == "cpu" else len(advantages)
+    )
+    parts = (advantages, length, response_mask, perception.unsqueeze(1), reasoning.unsqueeze(1))
+    for out, tokens, mask, of_perception, of_reasoning in zip(
+        *(part.split(max(rows, 1)) for part in parts), strict=True
+    ):
+        in_perception, in_reasoning = segment_masks(tokens, mask)
+        torch.where(in_reasoning, of_reasoning, out, out=out)
+        torch.where(in_perception, of_perception, out, out=out)
+    return advantages

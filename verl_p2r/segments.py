@@ -170,7 +170,8 @@ def segment_masks(perception_length: Tensor, response_mask: Tensor) -> tuple[Ten
             "expected perception_length of shape (bs,) and response_mask of shape (bs, L), "
             f"got {tuple(perception_length.shape)} and {tuple(response_mask.shape)}"
         )
-    mask = response_mask.bool()
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    perception = mask & (positions < perception_length.to(mask.device).unsqueeze(1))
+    mask, width = response_mask.bool(), response_mask.shape[1]
+    # Row k of this view is True at its first width − k positions; copying rows is faster than comparing positions.
+    leading = torch.arange(2 * width, device=mask.device).lt(width).unfold(0, width, 1)
+    perception = mask & leading[width - perception_length.to(mask.device).long().clamp(0, width)]
     return perception, mask ^ perception

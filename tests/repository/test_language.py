@@ -24,7 +24,7 @@ RULES = {
     r"\bof (?:its|their|one's) own\b": "its own, a separate",
     r"(?:#|\"\"\") ?[Oo]f (?!course\b|which\b)\w": "a whole phrase: a comment must not begin with a genitive",
     r"^\s+[a-z_, ]+: of \w": "a whole phrase: an argument's description must not begin with a genitive",
-    r"(?<!\w)anew\b(?! ?[=,.)\]])": "again, from the beginning",
+    r"(?<!\w)anew\b(?! ?[=,)\]])": "again, from the beginning",
     r"\bmeets? itself\b|\bhalf-made\b": "causes a circular import",
     r"\b(?:what|all that) stands\b|\bstands (?:behind|before|beside)\b": "the text after, before, next to",
     r"\bworth nothing\b|\bno use\b|\bof use\b": "useless, useful",
