@@ -34,7 +34,7 @@ class FreezableFSDPEngineConfig(FSDPEngineConfig):
     freeze_vision_tower: bool = False
     shared_prefix: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.freeze_vision_tower and self.strategy == "fsdp_turbo":  # another engine, which ignores the flag
             check_strategy(self)

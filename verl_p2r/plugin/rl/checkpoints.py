@@ -27,7 +27,7 @@ KINDS = ("model", "optim", "extra_state")  # of files of a rank
 
 
 def correct_tracker(folder: str | os.PathLike) -> None:
-    """Make verl's tracker file name the newest complete checkpoint, unless the one it names is complete. [ours]
+    """Make verl's tracker file name the newest complete checkpoint, unless the one it names is complete [ours].
 
     A checkpoint is complete if it has all files of all ranks of verl's FSDP engine. One that also has the position in
     the data is preferred. A folder without files of that engine is left to verl.
