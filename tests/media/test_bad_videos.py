@@ -8,13 +8,17 @@ import types
 import av
 import numpy as np
 import pytest
+import torch
 from av.stream import Disposition
 from clip_files import look_at, noise_clip, write
 from PIL import Image
+from qwen_vl_utils import vision_process
 
 from verl_p2r.media import source as media_source
 from verl_p2r.media.decode import (
+    READER,
     decode_frames,
+    install_reader,
     local_path,
     read_video,
 )
@@ -147,3 +151,16 @@ def test_images_are_probed_by_path(tmp_path):
         with pytest.raises(MediaError, match=reason) as caught:
             probe_image(str(tmp_path / name))
         assert str(caught.value).startswith(str(tmp_path / name))
+
+
+def test_qwen_vl_utils_reads_with_us_and_shows_our_error(clips, bad_files):
+    install_reader()
+    install_reader()  # idempotent
+    video, metadata = vision_process.fetch_video(
+        {"video": str(clips["quick"]), "fps": 2.0, "resized_height": 112, "resized_width": 112},
+        return_video_metadata=True,
+    )
+    assert metadata["video_backend"] == READER
+    assert torch.equal(video, read_video({"video": str(clips["quick"]), "fps": 2.0})[0].float())
+    with pytest.raises(MediaError, match="no such file"):  # not the error of a fallback
+        vision_process.fetch_video({"video": str(bad_files / "missing.mp4")})

@@ -17,13 +17,11 @@ from qwen_vl_utils import vision_process
 
 from verl_p2r.media import probe
 from verl_p2r.media.decode import (
-    READER,
     decode_frames,
     fetch_video,
-    install_reader,
     read_video,
 )
-from verl_p2r.media.plan import TRAINING, MediaError
+from verl_p2r.media.plan import TRAINING
 from verl_p2r.media.probe import probe_video
 
 
@@ -40,19 +38,6 @@ def test_clips_of_the_real_world(name):
     assert (indices[0], indices[-1]) == (0, len(everything) - 1)
     assert np.array_equal(frames.numpy(), everything[indices].transpose(0, 3, 1, 2))
     assert np.array_equal(decode_frames(path, [info.frames - 2]), everything[[-2]])
-
-
-def test_qwen_vl_utils_reads_with_us_and_shows_our_error(clips, bad_files):
-    install_reader()
-    install_reader()  # idempotent
-    video, metadata = vision_process.fetch_video(
-        {"video": str(clips["quick"]), "fps": 2.0, "resized_height": 112, "resized_width": 112},
-        return_video_metadata=True,
-    )
-    assert metadata["video_backend"] == READER
-    assert torch.equal(video, read_video({"video": str(clips["quick"]), "fps": 2.0})[0].float())
-    with pytest.raises(MediaError, match="no such file"):  # not the error of a fallback
-        vision_process.fetch_video({"video": str(bad_files / "missing.mp4")})
 
 
 @pytest.mark.parametrize("name", ["bigbuckbunny", "bikes"])

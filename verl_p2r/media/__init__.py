@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Frames, sizes and tokens of videos and images: probing, sampling, decoding, caching."""

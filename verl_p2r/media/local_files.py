@@ -6,7 +6,7 @@ import stat
 
 
 def is_local_file(path: str | os.PathLike[str]) -> bool:
-    """Check whether a path names a regular file, even if `Path.is_file` would raise.
+    r"""Check whether a path names a regular file, even if `Path.is_file` would raise.
 
     Args:
         path: any path, also one that is too long, has NUL bytes or lone surrogates, or is in a forbidden folder.
@@ -15,7 +15,7 @@ def is_local_file(path: str | os.PathLike[str]) -> bool:
     Returns:
         False for everything except a regular file: folders, pipes, devices, and paths that cannot be looked up.
 
-    >>> is_local_file(__file__), is_local_file("n" * 300), is_local_file("a\\0b")
+    >>> is_local_file(__file__), is_local_file("n" * 300), is_local_file("a\0b")
     (True, False, False)
     """
     try:

@@ -240,7 +240,7 @@ def find_shape(path: str) -> tuple[ModelShape, VisionSpec | None, str]:
         path: a folder, or a published name such as `Qwen/Qwen2.5-VL-7B-Instruct`; `-Instruct` is optional.
 
     Returns:
-        The shape; the settings of the published processor (None for a folder, which has a processor of its own); and
+        The shape; the settings of the published processor (None for a folder, which has its own processor); and
         where the shape comes from.
 
     Raises:

@@ -157,10 +157,10 @@ def _generate(job: Job, assumed: Assumed) -> Iterator[Line]:
     )
     if job.judge is not None:
         asked = judge_time(job, assumed)
-        behind = max(assumed.judge, asked - waves * ln.long_response * token)
+        remaining = max(assumed.judge, asked - waves * ln.long_response * token)
         yield Line(
             "judge, after the last response",
-            behind,
+            remaining,
             "s",
             f"max({assumed.judge:g} s, ⌈{job.judge.calls:,} calls / {job.judge.in_flight} in flight⌉ × "
             f"{assumed.judge:g} s - generate)",

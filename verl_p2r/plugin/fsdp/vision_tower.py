@@ -39,7 +39,7 @@ class FreezableFSDPEngineConfig(FSDPEngineConfig):
     shared_prefix: bool = False
     vision_features_gib: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.freeze_vision_tower and self.strategy == "fsdp_turbo":  # another engine, which ignores the flag
             check_strategy(self)
