@@ -155,7 +155,7 @@ def serve(port: Any, journal: str) -> None:
 
 @contextlib.contextmanager
 def server(journal: Path) -> Iterator[str]:
-    """The server in a process of its own; gives its URL."""
+    """The server in a separate process; gives its URL."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, str(journal)), daemon=True)

@@ -56,7 +56,7 @@ def sufficiency_command(
     ] = None,
     concurrency: Concurrency = 64,
 ) -> None:
-    """A text-only model answers from question and observation, beside the question alone and a wrong observation.
+    """A text-only model answers from question and observation; controls: the question alone, a wrong observation.
 
     Example: verl-p2r-eval sufficiency runs/p2r --model Qwen2.5-7B-Instruct --base-url http://localhost:8000/v1
     --out sufficiency
@@ -93,7 +93,7 @@ def report_command(
     tokenizer: Annotated[str | None, typer.Option(help="Colour this model's tokens instead of words.")] = None,
     max_lost: MaxLost = 0.01,
 ) -> None:
-    """One HTML page: scores beside the published rows, curves over steps, and a sample of replies with their frames.
+    """One HTML page: scores next to the published rows, curves over steps, and a sample of replies with their frames.
 
     Names of runs that end in a step, such as step_40, give a curve.
 

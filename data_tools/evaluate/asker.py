@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whoever an evaluation asks: a chat completions server, whatever a request consists of."""
+"""Asks a chat completions server about records; the commands differ only in what a request consists of."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,7 +19,7 @@ class Request(NamedTuple):
     """What is sent about one record.
 
     Args:
-        content: of the user's message: a text, or parts.
+        content: the user's message: a text, or parts.
         body: further fields of the request.
     """
 
@@ -35,7 +35,7 @@ class ChatAsker:
         fingerprint: every input except the record and its medium that determines a reply.
         request: makes a record's request.
         who: how messages call the model.
-        in_hand: records in hand for each call that may be in flight.
+        ahead: records that are prepared or asked at once, for each call that may be in flight.
 
     Raises:
         ValueError: the model has no name, or a setting of the client cannot be used.
@@ -47,12 +47,12 @@ class ChatAsker:
         fingerprint: Mapping[str, Any],
         request: Callable[[Record], Awaitable[Request]],
         who: str,
-        in_hand: float = 1.0,
+        ahead: float = 1.0,
     ) -> None:
         if not settings.model:
             raise ValueError("no model is named: give --model as the server knows it")
         self.fingerprint, self._request, self._who = fingerprint, request, who
-        self.concurrency = int(settings.concurrency * in_hand) + 1
+        self.concurrency = int(settings.concurrency * ahead) + 1
         self._client = ChatClient(
             settings.model,
             settings.base_urls,

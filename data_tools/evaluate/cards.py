@@ -56,7 +56,7 @@ class Card:
         title: the item's id.
         run, group, kind, outcome: what the page filters by: run or step, benchmark or data source, question type, and
             one of `OUTCOMES`.
-        facts: short texts beside the title.
+        facts: short texts next to the title.
         question, options, solution: what was asked.
         perception, reasoning: the tokens of both segments.
         notes: further lines, such as why the item was lost.
@@ -93,7 +93,7 @@ def replies_of(run: Run, protocol: str) -> list[Drawable[Mapping[str, Any]]]:
         Stratum (run, benchmark and outcome), key and record of each item that the protocol scores.
     """
     rules = Protocol.load(protocol)
-    found = []
+    found: list[Drawable[Mapping[str, Any]]] = []
     for index, record in enumerate(run.records):
         if record["question_type"] in rules.left_out:
             continue
@@ -167,7 +167,8 @@ def tokens_of(text: str, tokenizer: Any = None) -> tuple[list[Token], list[Token
         spans = [match.span() for match in _WORDS.finditer(text)]
     else:
         spans = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
-    perception, reasoning = [], []
+    perception: list[Token] = []
+    reasoning: list[Token] = []
     done = 0
     for start, stop in spans:
         if stop <= done:  # the further bytes of a character that several tokens share

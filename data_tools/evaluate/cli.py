@@ -123,7 +123,7 @@ def score_command(
         typer.Option(help="A published row, such as videop2r-base: fail when a score is not within 2 points."),
     ] = None,
 ) -> None:
-    """Scores beside the paper's, with intervals, categories, lost items and truncation.
+    """Scores next to the paper's, with intervals, categories, lost items and truncation.
 
     Example: verl-p2r-eval score runs/base runs/p2r --out scores
     """

@@ -2,7 +2,7 @@
 """Step 1 of an evaluation: a benchmark's official files, as downloaded, become records and a manifest.
 
 <out>/part-00000.jsonl   the records, items of one video one after the other
-<out>/manifest.json      hashes and revision of what was read, counts beside the published ones, missing media by name
+<out>/manifest.json      hashes and revision of what was read, counts next to the published ones, missing media by name
 """
 
 from collections import Counter
@@ -27,11 +27,11 @@ class Prepared:
     """What `prepare` has done.
 
     Args:
-        adapter: of the benchmark.
+        adapter: the benchmark's adapter.
         items: how many there are.
         differences: one line for each published count that this download does not have.
         missing: the paths of media that are not there, below the media root.
-        revision: of the download; empty when it is not known.
+        revision: the download's revision; empty when it is not known.
     """
 
     adapter: Adapter
@@ -60,7 +60,7 @@ def prepare(
         protocol: decides which part of a video is asked about, see `evaluation.Protocol`.
         media_root: the folder that the records' paths start from, the source or one above it; default: the source,
             for a JSON file its folder.
-        revision: of the download; default: what the Hugging Face client noted beside it.
+        revision: the download's revision; default: what the Hugging Face client noted next to it.
         partial: accept counts other than the published ones. Scores of such a part say so.
 
     Returns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One self-contained HTML page: scores beside the published rows, curves, and a sample of replies with their frames.
+"""One self-contained HTML page: scores next to the published rows, curves, and a sample of replies with their frames.
 
 The page asks nothing of a network, and its security policy lets no script run but its own.
 """
@@ -186,9 +186,9 @@ def _svg(plot: Plot) -> Markup:
 
     parts = [Markup('<svg viewBox="0 0 440 176" role="img" aria-label="{}">').format(plot.title)]
     for value in (low, (low + high) / 2, high):
-        y = place(left, value).split(",")[1]
-        parts.append(Markup('<line class="grid" x1="44" x2="424" y1="{0}" y2="{0}"/>').format(y))
-        parts.append(Markup('<text x="38" y="{}" text-anchor="end">{}</text>').format(float(y) + 4, said(value)))
+        height = place(left, value).split(",")[1]
+        parts.append(Markup('<line class="grid" x1="44" x2="424" y1="{0}" y2="{0}"/>').format(height))
+        parts.append(Markup('<text x="38" y="{}" text-anchor="end">{}</text>').format(float(height) + 4, said(value)))
     for number, (name, line) in enumerate(plot.lines.items()):
         track = " ".join(place(x, y) for x, y in line)
         parts.append(Markup('<polyline class="line{}" points="{}"/>').format(number % 8, track))

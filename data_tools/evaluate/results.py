@@ -24,7 +24,7 @@ class Preparation:
 
     Args:
         benchmark: its name in scores.
-        settings: of its manifest: hub, revision, protocol, complete, expected.
+        settings: from its manifest: hub, revision, protocol, complete, expected.
         missing: paths of media that were not there.
     """
 
@@ -39,9 +39,9 @@ class Run:
 
     Args:
         folder: its folder.
-        settings: how replies were generated, of its manifest.
+        settings: how replies were generated, from its manifest.
         records: as `verl_p2r.evaluation.score` takes them, with `problem`, `path` and `data_type` as well.
-        preparations: of its benchmarks.
+        preparations: one for each of its benchmarks.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def setting(self) -> str:
-        """One line that must stand beside every score: frames, pixels, prompt, sampling."""
+        """One line that must accompany every score: frames, pixels, prompt, sampling."""
         own, media = self.settings, self.settings["media"]
         sampling = {"temperature": own["temperature"], **own["extra_body"], "max_tokens": own["max_tokens"]}
         return (

@@ -29,7 +29,7 @@ STEP = "evaluate"
 DEFAULTS = GenerateSettings(temperature=0.01, max_tokens=2048, extra_body={"top_p": 0.001}, media=EVALUATION)
 """The paper's inference: 32 frames of 256 · 28² pixels, temperature 0.01, top_p 0.001. `max_tokens` is ours."""
 
-AHEAD = 2.0  # items in hand for each call that may be in flight: their media are read while others wait
+AHEAD = 2.0  # items for each call that may be in flight: the media of half of them are read while the others wait
 KEPT_MEDIA = 8  # encoded videos that stay in memory: items of one video come one after the other
 
 
@@ -95,8 +95,8 @@ def evaluate(
     """Ask a model about prepared items; the reply becomes the record's `output`.
 
     Args:
-        files: of prepared benchmarks, see `records.files_of`.
-        folder: for the output, see `steps`; replies are kept beside it.
+        files: the records of prepared benchmarks, see `records.files_of`.
+        folder: for the output, see `steps`; replies are kept next to it.
         settings: `DEFAULTS`, with a model and its servers.
         root: the media root that the benchmarks were prepared with.
         frame_cache: a folder for decoded frames; None for none.

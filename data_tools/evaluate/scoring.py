@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 3 of an evaluation: runs become scores, each beside its protocol, its setting and what qualifies it."""
+"""Step 3 of an evaluation: runs become scores, each with its protocol, its setting and what qualifies it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -56,7 +56,7 @@ def sufficiency(
         told: called with each record's fate.
 
     Returns:
-        Pass → benchmark → figures of `evaluation.score`; items without an observation score 0. Beside the passes
+        Pass → benchmark → figures of `evaluation.score`; items without an observation score 0. In addition
         `names_answer`: benchmark → share of observations that state an answer outright.
 
     Raises:
@@ -107,7 +107,7 @@ def _ask(
 
 
 def _answered(run: Run, folder: Path) -> list[dict[str, Any]]:
-    """The run's items with the text-only model's replies in place of its own."""
+    """The run's items with the text-only model's replies in place of the run's."""
     parts = sorted(folder.glob("part-*.jsonl"))
     replies = {raw.value["problem_id"]: raw.value for part in parts for raw in read_values(part)}
     return [{**record, **_reply_of(replies.get(record["problem_id"]))} for record in run.records]
@@ -143,7 +143,7 @@ def _others(run: Run, observations: Mapping[str, str]) -> dict[str, str]:
 
 
 def _naming(run: Run, observations: Mapping[str, str]) -> dict[str, float]:
-    """Of each benchmark, the share of observations that state an answer outright or hold nothing else."""
+    """For each benchmark, the share of observations that state an answer outright or hold nothing else."""
     counts: dict[str, list[bool]] = {}
     for record in run.records:
         text = observations.get(record["problem_id"])

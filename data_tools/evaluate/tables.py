@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores as Markdown: a table beside the published rows, and what qualifies each score."""
+"""Scores as Markdown: a table above the published rows, and what qualifies each score."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ def markdown(runs: Sequence[Scored]) -> str:
 
 
 def heads(runs: Sequence[Scored]) -> list[str]:
-    """What must stand beside every score: the protocol, and each run's setting and items."""
+    """What must accompany every score: the protocol, and each run's setting and items."""
     lines = [f"Protocol **{runs[0]['protocol']}**: {runs[0]['protocol_description']}."]
     for run in runs:
         items = sum(row["n"] for row in run["benchmarks"].values())
@@ -122,12 +122,8 @@ def categories(runs: Sequence[Scored]) -> str:
     """Scores by question type, task or track, and by further categories."""
     rows = [["benchmark", "category", *(f"{run['name']}" for run in runs)]]
     for name in shown_benchmarks(runs):
-        own = [
-            next(
-                (row for key, row in run["benchmarks"].items() if canonical(key) == name), {"categories": {}, "by": {}}
-            )
-            for run in runs
-        ]
+        empty: Mapping[str, Any] = {"categories": {}, "by": {}}
+        own = [next((row for key, row in run["benchmarks"].items() if canonical(key) == name), empty) for run in runs]
         groups = {"": [row["categories"] for row in own]}
         for kind in dict.fromkeys(kind for row in own for kind in row["by"]):
             groups[f"{kind}: "] = [row["by"].get(kind, {}) for row in own]

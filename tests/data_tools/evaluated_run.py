@@ -21,7 +21,7 @@ def make_run(root: Path, replies: Mapping[str, str | None], name: str = "run", b
     Args:
         root: where the benchmark, its prepared items and the run go.
         replies: problem_id without the benchmark → the reply; None: the item was lost.
-        name: of the run's folder.
+        name: the run's folder.
         benchmark: its name; each question type has as many items as there are replies.
     """
     prepared = root / "prepared" / benchmark

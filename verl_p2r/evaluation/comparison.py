@@ -29,7 +29,7 @@ def compare(
         second: records of another run.
         protocol: as in `score`.
         resamples: how often.
-        seed: of the resampling.
+        seed: the resampling's seed.
 
     Returns:
         For each benchmark: `first` and `second` (their scores on the shared items), `difference` (second − first),
@@ -74,7 +74,7 @@ def _compared(
     groups: dict[tuple[str, ...], int] = {}
     video = np.array([videos.setdefault(item.video, len(videos)) for item in one])
     group = np.array([groups.setdefault(path, len(groups)) for path in paths])
-    share = np.bincount(group, weights=weights)  # of each group in the average
+    share = np.bincount(group, weights=weights)  # each group's share in the average
     sums = np.zeros((len(videos), len(groups)))
     counts = np.zeros_like(sums)
     np.add.at(sums, (video, group), y - x)

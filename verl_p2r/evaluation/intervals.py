@@ -44,9 +44,9 @@ def effective_size(scores: ArrayLike, weights: ArrayLike, means: ArrayLike, clus
     shares of equal weights and clusters of one item n_eff is n − 1, so callers pass n there instead.
 
     Args:
-        scores: of the items, x, in [0, 1]. Shape: (n,).
-        weights: of the items, w, which sum to 1. Shape: (n,).
-        means: of each item's group, m. Shape: (n,).
+        scores: the items' scores x, in [0, 1]. Shape: (n,).
+        weights: the items' weights w, which sum to 1. Shape: (n,).
+        means: the mean m of each item's group. Shape: (n,).
         clusters: what each item belongs to, n of them.
 
     Returns:

@@ -31,7 +31,7 @@ class ItemScore:
         well_formed: whether both processes keep to the template.
         cut: whether the reply was cut off by `max_tokens`.
         lost: why there is no reply; None when there is one. A lost item scores 0.
-        length: of the reply, in tokens where the record says so, else in characters; 0 without a reply.
+        length: the reply's length, in tokens where the record says so, else in characters; 0 without a reply.
         by: further categories, name → value.
     """
 
@@ -66,7 +66,7 @@ def score_response(
         problem_type: one of `accuracy.PROBLEM_TYPES`.
         protocol: a protocol, or its name.
         benchmark: which of the protocol's readers is used.
-        options: of a multiple choice question.
+        options: the options, for multiple choice.
 
     Returns:
         The strict score, by the protocol's reader, and the lenient one, both in [0, 1].
@@ -99,7 +99,7 @@ def validation_scores(
         response: the whole reply.
         solution: the true answer.
         problem_type: one of `accuracy.PROBLEM_TYPES`.
-        options: of a multiple choice question.
+        options: the options, for multiple choice.
         protocol: a protocol's name.
 
     Returns:

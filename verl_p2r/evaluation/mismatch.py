@@ -37,7 +37,7 @@ class Conclusion:
         thought: the option's letter as read from the thinking; None when none can be read.
         answer: likewise from the answer.
         truth: the correct letter.
-        source: who read the thinking: `rule`, `judge`, or empty when nobody could.
+        source: who read the thinking: `rule`, `judge`, or empty when neither could.
     """
 
     thought: str | None
@@ -51,7 +51,7 @@ def stated_option(text: str, options: Sequence[str]) -> str | None:
 
     Args:
         text: such as a response's thinking.
-        options: of the question.
+        options: the question's options.
 
     Returns:
         The letter; None when no sentence announces an answer, or the last one names no single option.

@@ -37,7 +37,7 @@ class Protocol:
     """One way to score.
 
     Args:
-        name: its name, which stands beside every score.
+        name: its name, printed with every score.
         description: one sentence.
         inclusive: which form of mean relative accuracy counts.
         clips: whether MVBench's videos are cut to the item's start and end.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published scores to set beside one's own: the paper's rows and a few anchors."""
+"""Published scores to compare one's own with: the paper's rows and a few anchors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -77,7 +77,7 @@ def item_weights(items: Sequence[ItemScore], average: str) -> tuple[np.ndarray, 
     """Weigh items so that the weighted sum of their scores is the average.
 
     Args:
-        items: of one benchmark.
+        items: the items of one benchmark.
         average: one of `protocol.OVERALL`.
 
     Returns:
@@ -92,8 +92,8 @@ def mean_of(scores: Sequence[float], items: Sequence[ItemScore], average: str) -
     """Average scores of items: the mean of group means, level by level.
 
     Args:
-        scores: of the items, in [0, 1].
-        items: of one benchmark.
+        scores: the items' scores, in [0, 1].
+        items: the items of one benchmark.
         average: one of `protocol.OVERALL`.
     """
     groups: dict[Path, list[float]] = defaultdict(list)
@@ -127,7 +127,7 @@ def summary(items: Sequence[ItemScore], protocol: Protocol) -> dict[str, Any]:
         "lenient": _bounded(items, [item.lenient for item in items], average),
         "categories": _categories(items, lambda item: item.group),
         "by": {
-            name: _categories([item for item in items if name in item.by], lambda item, name=name: str(item.by[name]))
+            name: _categories([item for item in items if name in item.by], _category(name))
             for name in dict.fromkeys(name for item in items for name in item.by)
         },
         "format_rate": sum(item.well_formed for item in items) / len(items),
@@ -182,6 +182,10 @@ def _categories(items: Sequence[ItemScore], of: Callable[[ItemScore], str]) -> d
         for name, group in sorted(groups.items())
         if name
     }
+
+
+def _category(name: str) -> Callable[[ItemScore], str]:
+    return lambda item: str(item.by[name])
 
 
 def _lengths(lengths: Sequence[int]) -> dict[str, float]:

@@ -24,7 +24,7 @@ class Item:
         question: without its options.
         problem_type: one of `accuracy.PROBLEM_TYPES`.
         solution: the true answer; of a multiple choice question the letter.
-        path: of the video, below the benchmark's folder.
+        path: the video's path below the benchmark's folder.
         question_type: the category that the benchmark itself averages or reports by.
         options: lettered, see `lettered`.
         video_id: what clusters of intervals go by; empty for the path.
@@ -94,7 +94,7 @@ class Adapter:
         name: the benchmark's name in scores.
         title: its name in reports.
         hub: where it is published.
-        licence: of its annotations and media, as far as its pages say.
+        licence: what its pages say about its annotations and media.
         counts: question type → number of items; what a complete download gives.
         items: reads them from the folder of the download.
     """

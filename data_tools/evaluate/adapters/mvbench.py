@@ -50,8 +50,10 @@ def items(source: Download, protocol: Protocol) -> Iterator[Item]:
                 raise ValueError(f"MVBench {task} {number}: the answer {row['answer']!r} is not among its candidates")
             path = _find(source, name, folders if protocol.clips or len(folders) == 1 else _whole(task))
             cut = len(folders) == 2 and f"{folders[1]}/" in path and "segment" in folders[1]
-            bounds = {"video_start": row.get("start"), "video_end": row.get("end")}
-            clip = protocol.clips and not cut and None not in bounds.values()
+            start, end = row.get("start"), row.get("end")
+            media = (
+                {"video_start": float(start), "video_end": float(end)} if start is not None and end is not None else {}
+            )
             yield Item(
                 id=f"{task}/{number}",
                 question=row["question"],
@@ -60,7 +62,7 @@ def items(source: Download, protocol: Protocol) -> Iterator[Item]:
                 path=path,
                 question_type=task,
                 options=tuple(lettered(candidates)),
-                media={name: float(value) for name, value in bounds.items()} if clip else {},
+                media=media if protocol.clips and not cut else {},
             )
 
 
