@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time the judge `openai` against a server of known latency, in a process of its own (tests/judge_server.py).
+"""Time the judge `openai` against a server of known latency, in a separate process (tests/judge_server.py).
 
     python benchmarks/judge.py [--quick] [--profile] [--record]
 
@@ -42,12 +42,12 @@ from judge_server import JudgeServer  # noqa: E402
 from verl_p2r.judge import JudgeRequest, get_judge  # noqa: E402
 
 LATENCY = 1.0  # seconds
-PROMPTS, GROUP = 56, 8  # of a step of the paper's
+PROMPTS, GROUP = 56, 8  # in a step of the paper
 PAPER_STEP = 16.5 * 3600 / 1000  # seconds: GRPO, without a judge
 ROLLOUT = 8.0  # seconds that the stand-in generates
-SLOTS = 256  # of the stand-in: verl's 8 reward workers with the default of 32 calls in flight each
+SLOTS = 256  # the stand-in's slots: verl's 8 reward workers with the default of 32 calls in flight each
 QUICKSTART = ROOT / "outputs" / "quickstart"
-STEP_PROMPTS, STEPS = 96, 4  # of the real runs: a step takes about as long as the paper's; the first is warming up
+STEP_PROMPTS, STEPS = 96, 4  # for the real runs: a step takes about as long as the paper's; the first is warming up
 TARGETS = {
     "throughput_share_64": (0.9, 1),
     "throughput_share_256": (0.9, 1),

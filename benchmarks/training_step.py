@@ -29,7 +29,7 @@ from pathlib import Path
 
 os.environ["VERL_PLATFORM"] = "cpu"
 
-import media  # the benchmark beside this one: its clips and rows
+import media  # the benchmark next to this one: its clips and rows
 import pyarrow as pa
 import pyarrow.parquet as pq
 import recording

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # PA-GRPO of Qwen2.5-VL-7B after its SFT, the paper's settings: 1,000 updates of 56 questions x 8 responses, at most 16
-# frames of 128 x 28 x 28 pixels. The paper samples on a GPU of its own; verl's colocated engine samples on all of them.
+# frames of 128 x 28 x 28 pixels. The paper samples on a separate GPU; verl's colocated engine samples on all of them.
 # Hardware: 1 node of 8 GPUs, 80 GB each, 500 GB of host memory, and a judge elsewhere, behind an OpenAI-compatible
 #   server: vllm serve meta-llama/Llama-3.1-70B-Instruct --tensor-parallel-size 4
 # Time: not run; our estimate is 36 h on A100, 14 h on H100. The paper's figure: 18 h on 8 A100 (README on BATCH).

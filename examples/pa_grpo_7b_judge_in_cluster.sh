@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# PA-GRPO of Qwen2.5-VL-7B with the judge in the same Ray cluster: verl serves it on GPUs of its own, 7 + 1.
-# A better judge on more of them: GPUS=4 JUDGE_GPUS=4 JUDGE_MODEL=meta-llama/Llama-3.1-70B-Instruct; on a node of its own:
+# PA-GRPO of Qwen2.5-VL-7B with the judge in the same Ray cluster: verl serves it on separate GPUs, 7 + 1.
+# A better judge on more of them: GPUS=4 JUDGE_GPUS=4 JUDGE_MODEL=meta-llama/Llama-3.1-70B-Instruct; on a separate node:
 # a second node in the Ray cluster and GPUS=8 JUDGE_GPUS=8. Beside the judge this is the command of pa_grpo_7b.sh.
 # Hardware: 1 node of 8 GPUs, 80 GB each, 500 GB of host memory. No other server is needed.
 # Time: not run; our estimate is 41 h on A100 with 7 + 1 GPUs, 70 h with 4 + 4.

@@ -18,7 +18,7 @@ if [ "$NNODES" != 1 ]; then
   nodes=(--nnodes="$NNODES" --rdzv_backend=c10d --rdzv_endpoint="${HEAD:?the first node}:${SFT_PORT:-29500}" --rdzv_id=p2r)
 fi
 
-# Learning rate and gradient norm are Video-R1's: the paper does not say, and verl's default of 1e-3 is no choice for 7B.
+# Learning rate and gradient norm are Video-R1's: the paper does not say, and verl's default of 1e-3 is far too high for 7B.
 exec ${LAUNCH:-} torchrun "${nodes[@]}" --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer \
   --config-path pkg://verl_p2r.config --config-name p2r_sft \
   data.train_files="$(quoted "$DATA/sft/train.parquet")" \

@@ -17,7 +17,7 @@ from paths import QUICKSTART
 
 
 def load(name: str):
-    """Import one of the example's modules, which are no package."""
+    """Import one of the example's modules, which are not a package."""
     sys.path.insert(0, str(QUICKSTART))
     try:
         spec = importlib.util.spec_from_file_location(name, QUICKSTART / f"{name}.py")

@@ -66,7 +66,7 @@ def write_clip(path: Path, seed: int) -> None:
 
 
 class Clips:
-    """Videos that no cache has seen: each has a file of its own, though few have a content of their own."""
+    """Videos that no cache has seen: each has its own file, although only a few contents exist."""
 
     def __init__(self, folder: Path, contents: int):
         self._folder, self._given = folder, 0

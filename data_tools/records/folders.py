@@ -85,7 +85,7 @@ def whole_files(folder: Path, name: str) -> Iterator[Path]:
 
     Args:
         folder: where the files belong; earlier ones of the same names are replaced, all others stay.
-        name: of the set of files. One process at a time writes a set.
+        name: name of the set of files. One process at a time writes a set.
 
     Raises:
         ValueError: another process is writing this set, or there is something other than a file where one belongs.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One process at a time writes an output. The operating system holds the lock, so it ends with its process.
 
-.<name>.lock    beside the output while a process writes it: who that is. A killed process leaves the file, which locks
+.<name>.lock    next to the output while a process writes it: who that is. A killed process leaves the file, which locks
                 nothing; the next run takes it over.
 
 `flock` reaches across the machines that share an NFS folder only where the mount supports locks (NFSv4, or NFSv3 with
@@ -15,8 +15,8 @@ import fcntl
 import json
 import logging
 import os
+import platform
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def locked(output: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # before the lock ends, so that nobody else's file is removed
+            path.unlink()  # before the lock ends, so that no other process's file is removed
         os.close(lock)
 
 
@@ -101,7 +101,7 @@ def _is_open(lock: int, path: Path) -> bool:
 def _this_process() -> dict[str, str | int]:
     return {
         "pid": os.getpid(),
-        "host": socket.gethostname(),
+        "host": platform.node(),
         "since": datetime.now().astimezone().isoformat(" ", "seconds"),
         "command": shlex.join(sys.argv)[:_COMMAND],
     }

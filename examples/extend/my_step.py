@@ -22,7 +22,7 @@ def short_questions(files: list[Path], out: Path, most: int) -> StepReport:
     """Keep the records whose question has at most `most` words.
 
     Args:
-        files: of records.
+        files: files of records.
         out: the folder to write; it appears whole or not at all.
         most: words.
     """

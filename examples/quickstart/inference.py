@@ -32,7 +32,7 @@ class Model:
     Args:
         folder: a Hugging Face model folder.
         max_tokens: the longest response, in tokens.
-        seed: of the sampling (of the engine: vLLM's CPU build has no seeds per request).
+        seed: seed of the sampling (the engine's: vLLM's CPU build has no seeds per request).
     """
 
     def __init__(self, folder: Path, max_tokens: int = 48, seed: int = 0):

@@ -91,7 +91,7 @@ def record_of(level: task.Level, question: task.Question, values: dict[str, str]
         question: the question.
         values: what the clip shows.
         clip: its name.
-        number: of the question, among those about the clip.
+        number: number of the question, among those about the clip.
     """
     return {
         "problem_id": f"{clip}_{number}",

@@ -50,7 +50,7 @@ def read_metrics(path: Path, stage: str) -> Metrics:
     """Read what verl's file logger wrote.
 
     A resumed run logs its steps again: of two values for one step and metric the later one counts. The logger truncates
-    its file when a run resumes, so earlier parts may lie beside it as `metrics.<k>.jsonl`; they are read first.
+    its file when a run resumes, so earlier parts may be in the same folder as `metrics.<k>.jsonl`; they are read first.
     """
     if not path.is_file():
         read_rows(path, stage)  # raises

@@ -50,7 +50,7 @@ class Level:
         colours: colours that occur, which are also the options of a colour question.
         shapes: shapes that occur.
         asked: which of an order's colours are asked for, "first" or "last".
-        permute: whether the options' order is drawn anew for each question.
+        permute: whether the options' order is drawn for each question.
         colour_noise: how often an SFT response states a colour wrong at random; the rest of it follows from that.
         fact_noise: the same of any other fact; lower, as number and motion are harder to see.
         answer_noise: share of SFT responses whose answer is wrong at random, against their own observation.

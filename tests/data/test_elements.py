@@ -203,6 +203,6 @@ def test_content_parts_say_what_they_hold():
 
 
 def test_rules_inside_a_nested_mapping_are_refused_instead_of_lost():
-    with pytest.raises(RowError, match="holds fps, video_end inside 'video': write them beside it") as error:
+    with pytest.raises(RowError, match="holds fps, video_end inside 'video': write them next to it") as error:
         read_element({"video": {"path": "a.mp4", "fps": 1, "video_end": 5}}, "video", "videos")
     assert error.value.reason == "bad media"

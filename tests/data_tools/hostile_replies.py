@@ -92,8 +92,9 @@ def hostile_server(seed: int, step: str) -> Iterator[str]:
     """Serve; gives the base URL.
 
     Args:
-        seed: of the draw.
-        step: `generate` or `judge`, whose good replies are mixed in: one of three, and to what is no record.
+        seed: seed of the draw.
+        step: `generate` or `judge`, whose good replies are mixed in: to one of three records, and to values that are
+            not records.
     """
 
     class Handler(http.server.BaseHTTPRequestHandler):

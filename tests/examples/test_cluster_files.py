@@ -318,7 +318,7 @@ def test_a_worker_of_ray_on_the_second_node_sees_that_nodes_environment(tmp_path
         "PATIENCE": "60",
         "OPENAI_API_KEY": "sk",
     }
-    env["RAY_AUTH_TOKEN"] = uuid.uuid4().hex  # of this cluster alone; node.sh then says RAY_AUTH_MODE=token
+    env["RAY_AUTH_TOKEN"] = uuid.uuid4().hex  # for this cluster only; node.sh then says RAY_AUTH_MODE=token
     env["RAY_ARGS"] = "--num-cpus=1 --object-store-memory=100000000"
     env["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray_", dir="/tmp")  # a short path: sockets lie in it
     env.pop("RAY_ADDRESS", None)

@@ -128,7 +128,7 @@ def test_verl_and_we_accept_the_rl_config(case, runs, tiny_model):
     for node in ("actor", "ref", "rollout", "model"):
         omega_conf_to_dataclass(config.actor_rollout_ref[node])
     with open_dict(config):
-        del config.algorithm.p2r  # of the rest each key is verl's
+        del config.algorithm.p2r  # every other key is verl's
     for node in (config.algorithm, config.trainer.v1.separate_async.hybrid_rollout):
         omega_conf_to_dataclass(node)
     if config.reward.reward_model.enable:

@@ -100,7 +100,7 @@ def test_the_3b_is_the_published_one():
     with torch.device("meta"):
         network = Qwen2_5_VLForConditionalGeneration(smoke_gpu.config_3b(tokenizer))
     network.tie_weights()
-    assert network.num_parameters() == 3_754_622_976  # of Qwen/Qwen2.5-VL-3B-Instruct
+    assert network.num_parameters() == 3_754_622_976  # the parameters of Qwen/Qwen2.5-VL-3B-Instruct
 
 
 def test_its_videos_are_long_and_large_enough(tmp_path, clips):

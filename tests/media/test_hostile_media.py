@@ -16,11 +16,12 @@ from data_tools.media.check import fault_of
 from verl_p2r.data.record import Medium
 from verl_p2r.media import containers, opening, probe
 from verl_p2r.media.containers import inspect_container
+from verl_p2r.media.deadline import Deadline, timeout
 from verl_p2r.media.decode import decode_frames, fetch_video, read_video
 from verl_p2r.media.families import QWEN3_VL
 from verl_p2r.media.plan import TRAINING, MediaError, VideoInfo, VisionSpec, plan_video
 from verl_p2r.media.probe import probe_element, probe_video
-from verl_p2r.media.source import Deadline, MediaFile, timeout
+from verl_p2r.media.source import MediaFile
 
 
 def write(path, codec="mpeg4", frames=30, size=(48, 64), title="", colour=0):
@@ -166,7 +167,7 @@ def test_memory_holds_what_is_asked_for(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert frames.shape == (16, 3, 56, 56)
-    assert peak < 5 * 3 * 1024**2  # of 16 frames of 3 MiB a few at a time
+    assert peak < 5 * 3 * 1024**2  # a few of the 16 frames of 3 MiB at a time
 
 
 @pytest.mark.parametrize("value", ["nan", "-1", "0", "", "0x5", "-inf", "soon"])

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from verl_p2r.media.deadline import TIMEOUT_VARIABLE
 from verl_p2r.media.decode import fetch_video
 from verl_p2r.media.images import fetch_image
 from verl_p2r.media.plan import MediaError
 from verl_p2r.media.probe import probe_element
-from verl_p2r.media.source import TIMEOUT_VARIABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow says what is damaged
 

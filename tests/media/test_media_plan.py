@@ -30,7 +30,7 @@ from verl_p2r.media.plan import (
 from verl_p2r.media.probe import probe_video
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
-CASES = 105  # of each family that the real path accepts
+CASES = 105  # per family that the real path accepts
 TEXT = "<|vision_start|><|{}_pad|><|vision_end|>"
 KWARGS = [
     {},

@@ -15,12 +15,12 @@ from qwen_vl_utils import process_vision_info
 from data_tools.look.pictures import pictures_of
 from data_tools.media.parts import media_parts
 from verl_p2r.data.record import Record
+from verl_p2r.media.deadline import RulesError
 from verl_p2r.media.decode import fetch_video, read_video
 from verl_p2r.media.families import QWEN3_VL
 from verl_p2r.media.plan import EVALUATION, TRAINING, MediaError, MediaSettings, VideoInfo, VisionSpec, plan_video
 from verl_p2r.media.probe import probe_video
 from verl_p2r.media.sampling import sample_frames, video_metadata
-from verl_p2r.media.source import RulesError
 
 QWEN3 = VisionSpec(QWEN3_VL, 16, 2, 2, None, None)
 TICKS = {  # milliseconds between frames, in turn

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One module imports torchvision and qwen-vl-utils; so whatever opens media works in a process of its own."""
+"""One module imports torchvision and qwen-vl-utils; so every module that opens media works when imported first."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def test_one_module_imports_torchvision_and_qwen_vl_utils():
 
 @pytest.fixture
 def records(tmp_path, make_clip) -> Path:
-    """An image first, then a video, and the media beside the file."""
+    """An image first, then a video, and the media in the file's folder."""
     Image.new("RGB", (64, 48), (200, 0, 0)).save(tmp_path / "a.png")
     (tmp_path / "b.mp4").write_bytes(make_clip(8, 4).read_bytes())
     common = {"problem": "What colour?", "problem_type": "free-form", "solution": "red"}

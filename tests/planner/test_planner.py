@@ -101,7 +101,7 @@ def test_memory_of_an_update_of_the_7b():
 @pytest.fixture(params=["Qwen2-VL-7B", "Qwen2.5-VL-7B", "Qwen3-VL-8B"])
 def layers(request):
     """A family's shape with a quarter of its width, one of its decoder layers and one of its vision blocks, and what
-    the layer takes beside its input."""
+    the layer takes in addition to its input."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     config = yaml.safe_load(TABLE.read_text())["models"][request.param]

@@ -11,7 +11,7 @@ from verl_p2r.planner.model_shape import find_shape
 
 SPEED = 8 * 312e12 * 0.35
 LAYERS = 28 * 233_046_016  # matrices of the language model's layers
-VISION = SHAPE.vision_operations(4096, 512)  # of one prompt's video; worked out by hand in test_planner.py
+VISION = SHAPE.vision_operations(4096, 512)  # operations for one prompt's video; worked out by hand in test_planner.py
 FROZEN = with_engine(JOB, frozen_vision=True)
 
 
@@ -51,7 +51,7 @@ def test_memory_of_an_update_with_a_shared_prefix():
     packed = 1324 + 8 * 526
     assert update["logits"] == pytest.approx(2 * 16384 * 8 * 526 / packed * 152_064)
     assert update["pixels"] == pytest.approx(16384 * 1024 / packed * 4 * 1176 * 6)
-    keys = 16384 * (1324 + 8 * 1850) / packed  # of each response the prompt's and its own
+    keys = 16384 * (1324 + 8 * 1850) / packed  # each response gathers the prompt's keys and its own
     assert update["keys and values of shared prefixes"] == pytest.approx(2 * 2 * 512 * keys)
     assert "keys and values of shared prefixes" not in parts(memory(JOB, SURE), "update")
 

@@ -19,7 +19,7 @@ from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 from verl_p2r.plugin.rl.reward_manager import _both
 from verl_p2r.plugin.rl.trainer import P2RTrainerSync, check_config
 
-BETA = 0.1  # of the KL penalty in the reward
+BETA = 0.1  # factor of the KL penalty in the reward
 
 
 class Letters:

@@ -48,7 +48,7 @@ def test_after_import_verl_every_name_resolves():
     ("platform", "heavy"), [(None, ["ray", "torch", "verl"]), ("cpu", ["ray", "verl"])], ids=["stock", "cpu"]
 )
 def test_importing_the_plugin_stays_light(platform, heavy):
-    """verl loads it in processes that need none of this; the CPU platform alone has something to mend in torch."""
+    """verl loads it in processes that need none of this; only the CPU platform has to patch torch."""
     script = f"import sys, verl_p2r.plugin; print(sorted(set({heavy}) & set(sys.modules)))"
     done = python(script, VERL_PLATFORM=platform)
     assert done.returncode == 0, done.stderr

@@ -141,7 +141,7 @@ def _source_in(value: Mapping[Any, Any], kind: str, field: str) -> Any:
         if not isinstance(source, Mapping):
             return source
         if inner := rules_of(source, _RULES[kind], field):
-            raise _bad(field, value, f"holds {', '.join(inner)} inside {name!r}: write them beside it")
+            raise _bad(field, value, f"holds {', '.join(inner)} inside {name!r}: write them next to it")
     held = {name: item for name, item in value.items() if not is_unset(item)}
     raise RowError(
         field, "no media", f"field {field} holds {shown(held)}, without a path in {kind!r}: add it, or drop the row"

@@ -14,7 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from verl_p2r.media.source import MediaError, MediaFile
+from verl_p2r.media.deadline import MediaError
+from verl_p2r.media.source import MediaFile
 
 MAX_FRAMES = 1 << 22  # 38 hours at 30 frames per second
 MAX_INDEX = 1 << 28  # bytes of an mp4's index
@@ -35,7 +36,7 @@ class Mp4Index:
         upright: no track is rotated.
         timescale: units of time per second.
         times: when each sample is shown, in stored order, in units of time; None if the box does not say.
-        duration: of all samples, in units of time.
+        duration: duration of all samples, in units of time.
     """
 
     upright: bool

@@ -21,13 +21,14 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from verl_p2r.media import torchvision_ops
+from verl_p2r.media.deadline import Deadline, MediaError
 from verl_p2r.media.frame_order import by_seeking, in_order
 from verl_p2r.media.images import read_image
 from verl_p2r.media.opening import open_video
 from verl_p2r.media.plan import frame_size
 from verl_p2r.media.probe import probe_file, probe_frame_list
 from verl_p2r.media.sampling import check_taken, sample_frames, video_metadata
-from verl_p2r.media.source import Deadline, MediaError, MediaFile, name_of, resolve
+from verl_p2r.media.source import MediaFile, name_of, resolve
 from verl_p2r.media.source import local_path as local_path
 
 READER = "pyav"
@@ -77,7 +78,7 @@ def fetch_video(element: Mapping[str, Any], patch_size: int) -> tuple[torch.Tens
 
     Args:
         element: a canonical video element, with the fields that `plan.plan_video` reads.
-        patch_size: of the model's processor, in pixels.
+        patch_size: patch size of the model's processor, in pixels.
 
     Returns:
         Frames, shape (T, 3, height, width), uint8; and metadata as from `read_video`.
@@ -164,8 +165,8 @@ def decode_frames(path: str | bytes, indices: Sequence[int], resized: SizeRule |
     """Decode some frames of a file; memory holds them and a few more, however long the file is.
 
     Args:
-        path: of a video file, or its bytes.
-        indices: of the frames, ascending; repetitions are allowed.
+        path: path of a video file, or its bytes.
+        indices: indices of the frames, ascending; repetitions are allowed.
         resized: size of the resized frames; None keeps the size in the file.
 
     Returns:
@@ -197,7 +198,7 @@ class _Frames:
         self.name, self.indices, self.resized = name, indices, resized
         self.wanted = sorted(set(indices))
         self.array = np.empty((0, 0, 0, 3), np.uint8)
-        self._shape: tuple[int, ...] = ()  # of the decoded pictures
+        self._shape: tuple[int, ...] = ()  # shape of the decoded pictures
         self._found: set[int] = set()
         self._to_rgb = VideoReformatter()  # shared by all frames: its setup takes longer than a frame
 

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from verl_p2r.media.source import Deadline, MediaError
+from verl_p2r.media.deadline import Deadline, MediaError
 
-MAX_BYTES = 1 << 28  # of one medium
+MAX_BYTES = 1 << 28  # largest size of one medium
 MAX_REDIRECTS = 5
 BLOCK = 1 << 16
 

@@ -87,7 +87,7 @@ class FrameCache:
             if name.isupper() and isinstance(value, int | float | str)  # some come from environment variables
         }
         identity = [_source_of(element["video"]), rules, factor, defaults, _code()]
-        text = json.dumps(identity, sort_keys=True, default=methodcaller("item"))  # of a numpy scalar
+        text = json.dumps(identity, sort_keys=True, default=methodcaller("item"))  # turns a numpy scalar into a number
         return hashlib.sha256(text.encode()).hexdigest()
 
     def get(self, key: str) -> tuple[Tensor, dict[str, Any]] | None:

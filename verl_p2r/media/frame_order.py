@@ -9,10 +9,10 @@ import av
 import numpy as np
 
 from verl_p2r.cpus import available_cpus
-from verl_p2r.media.source import Deadline
+from verl_p2r.media.deadline import Deadline
 
 THREADS = min(4, available_cpus())  # per decoder; many files are decoded at once
-LARGE = 1 << 23  # pixels; a decoder of larger frames has one thread, because each thread holds frames of its own
+LARGE = 1 << 23  # pixels; a decoder of larger frames has one thread, because each thread holds its own frames
 WORTH_A_SEEK = 16  # frames that a seek must skip, because the decoder's threads restart after it
 
 
@@ -28,7 +28,7 @@ def in_order(container: Any, stream: Any, wanted: list[int], deadline: Deadline)
         container: opened by PyAV.
         stream: its video stream.
         wanted: ascending indices of frames.
-        deadline: of the file.
+        deadline: deadline of the file.
 
     Yields:
         The index and the frame, for each wanted frame found.
@@ -52,7 +52,7 @@ def by_seeking(
         container: opened by PyAV.
         stream: its video stream.
         wanted: ascending indices of frames.
-        deadline: of the file.
+        deadline: deadline of the file.
 
     Yields:
         The index and the frame, for each wanted frame found.
@@ -83,10 +83,10 @@ class _Timeline(NamedTuple):
     """The frames of a file according to its packets; times are in units of the stream.
 
     Args:
-        times: of the frames, in display order.
+        times: times of the frames, in display order.
         keys: indices of the key frames.
         seek_times: for each key frame, the time to seek to.
-        sizes: of the key frames' packets, in bytes.
+        sizes: sizes of the key frames' packets, in bytes.
     """
 
     times: np.ndarray

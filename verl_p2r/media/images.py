@@ -8,10 +8,11 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from verl_p2r.media import torchvision_ops
+from verl_p2r.media.deadline import Deadline, MediaError
 from verl_p2r.media.image_ends import is_whole, jpeg_scans
 from verl_p2r.media.local_files import is_local_file
 from verl_p2r.media.plan import image_size
-from verl_p2r.media.source import Deadline, MediaError, name_of, resolve
+from verl_p2r.media.source import name_of, resolve
 
 # Pillow's names of formats that only hold pictures; others (EPS, PDF, WMF, …) start programs or read fonts.
 KNOWN = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
@@ -75,7 +76,7 @@ def fetch_image(element: Mapping[str, Any], patch_size: int) -> Image.Image:
 
     Args:
         element: as for `read_image`, with the rules that `media.plan_image` reads.
-        patch_size: of the model's processor, in pixels.
+        patch_size: patch size of the model's processor, in pixels.
 
     Raises:
         MediaError: it cannot be read, or its rules cannot be met.

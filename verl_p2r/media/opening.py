@@ -9,7 +9,8 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from verl_p2r.media.source import MediaError, MediaFile
+from verl_p2r.media.deadline import MediaError
+from verl_p2r.media.source import MediaFile
 
 # FFmpeg's names of real containers. Playlists, scripts and devices are left out because they name other files.
 CONTAINERS = (

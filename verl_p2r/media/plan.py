@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_p2r.media import torchvision_ops
+from verl_p2r.media.deadline import MediaError as MediaError
+from verl_p2r.media.deadline import RulesError
 from verl_p2r.media.families import Time
 from verl_p2r.media.sampling import VideoInfo, check_taken, checked, grid_times, sample_frames, video_metadata
-from verl_p2r.media.source import MediaError as MediaError
-from verl_p2r.media.source import RulesError, name_of
+from verl_p2r.media.source import name_of
 from verl_p2r.media.vision_spec import VisionSpec
 
 torchvision_ops.install()  # before anything imports transformers' processors, which import torchvision
 
-PIXELS_PER_TOKEN = 28 * 28  # of the paper's models; its pixel budgets are used for all families
+PIXELS_PER_TOKEN = 28 * 28  # for the paper's models; its pixel budgets are used for all families
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ class VideoPlan:
         indices: the frames that are decoded, in display order.
         total: number of frames they were chosen from.
         sampled_fps: frames taken per second of video.
-        height: of the frames given to the processor, in pixels; it may resize them to `grid` times the patch size.
-        width: of the same frames, in pixels.
+        height: height of the frames given to the processor, in pixels; it may resize them to `grid` times the patch
+            size.
+        width: width of the same frames, in pixels.
         grid: patches in time, height and width.
         tokens: placeholders in the prompt.
         timestamps: the middle of each temporal grid, in seconds from the start of the file.
@@ -109,8 +111,8 @@ class ImagePlan:
     """Size and tokens of an image.
 
     Args:
-        height: of the image given to the processor, in pixels.
-        width: of the same image, in pixels.
+        height: height of the image given to the processor, in pixels.
+        width: width of the same image, in pixels.
         grid: patches in time, height and width.
         tokens: placeholders in the prompt.
     """
@@ -128,7 +130,7 @@ def plan_video(element: Mapping[str, Any], info: VideoInfo, spec: VisionSpec) ->
         element: a video element of a message, with the fields that `sample_frames` reads and `min_pixels`,
             `max_pixels`, `total_pixels`, `resized_height`, `resized_width`.
         info: about its file.
-        spec: of the model's processor.
+        spec: spec of the model's processor.
 
     Raises:
         MediaError: the video cannot satisfy the rules, or its shape is outside the processor's bounds.
@@ -157,7 +159,7 @@ def frame_size(element: Mapping[str, Any], frames: int, size: tuple[int, int], p
         element: as for `plan_video`.
         frames: number of frames.
         size: height and width in the file, in pixels.
-        patch_size: of the model's processor, in pixels.
+        patch_size: patch size of the model's processor, in pixels.
 
     Returns:
         Height and width, in pixels.
@@ -188,7 +190,7 @@ def plan_image(element: Mapping[str, Any], size: tuple[int, int], spec: VisionSp
     Args:
         element: an image element of a message, with `min_pixels`, `max_pixels`, `resized_height`, `resized_width`.
         size: height and width in the file, in pixels.
-        spec: of the model's processor.
+        spec: spec of the model's processor.
 
     Raises:
         MediaError: its shape is outside the processor's bounds.
@@ -212,7 +214,7 @@ def plan_element(
     Args:
         element: a canonical element.
         probed: the result of `probe.probe_element` for it.
-        spec: of the model's processor.
+        spec: spec of the model's processor.
 
     Raises:
         MediaError: it cannot satisfy the rules, or its shape is outside the processor's bounds.
@@ -228,7 +230,7 @@ def image_size(element: Mapping[str, Any], size: tuple[int, int], patch_size: in
     Args:
         element: as for `plan_image`.
         size: height and width in the file, in pixels.
-        patch_size: of the model's processor, in pixels.
+        patch_size: patch size of the model's processor, in pixels.
 
     Returns:
         Height and width, in pixels.
@@ -254,9 +256,9 @@ def prompt_tokens(text: str, plans: Sequence[VideoPlan | ImagePlan], tokenizer: 
 
     Args:
         text: the rendered chat, with one placeholder for each medium.
-        plans: of all media; videos and images each in the order of their placeholders.
-        tokenizer: of the processor.
-        spec: of the processor.
+        plans: plans of all media; videos and images each in the order of their placeholders.
+        tokenizer: tokenizer of the processor.
+        spec: spec of the processor.
 
     Returns:
         The length of the processor's `input_ids`, in tokens.

@@ -11,11 +11,12 @@ import av
 import numpy as np
 
 from verl_p2r.media.containers import MAX_FRAMES, Mp4Index, holds_zeros, inspect_container
+from verl_p2r.media.deadline import TIMEOUT_VARIABLE as TIMEOUT_VARIABLE
+from verl_p2r.media.deadline import Deadline, MediaError
 from verl_p2r.media.images import probe_image
 from verl_p2r.media.opening import open_video
 from verl_p2r.media.sampling import FRAME_LIST_FPS, VideoInfo, checked, shown_times
-from verl_p2r.media.source import TIMEOUT_VARIABLE as TIMEOUT_VARIABLE
-from verl_p2r.media.source import Deadline, MediaError, MediaFile, kind_of, name_of, resolve
+from verl_p2r.media.source import MediaFile, kind_of, name_of, resolve
 
 CHECK_EVERY = 4096  # entries of an index between two checks of the deadline
 ENDLESS = ("mpegts", "mpeg", "asf", "ogg", "flv", "rm")  # containers that do not say where they end
@@ -56,7 +57,7 @@ def probe_video(path: str | bytes) -> VideoInfo:
     """Probe a video file, see `probe_file`.
 
     Args:
-        path: of the file, or its bytes.
+        path: path of the file, or its bytes.
     """
     return probe_file(MediaFile.of(path))
 
@@ -219,7 +220,7 @@ def _first_frame(container: Any, stream: Any, file: MediaFile, count: bool) -> t
     stream.codec_context.thread_count = 1
     frame, times, decodable, total, in_order, key_time = None, array("q"), False, 0, True, None
     tail: list[Any] = []
-    size = 0  # of the tail
+    size = 0  # bytes of the tail
     for packet in container.demux(stream):
         file.deadline.check()
         decodable |= packet.is_keyframe

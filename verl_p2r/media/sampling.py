@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from verl_p2r.media import torchvision_ops
-from verl_p2r.media.source import RulesError, name_of
+from verl_p2r.media.deadline import RulesError
+from verl_p2r.media.source import name_of
 
 NOMINAL_FPS = 1000.0  # in the metadata of a file with a variable rate, whose frames are numbered by milliseconds
 ROUNDING = 1e-6  # seconds; the time of a frame at 0.5 s may be a float just below it
@@ -36,7 +37,7 @@ MOST = {  # largest accepted value of each rule
     "resized_width": 1 << 14,
 }
 RATES, TIMES = ("fps", "sample_fps"), ("video_start", "video_end")  # a time before the start means the start
-MAX_TAKEN_PIXELS = 1 << 29  # of all frames of a video together, or of an image, after their resize
+MAX_TAKEN_PIXELS = 1 << 29  # pixels of all frames of a video together, or of an image, after the resize
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class VideoInfo:
     Args:
         frames: number of frames.
         fps: frames per second, on average.
-        height: of the upright picture, in pixels.
-        width: of the upright picture, in pixels.
+        height: height of the upright picture, in pixels.
+        width: width of the upright picture, in pixels.
         times: for a variable rate, when each frame appears and, at the end, when the last one ends, in seconds after
             the first. None: frames are evenly spaced.
     """
@@ -91,8 +92,8 @@ def check_taken(element: Mapping[str, Any], frames: int, height: int, width: int
     Args:
         element: for the name in the error.
         frames: number of frames.
-        height: of a frame, in pixels.
-        width: of a frame, in pixels.
+        height: height of a frame, in pixels.
+        width: width of a frame, in pixels.
 
     Raises:
         RulesError: they are more than `MAX_TAKEN_PIXELS`.

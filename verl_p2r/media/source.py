@@ -9,65 +9,19 @@ element says `allow_urls: True`, which only a user's settings write into it.
 import base64
 import binascii
 import io
-import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from verl_p2r.media.deadline import TIMEOUT_VARIABLE as TIMEOUT_VARIABLE
+from verl_p2r.media.deadline import Deadline as Deadline
+from verl_p2r.media.deadline import MediaError as MediaError
+from verl_p2r.media.deadline import RulesError as RulesError
 from verl_p2r.media.local_files import is_local_file
 
-TIMEOUT_VARIABLE = "VERL_P2R_MEDIA_TIMEOUT"
-TIMEOUT = 60.0  # seconds for one file, probing and decoding together, unless the variable is set
-MAX_TIMEOUT = 1e6  # seconds; the largest number that FFmpeg can count
 URLS = ("http://", "https://")
 SHOWN = 200  # characters of a source in messages
-
-
-class MediaError(ValueError):
-    """A media file that cannot be used; the message names the file and the reason."""
-
-
-class RulesError(MediaError):
-    """Rules for sampling or size that a file cannot satisfy."""
-
-
-class Deadline:
-    """The time limit for one file, from its first byte to its last frame.
-
-    Args:
-        name: of the file, for messages.
-        seconds: None for the environment variable `VERL_P2R_MEDIA_TIMEOUT`, 60 by default.
-    """
-
-    def __init__(self, name: str, seconds: float | None = None):
-        self.name, self.seconds = name, timeout() if seconds is None else seconds
-        self._end = time.monotonic() + self.seconds
-
-    @property
-    def remaining(self) -> float:
-        """Seconds left.
-
-        Raises:
-            MediaError: the time is up.
-        """
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise self.error
-        return left
-
-    @property
-    def error(self) -> MediaError:
-        """The error for a time that is up."""
-        return MediaError(
-            f"{self.name}: not read within {self.seconds:g} s: the file is damaged, too long or on slow storage; "
-            f"drop it, or raise {TIMEOUT_VARIABLE}"
-        )
-
-    def check(self) -> None:
-        """Raise a `MediaError` when the time is up."""
-        _ = self.remaining
 
 
 @dataclass(frozen=True)
@@ -127,22 +81,6 @@ class _Timed(io.FileIO):
         return super().read(size) or b""
 
 
-def timeout() -> float:
-    """Read the seconds for one file from the environment.
-
-    Raises:
-        ValueError: the variable does not hold a positive number.
-    """
-    value = os.environ.get(TIMEOUT_VARIABLE, str(TIMEOUT))
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not seconds > 0:
-        raise ValueError(f"the environment variable {TIMEOUT_VARIABLE} is {value!r}: give seconds, more than 0")
-    return min(seconds, MAX_TIMEOUT)
-
-
 def kind_of(element: Mapping[str, Any]) -> str:
     """Tell a video from an image by the key that holds the source.
 
@@ -183,7 +121,7 @@ def resolve(source: Any, element: Mapping[str, Any], deadline: Deadline) -> Any:
     Args:
         source: as in a canonical element.
         element: the element it belongs to; its `allow_urls` decides about URLs.
-        deadline: of the element.
+        deadline: deadline of the element.
 
     Returns:
         A `MediaFile`; a PIL image as it is.

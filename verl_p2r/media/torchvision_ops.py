@@ -40,8 +40,8 @@ def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
     Args:
         frames: Shape: (T, 3, H, W), uint8.
-        height: of the result, in pixels.
-        width: of the result, in pixels.
+        height: height of the result, in pixels.
+        width: width of the result, in pixels.
 
     Returns:
         Shape: (T, 3, height, width), uint8. Frames are resized independently.

@@ -13,7 +13,7 @@ class VisionSpec:
     """The settings of a processor that decide the sizes and token counts of media.
 
     Args:
-        family: of the model.
+        family: family of the model.
         patch_size: side of a patch, in pixels.
         temporal_patch_size: frames in a temporal grid.
         merge_size: side of the square of patches that becomes one token, in patches.

@@ -207,13 +207,13 @@ class Job:
     """A run.
 
     Args:
-        shape: of the model.
+        shape: shape of the model.
         gpu: the kind of GPU.
-        lengths: of the rows.
+        lengths: lengths of the rows.
         engine: the engine that trains.
         prompts: prompts in a step; for SFT, rows.
         samples: responses to a prompt; 1 for SFT.
-        steps: of the run; None when unknown.
+        steps: steps of the run; None when unknown.
         rollout: vLLM; None for SFT.
         reference: a reference model computes log-probabilities; with LoRA it is the model without adapters.
         old_log_prob: log-probabilities are computed before the update.
@@ -278,7 +278,7 @@ class Line:
     """A figure and where it comes from.
 
     Args:
-        name: of the figure.
+        name: name of the figure.
         value: in `unit`.
         unit: `tokens`, `B`, `calls`, `s` or `h`.
         formula: how it is computed, with numbers.
@@ -296,7 +296,7 @@ def total(lines: Iterable[Line], phase: str) -> float:
     """Sum the bytes of a phase.
 
     Args:
-        lines: of memory.
+        lines: lines of memory.
         phase: one of `PHASES`.
     """
     return sum(line.value for line in lines if phase in line.phases)

@@ -66,7 +66,7 @@ def text_activations(shape: ModelShape) -> int:
     These are the saved tensors, 8 × inner of them the MLP's, and 4 × inner for gradients in flight.
 
     Args:
-        shape: of the model.
+        shape: shape of the model.
     """
     return 16 * shape.hidden + 6 * shape.queries + 8 * shape.keys + 12 * shape.inner
 
@@ -75,7 +75,7 @@ def vision_activations(shape: ModelShape) -> int:
     """Bytes per patch that the backward pass of a vision block needs, like `text_activations`.
 
     Args:
-        shape: of the model.
+        shape: shape of the model.
     """
     return 30 * shape.vision.width + (12 if shape.family.tower.gated else 6) * shape.vision.inner
 

@@ -56,7 +56,7 @@ class ModelShape:
     """Sizes of a model, as its config.json gives them; the properties derive counts from them.
 
     Args:
-        family: of the model.
+        family: family of the model.
         hidden: width of the language model.
         inner: width inside its MLPs.
         layers: number of its layers.
@@ -189,7 +189,7 @@ class ModelShape:
         """Parameters of adapters on all linear layers except the output layer (peft's `all-linear`).
 
         Args:
-            rank: of the adapters.
+            rank: rank of the adapters.
             vision: whether the vision tower has adapters as well.
         """
         attention = 4 * self.hidden + 2 * self.queries + 2 * self.keys
@@ -204,7 +204,7 @@ class ModelShape:
         """Floating-point operations of a forward pass of the language model, causal attention and logits included.
 
         Args:
-            lengths: of the sequences, in tokens.
+            lengths: lengths of the sequences, in tokens.
         """
         tokens = sum(lengths)
         matrices = self.layers * self.layer_matrices + self.embedding_params
@@ -214,7 +214,7 @@ class ModelShape:
         """Floating-point operations of a forward pass of the vision tower.
 
         Args:
-            patches: of all media.
+            patches: patches of all media.
             grid: patches in one temporal grid, which attend to each other.
         """
         v = self.vision

@@ -53,13 +53,13 @@ def _passes(job: Job, assumed: Assumed) -> Iterator[Line]:
     speed = e.gpus * job.gpu.operations * assumed.mfu
     rate = f"({e.gpus} GPUs × {job.gpu.operations / 1e12:.0f} T/s × {assumed.mfu:g})"
     text, vision = text_operations(job, job.rows), vision_operations(job, job.rows)
-    later = vision * (1 - kept_features(job))  # of a pass that follows another one of the step
+    later = vision * (1 - kept_features(job))  # for a pass that follows another one in the step
     passes = [name for name, there in (("old", job.old_log_prob), ("reference", job.reference)) if there]
     for n, name in enumerate(passes):
         seen = later if n else vision
         formula = f"({text / 1e15:.2f} + {seen / 1e15:.2f}) P operations / {rate}"
         yield Line(f"{name} log-prob", (text + seen) / speed, "s", formula)
-    text_passes = (2 if e.lora_rank else 3) + int(e.checkpointing)  # frozen weights need no gradient of their own
+    text_passes = (2 if e.lora_rank else 3) + int(e.checkpointing)  # frozen weights need no gradient
     vision_passes = text_passes if e.trains_vision else 1
     seen = later if passes else (vision + (e.epochs - 1) * later) / e.epochs
     seconds = e.epochs * (text_passes * text + vision_passes * seen) / speed

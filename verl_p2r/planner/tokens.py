@@ -31,7 +31,7 @@ def worst_media(
 
     Args:
         media: how media are sampled and sized.
-        spec: of the model's processor.
+        spec: spec of the model's processor.
         shapes: heights and widths in the files, in pixels; by default also small ones, which can need an eighth more
             when `video_min_pixels` enlarges them.
 
@@ -56,7 +56,7 @@ def text_estimate(template: PromptTemplate) -> int:
     """Estimate the tokens of a prompt without its media, if no row can be counted [ours].
 
     Args:
-        template: of the prompt.
+        template: template of the prompt.
 
     >>> text_estimate(PromptTemplate.load("process_aware"))
     352
@@ -69,8 +69,8 @@ def count(sample: Sample, spec: VisionSpec, tokenizer: Any) -> tuple[int, int]:
 
     Args:
         sample: a row whose media are local files.
-        spec: of the model's processor.
-        tokenizer: of the model.
+        spec: spec of the model's processor.
+        tokenizer: tokenizer of the model.
 
     Returns:
         All tokens, and those of the media.

@@ -55,7 +55,7 @@ def classes():
     import verl_p2r.plugin.datasets.rl_dataset, verl_p2r.plugin.datasets.sft_dataset, verl_p2r.plugin.media.agent_loop
     return "verl_p2r.plugin"
 CPU = %r
-check("platform", platform)  # first: without one, the others fail for reasons of their own
+check("platform", platform)  # first: without one, the others fail for other reasons
 check("estimator pa_grpo", estimator)
 check("reward manager p2r", manager)
 for mode in ("p2r_sync", "p2r_colocate_async", "p2r_separate_async"):

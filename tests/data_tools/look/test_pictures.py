@@ -26,7 +26,7 @@ def opened(picture) -> Image.Image:
 
 @pytest.mark.parametrize("frames", [1, 3, 8, 64])
 def test_frames_are_some_of_those_that_training_takes_with_their_times(make_clip, frames):
-    clip = make_clip(42, 5)  # of 8.4 s: training takes 16
+    clip = make_clip(42, 5)  # 8.4 s long: training takes 16
     trained = read_video(TRAINING.fill({"video": str(clip)}))[1]["frames_indices"]
     shown = pictures_of({"video": str(clip)}, frames, ROOM)
     assert (shown.error, shown.seen) == ("", len(trained))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run at a time writes an output, and a run that was killed blocks nobody."""
+"""One run at a time writes an output, and a killed run does not block the next one."""
 
 import contextlib
 import errno

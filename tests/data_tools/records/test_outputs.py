@@ -207,7 +207,7 @@ def fill(folder: Path, free: int) -> None:
 
 
 def inputs_of(folder: Path, count: int) -> Path:
-    """Records that do not compress, and what the commands want beside them."""
+    """Records that do not compress, and the other files that the commands want."""
     rng, text = random.Random(0), string.ascii_letters + string.digits
     raws = make_records(folder, count, videos=0)
     for raw in raws:

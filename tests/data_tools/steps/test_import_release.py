@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The release's gzip parts to parquet in one command, its counts beside the published ones."""
+"""The release's gzip parts to parquet in one command, its counts compared with the published ones."""
 
 import pyarrow.parquet as pq
 import pytest

@@ -85,7 +85,7 @@ def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge
     judge_server.control(shares={fault: 1.0})
     with pytest.raises(NobodyReplies, match=rf"judge: .*HTTP {fault}.*What has come so far is kept"):
         run(tmp_path, judge_server, [raw(i, f"Ball {i} is red.") for i in range(60)], health_check=False)
-    assert len(judge_server.calls()) <= 16  # of 8 calls in flight
+    assert len(judge_server.calls()) <= 16  # with 8 calls in flight
     assert not (tmp_path / "out").exists()
 
 

@@ -126,7 +126,7 @@ def test_rows_say_how_their_media_are_seen(tmp_path, make_clip, processor):
     from verl_p2r.plugin.datasets import sft_dataset
     from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
 
-    clip = make_clip(40, 4)  # of 10 s
+    clip = make_clip(40, 4)  # 10 s long
     Image.new("RGB", (448, 448), "red").save(clip.with_suffix(".png"))
     rules = [
         {},
@@ -134,7 +134,7 @@ def test_rows_say_how_their_media_are_seen(tmp_path, make_clip, processor):
         {"nframes": 6},
         {"fps": 1, **dict.fromkeys(("min_pixels", "max_pixels"), 140 * 140)},
     ]
-    # By default 2 frames a second, at most 16; of frames 20 to 30 all but one, for numbers are even; 6; 1 a second.
+    # By default 2 frames a second, at most 16; all but one of frames 20 to 30, because numbers are even; 6; 1 a second.
     counts = [16, 10, 6, 10]
     raws = [release_record(i, path=clip.name, media=own, facts=["red"]) for i, own in enumerate(rules)]
     raws.append(release_record(9, path=f"{clip.stem}.png", data_type="image", media={"max_pixels": 168 * 168}))

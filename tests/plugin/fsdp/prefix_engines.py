@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's own FSDP engine beside ours on a CPU, and batches of rollouts as verl's trainer hands them over."""
+"""verl's own FSDP engine and ours on a CPU, and batches of rollouts as verl's trainer hands them over."""
 
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ class Rollouts:
 
     Args:
         config: the model's config.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
 
     def __init__(self, config, seed: int = 7):
@@ -131,12 +131,12 @@ class Rollouts:
         return self
 
     def turns(self, sizes, kind: str, grid: tuple[int, int, int]) -> "Rollouts":
-        """Add rollouts of the last prompt in which a tool shows a medium of its own between two turns.
+        """Add rollouts of the last prompt in which a tool shows another medium between two turns.
 
         Args:
             sizes: for each rollout, the number of words of both turns together.
             kind: `image` or `video`.
-            grid: of the medium.
+            grid: grid of the medium.
         """
         last = self.rows[-1]
         for size in sizes:

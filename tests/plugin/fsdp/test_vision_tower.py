@@ -224,7 +224,7 @@ def test_a_forward_only_engine_has_no_optimizer_and_freezes_nothing(model_config
 )
 def test_sft_refuses_what_cannot_freeze(overrides, what, model_config):
     overrides = ["engine.freeze_vision_tower=True", *overrides]
-    with pytest.raises(Exception, match=what):  # of hydra, when the config itself refuses
+    with pytest.raises(Exception, match=what):  # hydra's own error when the config itself refuses
         build(sft_engine_config(*overrides), model_config())
 
 
@@ -271,7 +271,7 @@ def test_a_model_without_a_tower_is_refused():
 
 @pytest.mark.slow
 def test_a_worker_that_reads_the_config_before_it_imports_an_engine_finds_both():
-    """As verl's RL worker does; the engine's module must not meet itself half-made."""
+    """As verl's RL worker does; importing the engine's module must not be circular."""
     script = """
 from verl.utils.config import omega_conf_to_dataclass
 omega_conf_to_dataclass({"_target_": "verl_p2r.plugin.fsdp.vision_tower.FreezableFSDPEngineConfig"})

@@ -27,7 +27,7 @@ def attend(
         key_boundaries: the same of the key segments.
         longest_query: tokens of the longest query segment.
         longest_key: keys of the longest key segment.
-        scaling: of the scores; 1 / sqrt(width) by default.
+        scaling: scaling of the scores; 1 / sqrt(width) by default.
 
     Returns:
         Shape: (tokens, heads, width).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our agent loop worker beside verl's, as Ray actors over a real TransferQueue: the same rows, without the pixels."""
+"""Our agent loop worker against verl's, as Ray actors over a real TransferQueue: the same rows, without the pixels."""
 
 import asyncio
 import contextlib

@@ -43,7 +43,7 @@ class Producer:
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    """A Ray cluster of two nodes, each with an object store of its own."""
+    """A Ray cluster of two nodes, each with its own object store."""
     memory = 100 * 1024**2
     head = {"num_cpus": 2, "object_store_memory": memory, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)

@@ -40,7 +40,7 @@ class FakeMedia:
 
 
 def test_a_store_that_is_too_small_costs_time_and_nothing_else(queue):
-    """With hundreds of callers and room for two prompts, each caller gets the pixels of its own prompt."""
+    """With hundreds of callers and room for two prompts, each caller gets its own prompt's pixels."""
     clips = [torch.full((64,), float(i)) for i in range(40)]
     shared = SharingProcessor(FakeProcessor(), FakeMedia(), pixels.PixelStore(2 * clips[0].nbytes))
 

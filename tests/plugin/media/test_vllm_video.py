@@ -280,7 +280,7 @@ def test_it_registers_in_tested_versions_only_and_warns_elsewhere(monkeypatch, r
     assert ("tested with vLLM >=0.24,<0.29 only" in said) is not registers
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["verl's server", "a server of its own"])
+@pytest.mark.parametrize("beside", [True, False], ids=["verl's server", "a standalone server"])
 def test_only_the_servers_of_verl_get_a_tracker_of_shared_memory(monkeypatch, beside):
     started = []
     monkeypatch.setattr("verl_p2r.plugin.shm_tracker.start", lambda: started.append(True))

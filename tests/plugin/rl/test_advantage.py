@@ -122,7 +122,7 @@ def test_norm_adv_by_std_in_grpo_is_honoured():
     rewards, with_penalty, mask, uid = kl_example()
     with process_rewards(rewards):
         advantages, _ = estimator(token_level_rewards=with_penalty, response_mask=mask, index=uid, config=config())
-    # Of two values, the distance from the mean over the unbiased deviation is 1/√2, whatever they are.
+    # For any two values, the distance from the mean over the unbiased deviation is 1/√2.
     half = 0.5**0.5
     expected = torch.tensor([[half, half, -half, 0.0], [-half, half, half, half]])
     torch.testing.assert_close(advantages, expected, rtol=1e-5, atol=1e-5)

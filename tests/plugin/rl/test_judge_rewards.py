@@ -49,6 +49,6 @@ def test_every_row_is_judged_or_marked(judge_server, tokenizer):  # noqa: F811
             assert info["judge_error"] == ""
     empty = [info for text, info in zip(texts, infos, strict=True) if "<observation></observation>" in text]
     assert len(empty) == ROWS // 40
-    assert all(info["judge_seconds"] is None for info in empty)  # nobody was asked
+    assert all(info["judge_seconds"] is None for info in empty)  # no judge was asked
     assert sum(info["judge_retries"] or 0 for info in infos) > 0
     assert len({call.prompt for call in judge_server.calls()}) == ROWS - len(empty)

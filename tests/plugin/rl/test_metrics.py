@@ -80,7 +80,7 @@ def test_collapse_sees_through_rounding():
 
 def test_groups_of_one_are_no_collapse():
     metrics = process_metrics([info(1, 0), info(1, 0), info(1, 1)], ["a", "a", "alone"])
-    assert metrics["p2r/collapse/perception"] == 1.0  # of the one group that could have differed
+    assert metrics["p2r/collapse/perception"] == 1.0  # only one group could have differed
     only_singles = process_metrics([info(1, 0), info(1, 0)], ["a", "b"])
     assert only_singles["p2r/collapse/perception"] == 0.0
 

@@ -160,7 +160,7 @@ def test_padding_changes_the_tokens_but_not_the_length_reward(tokenizer, padding
     ids=["blind", "wrong", "malformed", "empty", "no opening tag"],
 )
 def test_each_process_fails_alone(tokenizer, text, perception, reasoning):
-    """Of the last text, everything before `<think>` belongs to perception, so its reasoning keeps its rewards."""
+    """In the last text, everything before `<think>` belongs to perception, so its reasoning keeps its rewards."""
     total, info = score(manager(tokenizer), data(tokenizer, text))
     assert info["perception_reward"] == pytest.approx(perception)
     assert info["reasoning_reward"] == pytest.approx(reasoning)

@@ -188,7 +188,7 @@ def test_a_validation_without_its_judge_ends_the_run():
     assert metrics["val-aux/toy/perception_valid/mean@1"] == 0.75
     assert not any("judge_error" in name for name in metrics)  # a text
     assert validated([None, None], [None, None])["val-core/toy/reward/mean@1"] == 1.0
-    assert validated([1, 1], [])["val-core/toy/reward/mean@1"] == 1.0  # a manager of one's own without reasons
+    assert validated([1, 1], [])["val-core/toy/reward/mean@1"] == 1.0  # a user's manager that gives no reasons
     with pytest.raises(RuntimeError, match=r"(?s)66.7% of the validation's .*Its errors:\n  2 x timed out"):
         validated([1, 0, 0, None], ["", "timed out", "timed out", None])
 

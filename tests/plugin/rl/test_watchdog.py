@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The watchdog, in processes of their own: it ends the process it watches."""
+"""The watchdog, in separate processes: it ends the process it watches."""
 
 import subprocess
 import sys

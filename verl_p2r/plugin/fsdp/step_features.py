@@ -76,7 +76,7 @@ class StepFeatures:
     def _build_fsdp_module(self, module: nn.Module) -> nn.Module:
         parts = [part for tower in towers_of(module) for part in tower.named_modules()]
         if any(isinstance(part, nn.Dropout) and part.p > 0 for _, part in parts):
-            self._feature_bytes = 0  # an adapter's dropout: every pass has features of its own
+            self._feature_bytes = 0  # an adapter's dropout: every pass has different features
         self._tower_has_adapters = any("lora_" in name for name, _ in parts)
         module = super()._build_fsdp_module(module)
         if self._feature_bytes:

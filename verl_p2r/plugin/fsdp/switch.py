@@ -24,7 +24,7 @@ def share_prefix(config: DictConfig) -> None:
     """Pass `trainer.p2r.shared_prefix` to the engines of actor and reference. Changes `config`.
 
     Args:
-        config: of verl's PPO trainer, whole.
+        config: the whole config of verl's PPO trainer.
 
     Raises:
         ValueError: the run cannot share prefixes; the message names the remedy.

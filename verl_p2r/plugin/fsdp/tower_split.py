@@ -35,7 +35,7 @@ def shares(patches: Sequence[int], ranks: int) -> list[int]:
     """Cut consecutive frames into one share for each rank, with about equally many patches.
 
     Args:
-        patches: of each frame.
+        patches: patches of each frame.
         ranks: number of shares.
 
     Returns:

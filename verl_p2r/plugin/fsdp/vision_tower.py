@@ -21,7 +21,7 @@ from verl_p2r.media.families import FAMILIES
 
 TOWERS = {family.tower.name for family in FAMILIES}
 STRATEGIES = ("fsdp", "fsdp2")
-FEATURES_GIB = 2.0  # of host memory for a step's features on each rank, if the config does not say
+FEATURES_GIB = 2.0  # host memory for a step's features on each rank, if the config does not say
 
 
 @dataclass

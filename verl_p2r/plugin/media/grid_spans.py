@@ -16,7 +16,7 @@ def has_timestamps(token_ids: Sequence[int], pad: int, tokenizer: Any) -> bool:
     Args:
         token_ids: the prompt.
         pad: id of the video placeholder.
-        tokenizer: of the model.
+        tokenizer: tokenizer of the model.
     """
     first = token_ids.index(pad) if pad in token_ids else 0
     before = token_ids[max(first - 1 - _LOOK_BACK, 0) : max(first - 1, 0)]

@@ -97,7 +97,7 @@ class MediaCache:
         """Return a decoded medium, as `Source.decode` does; callers share a video and must not write to it.
 
         Args:
-            source: of the medium.
+            source: source of the medium.
         """
         medium = self._done.get(source)
         if medium is None:
@@ -192,8 +192,8 @@ def sources_in(messages: Sequence[Mapping[str, Any]], patch_size: int) -> list[S
     """List the media of a conversation in their order.
 
     Args:
-        messages: of the conversation.
-        patch_size: of the model's processor, in pixels.
+        messages: messages of the conversation.
+        patch_size: patch size of the model's processor, in pixels.
 
     Returns:
         None when a medium is neither a video nor an image.
@@ -208,7 +208,7 @@ def sources_in(messages: Sequence[Mapping[str, Any]], patch_size: int) -> list[S
             return None
         element = {name: value for name, value in part.items() if name != "type"}
         element[kind] = _portable(element[kind])
-        text = json.dumps(element, sort_keys=True, default=methodcaller("item"))  # of a numpy scalar
+        text = json.dumps(element, sort_keys=True, default=methodcaller("item"))  # turns a numpy scalar into a number
         sources.append(Source(kind, text, patch_size))
     return sources
 
@@ -235,7 +235,7 @@ def _identity(medium: Any) -> Any:
 
 
 def _checksum(medium: Any) -> int | None:
-    """Checksum of an image; nobody writes to frames."""
+    """Checksum of an image; frames are never written to."""
     return zlib.crc32(medium.tobytes()) if isinstance(medium, Image.Image) else None
 
 

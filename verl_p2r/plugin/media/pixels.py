@@ -31,7 +31,7 @@ class Recipe:
     """What pixels are made of.
 
     Args:
-        text: of the prompt that was processed with them.
+        text: text of the prompt that was processed with them.
         images: sources of the images.
         videos: sources of the videos.
     """

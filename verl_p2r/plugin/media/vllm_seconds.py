@@ -81,7 +81,7 @@ def install(models: ModuleType, prefix: str) -> None:
 
     Args:
         models: vLLM's module with the class.
-        prefix: of its name, before `ForConditionalGeneration`.
+        prefix: the start of its name, before `ForConditionalGeneration`.
     """
     MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=qwen2_vl.Qwen2VLDummyInputsBuilder)(
         getattr(models, f"{prefix}ForConditionalGeneration")

@@ -41,7 +41,7 @@ def install(models: ModuleType, prefix: str) -> None:
 
     Args:
         models: vLLM's module with the class.
-        prefix: of its name, before `ForConditionalGeneration`.
+        prefix: the start of its name, before `ForConditionalGeneration`.
     """
     MULTIMODAL_REGISTRY.register_processor(
         Processor, info=getattr(models, f"{prefix}ProcessingInfo"), dummy_inputs=qwen3_vl.Qwen3VLDummyInputsBuilder

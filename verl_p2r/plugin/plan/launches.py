@@ -105,7 +105,7 @@ def composed(config_path: str, name: str, overrides: Sequence[str]) -> DictConfi
 
     Args:
         config_path: package of the config, `pkg://…`.
-        name: of the config.
+        name: name of the config.
         overrides: Hydra overrides.
     """
     with initialize_config_module(config_path.removeprefix("pkg://"), version_base=None):

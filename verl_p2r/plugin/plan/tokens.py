@@ -44,7 +44,7 @@ def lengths_of(launch: Launch, spec: VisionSpec, options: Options) -> tuple[Leng
 
     Args:
         launch: the launch.
-        spec: of the model's processor.
+        spec: spec of the model's processor.
         options: from the command line.
 
     Returns:
@@ -93,8 +93,8 @@ def real_rows(launch: Launch, spec: VisionSpec, processor: Any, rows: int, fault
 
     Args:
         launch: the launch.
-        spec: of the model's processor.
-        processor: of the model.
+        spec: spec of the model's processor.
+        processor: processor of the model.
         rows: number of rows.
         faults: an error in the data is added here.
 
@@ -117,7 +117,7 @@ def samples(launch: Launch, files: list[str], processor: Any, rows: int) -> Iter
     Args:
         launch: the launch.
         files: its training files.
-        processor: of the model.
+        processor: processor of the model.
         rows: most rows to take, -1 for all.
 
     Raises:

@@ -48,7 +48,7 @@ def process_rewards(rewards: ProcessRewards) -> Iterator[None]:
     """Make rewards visible to the estimator inside the `with` block.
 
     Args:
-        rewards: of the batch for which the estimator is called.
+        rewards: rewards of the batch for which the estimator is called.
     """
     token = _process_rewards.set(rewards)
     try:

@@ -14,7 +14,7 @@ def check_bypass(config: Any) -> None:
     """Refuse settings that bypass mode needs otherwise, or would silently ignore.
 
     Args:
-        config: of verl's PPO trainer, whole.
+        config: the whole config of verl's PPO trainer.
 
     Raises:
         ValueError: with the reason and the remedy.

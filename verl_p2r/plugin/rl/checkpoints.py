@@ -23,7 +23,7 @@ import torch
 from verl.utils.checkpoint import checkpoint_handler
 from verl.utils.checkpoint.checkpoint_manager import get_checkpoint_tracker_filename
 
-KINDS = ("model", "optim", "extra_state")  # of files of a rank
+KINDS = ("model", "optim", "extra_state")  # kinds of files of a rank
 
 
 def correct_tracker(folder: str | os.PathLike) -> None:
@@ -74,7 +74,7 @@ def save_place(dataloader: Any, step_folder: str | os.PathLike, name: str) -> No
     Args:
         dataloader: a stateful data loader.
         step_folder: folder of the checkpoint that is about to be saved; created if missing.
-        name: of the file, the same that verl will write.
+        name: name of the file, the same that verl will write.
     """
     folder = Path(step_folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -46,7 +46,7 @@ def check_config(config: DictConfig) -> P2RSettings:
     """Refuse at start what would fail in the middle of a run, perhaps silently.
 
     Args:
-        config: of verl's PPO trainer.
+        config: config of verl's PPO trainer.
 
     Returns:
         Its node `algorithm.p2r`.

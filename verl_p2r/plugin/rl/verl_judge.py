@@ -4,7 +4,7 @@
 `p2r/judge=verl` sets everything except the model and its GPUs:
 
     reward.reward_model.model_path                 the judge's weights
-    reward.reward_model.{n_gpus_per_node,nnodes}   the GPUs of its own resource pool
+    reward.reward_model.{n_gpus_per_node,nnodes}   the GPUs of its separate resource pool
 
 verl's router turns a refusal of the server (such as a prompt that is too long) into HTTP 500, so it is retried until
 the deadline.
