@@ -7,11 +7,10 @@ The last line is a JSON object:
     import_rows_per_s   records imported to parquet per second, including the start of the process, from a release of
                         the published size: 263,055 records in the RL file's format (target 4,384: all in 60 s)
     import_peak_gb      largest resident memory of that process, in GB (target 1)
-    verify_rows_per_s   records read, verified and written per second, including the start of the process (target 5,000
-                        on two cores)
+    verify_rows_per_s   records read, verified and written per second, including the start of the process (target 5,000)
     verify_ratio        this speed divided by that of a straightforward loop: read a JSON line, match a regular
-                        expression, make a scorer and call it, as Video-R1's reward functions do. The loop uses one
-                        core, and its start and imports are not timed; ours uses all cores, and they are (target 1)
+                        expression, make a scorer and call it, as Video-R1's reward functions do. Both use one core.
+                        The start and the imports of the loop are not timed; ours are (target 1)
     generate_share      share of the capacity of a server with fixed latency that is in use, by the server's own log,
     judge_share         from when all allowed calls are in flight for the first time until the last call (target 0.95)
 

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from data_tools.records.left_out import RejectLog, rejected_value
 from verl_p2r.data.errors import RowError
-from verl_p2r.data.reading import RawRecord, read_values
+from verl_p2r.data.reading import read_values
 from verl_p2r.data.record import Record
 from verl_p2r.data.truths import UNUSABLE
 from verl_p2r.data.values import shown
@@ -65,50 +65,31 @@ class Records:
         self.unusable: Counter[tuple[str, str]] = Counter()
 
     def __iter__(self) -> Iterator[Record]:
-        ids = Ids()
-        for raw in self.values():
-            try:
-                record = Record.parse(raw.value, file=raw.file, line=raw.line, index=self.read - 1)
-                ids.add(record.problem_id, self.read)
-            except RowError as error:
-                if error.reason == UNUSABLE:
-                    self.unusable[raw.value["data_type"], raw.value["problem_type"]] += 1
-                self.rejects.add(rejected_value(raw, error))
-            else:
-                yield record
-
-    def values(self) -> Iterator[RawRecord]:
-        """Yield the values without parsing them as records."""
+        seen: dict[bytes, int] = {}  # hashes of ids: 263K of them take 40 MB, however long the ids are
         for file in self.files:
             for raw in read_values(file, self.on_bytes):
                 self.read += 1
-                yield raw
+                try:
+                    record = Record.parse(raw.value, file=raw.file, line=raw.line, index=self.read - 1)
+                    _note_id(record.problem_id, self.read, seen)
+                except RowError as error:
+                    if error.reason == UNUSABLE:
+                        self.unusable[raw.value["data_type"], raw.value["problem_type"]] += 1
+                    self.rejects.add(rejected_value(raw, error))
+                else:
+                    yield record
 
 
-class Ids:
-    """The ids of the records read so far, which must be unique."""
-
-    def __init__(self) -> None:
-        self._seen: dict[bytes, int] = {}  # hashes: 263K of them take 40 MB, however long the ids are
-
-    def add(self, problem_id: str, number: int) -> None:
-        """Note the id of a record.
-
-        Args:
-            problem_id: the id.
-            number: number of the record in the input, from 1.
-
-        Raises:
-            RowError: an earlier record has the same id.
-        """
-        first = self._seen.setdefault(blake2b(problem_id.encode(), digest_size=8).digest(), number)
-        if first != number:
-            raise RowError(
-                "problem_id",
-                "duplicate id",
-                f"field problem_id is {shown(problem_id, 80)}, like that of record {first} of the input: give each "
-                "record its own",
-            )
+def _note_id(problem_id: str, number: int, seen: dict[bytes, int]) -> None:
+    """Refuse an id that occurred before."""
+    first = seen.setdefault(blake2b(problem_id.encode(), digest_size=8).digest(), number)
+    if first != number:
+        raise RowError(
+            "problem_id",
+            "duplicate id",
+            f"field problem_id is {shown(problem_id, 80)}, like that of record {first} of the input: give each record "
+            "its own",
+        )
 
 
 def line_of(record: Record) -> str:

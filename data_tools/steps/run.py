@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from data_tools.records.files import Records, line_of, write_lines
 from data_tools.records.folders import whole_folder, write_manifest
@@ -118,99 +118,38 @@ def write_step(
     on_bytes: OnBytes = lambda count: None,
 ) -> StepReport:
     """Do the same as `run_step` in a folder that `folders.whole_folder` provides."""
-    with StepWriter(step, files, partial, on_bytes) as writer:
-        settled = (settle(step, *outcome) for outcome in transform(writer.source))
-        return writer.write(settled, settings, max_reject_share)
-
-
-class Settled(NamedTuple):
-    """What is written of a record: exactly one of a line, a dropped line and a reject.
-
-    Args:
-        problem_id: id of the record; empty if it could not be read.
-        line: the record as JSON, if it goes on.
-        dropped: reason and line, if it is dropped.
-        reject: if it is rejected.
-    """
-
-    problem_id: str
-    line: str | None = None
-    dropped: tuple[str, str] | None = None
-    reject: RejectedRecord | None = None
-
-
-def settle(step: str, record: Record, why: RowError | None) -> Settled:
-    """Turn the outcome of a record into what is written of it."""
-    if isinstance(why, Dropped):
-        return Settled(record.problem_id, dropped=(why.reason, dropped_line(step, record, why)))
-    if why is not None:
-        return Settled(record.problem_id, reject=rejected(record, why))
-    return Settled(record.problem_id, line_of(record))
-
-
-class StepWriter:
-    """Writes the output of a step into a folder. A context manager.
-
-    Args:
-        step: name of the step.
-        files: files of records.
-        folder: the folder.
-        on_bytes: called as the files are read.
-
-    Attributes:
-        source: the records of the files.
-    """
-
-    def __init__(self, step: str, files: Sequence[Path], folder: Path, on_bytes: OnBytes = lambda count: None) -> None:
-        self.step, self.files, self.folder = step, files, folder
-        self.rejects, self.drops = RejectLog(folder / REJECTS), DropLog(folder / DROPPED)
-        self.source = Records(files, self.rejects, on_bytes)
-
-    def __enter__(self) -> "StepWriter":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.rejects.__exit__(*error)
-        self.drops.__exit__(*error)
-
-    def write(self, settled: Iterable[Settled], settings: Mapping[str, Any], max_reject_share: float) -> StepReport:
-        """Write all records and the manifest.
-
-        Args:
-            settled: what is written of each record, in order.
-            settings: settings to note in the manifest.
-            max_reject_share: the largest share of records, in [0, 1], that may be rejected.
-        """
-        written = write_lines(self.folder, self._lines(settled))
-        read, total = self.source.read, self.rejects.total
+    with RejectLog(partial / REJECTS) as rejects, DropLog(partial / DROPPED) as drops:
+        source = Records(files, rejects, on_bytes)
+        written = write_lines(partial, _lines(step, transform(source), rejects, drops))
         report = StepReport(
-            self.step,
-            read,
+            step,
+            source.read,
             written,
-            dict(self.drops.reasons.most_common()),
-            dict(self.rejects.reasons.most_common()),
-            tuple(self.rejects.first),
-            self.rejects.damaged or not written or total > max_reject_share * read,
+            dict(drops.reasons.most_common()),
+            dict(rejects.reasons.most_common()),
+            tuple(rejects.first),
+            rejects.damaged or not written or rejects.total > max_reject_share * source.read,
         )
         write_manifest(
-            self.folder,
-            self.step,
-            self.files,
-            read=read,
+            partial,
+            step,
+            files,
+            read=report.read,
             written=written,
-            rejects=self.rejects,
+            rejects=rejects,
             dropped=report.dropped,
             failed=report.failed,
             settings={**settings, "max_reject_share": max_reject_share},
         )
-        return report
+    return report
 
-    def _lines(self, settled: Iterable[Settled]) -> Iterator[str]:
-        """Yield the lines of records that go on, and list the others."""
-        for one in settled:
-            if one.line is not None:
-                yield one.line
-            elif one.dropped is not None:
-                self.drops.add(*one.dropped)
-            elif one.reject is not None:
-                self.rejects.add(one.reject)
+
+def _lines(step: str, outcomes: Iterable[Outcome], rejects: RejectLog, drops: DropLog) -> Iterator[str]:
+    """Yield the records that go on, as lines of JSON, and list the others."""
+    for record, why in outcomes:
+        if isinstance(why, Dropped):
+            drops.add(why.reason, dropped_line(step, record, why))
+        elif why is not None:
+            rejects.add(rejected(record, why))
+        else:
+            yield line_of(record)

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 2: keep the responses that follow the template and answer correctly (arXiv 2511.11113, §3)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from data_tools.records.left_out import Dropped
-from data_tools.steps.parallel import run_each
-from data_tools.steps.run import OnRecord, Outcome, StepReport
+from data_tools.steps.run import OnRecord, Outcome, StepReport, run_step
 from verl_p2r.accuracy import answer_accuracy
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.record import Record
@@ -103,12 +101,11 @@ def verify(
         ValueError: the folder cannot be used.
     """
     chosen = settings or VerifySettings()
-    return run_each(
-        "verify",
-        files,
-        folder,
-        partial(verified, settings=chosen),
-        settings=asdict(chosen),
-        max_reject_share=max_reject_share,
-        on_record=on_record,
-    )
+
+    def transform(records: Iterable[Record]) -> Iterator[Outcome]:
+        for record in records:
+            outcome = verified(record, chosen)
+            on_record(outcome[1] is None)
+            yield outcome
+
+    return run_step("verify", files, folder, transform, settings=asdict(chosen), max_reject_share=max_reject_share)

@@ -155,7 +155,7 @@ class Record:
             select=bool_of(raw, "select"),
             media=media_of(raw.get("media"), data_type),
             facts=tuple(facts_of(raw.get("facts")) or ()),
-            extra={name: value for name, value in raw.items() if name not in _OWN_NAMES},
+            extra={name: value for name, value in raw.items() if name not in _OWN},
             file=file,
             line=line,
         )
@@ -165,9 +165,12 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a JSON object: the fields that are set, and `extra`."""
-        own = {name: getattr(self, name) for name in _OWN}
-        own |= {"options": list(self.options), "media": dict(self.media) or None, "facts": list(self.facts) or None}
-        return {name: value for name, value in own.items() if value is not None} | dict(self.extra)
+        own = {name: value for name, value in vars(self).items() if value is not None and name in _OWN}
+        own["options"] = list(self.options)
+        for name in ("media", "facts"):
+            if not own[name]:
+                del own[name]
+        return own | dict(self.extra)
 
     @cached_property
     def identity(self) -> bytes:
@@ -224,8 +227,7 @@ class Record:
             )
 
 
-_OWN = tuple(name for name in Record.__dataclass_fields__ if name not in ("extra", "file", "line"))
-_OWN_NAMES = frozenset(_OWN)
+_OWN = frozenset(Record.__dataclass_fields__) - {"extra", "file", "line"}
 _DRIVE_OR_DATA = re.compile(r"(?i).:|data:")  # `C:` of Windows, or a data: URL
 
 
