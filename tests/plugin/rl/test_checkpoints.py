@@ -59,7 +59,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, fault, rl):
         folder = write_step(tmp_path, step, rl)
     fault(folder / "actor" if rl else folder)
     (tmp_path / TRACKER).write_text("10")
-    with pytest.warns(UserWarning, match="names step '10', which is not whole: this run goes on from step 9"):
+    with pytest.warns(UserWarning, match="names step '10', which is not complete: this run resumes from step 9"):
         correct_tracker(tmp_path)
     assert find_latest_ckpt_path(str(tmp_path)) == str(tmp_path / "global_step_9")
 
@@ -222,7 +222,7 @@ def test_a_run_killed_between_the_removal_and_the_tracker_goes_on_from_what_it_h
     assert not list(tmp_path.glob("global_step_10/**/model_*"))  # verl has removed the one that it names
 
     again = trainer(tmp_path, Engine(killed_at=0))
-    with pytest.warns(UserWarning, match="goes on from step 20"):
+    with pytest.warns(UserWarning, match="resumes from step 20"):
         assert again.resume() == 20
     assert again.engine.loaded.startswith(str(tmp_path / "global_step_20"))
     assert again.loader.place == 20

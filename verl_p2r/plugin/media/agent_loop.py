@@ -29,7 +29,10 @@ from verl_p2r.plugin.media.sharing import Processed, SharingProcessor
 logger = logging.getLogger(__name__)
 
 
-class P2RAgentLoopWorker(AgentLoopWorkerTQ.__ray_actor_class__):
+_Worker: Any = AgentLoopWorkerTQ.__ray_actor_class__
+
+
+class P2RAgentLoopWorker(_Worker):
     """verl's worker with our processor and our positions; verl puts grids of Qwen2.5-VL one second apart."""
 
     # Ray sends inherited methods of an actor class by value, and a copy of verl's `__init__` would carry a copy of its

@@ -99,7 +99,7 @@ class MediaCache:
         Args:
             source: source of the medium.
         """
-        medium = self._done.get(source)
+        medium: Any = self._done.get(source)
         if medium is None:
             key = (asyncio.get_running_loop(), source)
             if key not in self._running:

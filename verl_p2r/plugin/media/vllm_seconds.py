@@ -33,7 +33,7 @@ class Parser(qwen2_vl.Qwen2VLMultiModalDataParser):
         super().__init__(*args, **kwargs)
         self.video_needs_metadata = True
 
-    def _get_video_with_metadata(self, video: Any) -> tuple[Any, Mapping[str, Any]]:
+    def _get_video_with_metadata(self, video: Any) -> Any:
         video, metadata = super()._get_video_with_metadata(video)
         return video, metadata or {}
 

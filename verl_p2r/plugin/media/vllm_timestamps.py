@@ -29,7 +29,7 @@ class Processor(qwen3_vl.Qwen3VLMultiModalProcessor):
             return super()._apply_prompt_updates(token_ids, mm_prompt_updates)
         expansions = [update.content.full for update, *_ in videos]
         token_ids, spans = grid_spans.cut_out_videos(token_ids, expansions, pad)
-        updates = [
+        updates: Any = [
             [replace(update, target=[pad], content=PromptUpdateDetails.select_token_id(span, pad))]
             for (update, *_), span in zip(videos, spans, strict=True)
         ]

@@ -133,7 +133,7 @@ def _rl_job(launch: Launch, shape: ModelShape, lengths: Lengths, options: Option
     )
 
 
-def _actor_engine(config: DictConfig, actor: Any, rollout: RolloutConfig, gpus: int, lengths: Lengths) -> Engine:
+def _actor_engine(config: DictConfig, actor: Any, rollout: Any, gpus: int, lengths: Lengths) -> Engine:
     if actor.use_dynamic_bsz:
         update, infer = actor.ppo_max_token_len_per_gpu, rollout.log_prob_max_token_len_per_gpu
     else:

@@ -86,7 +86,10 @@ def check_config(config: DictConfig) -> P2RSettings:
     return settings
 
 
-class ProcessAware:
+_Trainer: Any = object  # one of verl's trainers, behind the mixin
+
+
+class ProcessAware(_Trainer):
     """Mixin over a v1 trainer of verl, see the module."""
 
     def __init__(self, config: DictConfig) -> None:
@@ -99,7 +102,7 @@ class ProcessAware:
         mode = config.trainer.v1.trainer_mode
         with open_dict(config):
             config.trainer.v1.trainer_mode = _BASE_MODES[mode]
-        self.run = config.trainer.get("p2r") or {}
+        self.run: Any = config.trainer.get("p2r") or {}
         self.watchdog = Watchdog(self.run.get("stall_timeout_s"))
         super().__init__(config)
 
