@@ -24,14 +24,14 @@ def waiting() -> dict[str, str]:
     found = {}
     for path in sorted(package.rglob("*.py")):
         text = " ".join(path.read_text(encoding="utf-8").split())
-        if match := re.search(r"[Cc]an go when ([^.\"]*)", text):
+        if match := re.search(r"Remove (?:it|this)(?: module)? when ([^.\"]*)", text):
             found[str(path.relative_to(package))] = match[1]
     return found
 
 
 if __name__ == "__main__":
     for file, when in waiting().items():
-        print(f"{file}: can go when {when}")
+        print(f"{file}: remove it when {when}")
     if doors := missing_doors():
         sys.exit(f"verl no longer has {', '.join(doors)}: find where they went, and change REGISTRATIONS")
     print(f"all {len(REGISTRATIONS)} doors are there; now run verl-p2r doctor and make test")

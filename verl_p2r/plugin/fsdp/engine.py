@@ -2,7 +2,7 @@
 """verl's FSDP engine with what this project adds: see the four mixins.
 
 In verl's registry an engine for a vendor takes precedence over one for a device, which is verl's own. The hook on
-verl's engine module imports this one; importing it earlier causes a circular import. It can go when verl's engine reads
+verl's engine module imports this one; importing it earlier causes a circular import. Remove it when verl's engine reads
 `freeze_vision_tower` and calls the vision tower once.
 """
 

@@ -6,7 +6,7 @@ numbers of collectives. On a micro-batch without media (padding rows are text) i
 with transformers 5. It also calls the tower on every row, although the rollouts of a prompt share their pixels. Here
 the distinct media of a micro-batch go through the tower in one call, and a micro-batch without media calls it on one
 blank image whose features are added with weight 0.
-This module can go when verl's forward does the same.
+Remove this module when verl's forward does the same.
 """
 
 from types import MethodType
