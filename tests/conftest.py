@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -84,6 +85,19 @@ def tiny_model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     make_model.save(folder, seed=0)
     return folder
+
+
+@pytest.fixture(scope="module")
+def no_segments_left() -> Iterator[None]:
+    """The runs of a module, killed ones included, free their shared memory within half a minute of its end."""
+    from verl_p2r.plugin import shm_usage
+
+    before = set(shm_usage.FOLDER.iterdir())
+    yield
+    end = time.monotonic() + 30
+    while (left := shm_usage.leftovers(settled=0).keys() - before) and time.monotonic() < end:
+        time.sleep(1)
+    assert not left
 
 
 @pytest.fixture(scope="session")

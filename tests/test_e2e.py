@@ -32,7 +32,7 @@ from verl_p2r.judge import KNOWN_REQUESTS, build_judge_prompt
 from verl_p2r.judge.guards import as_data
 from verl_p2r.template import parse_response
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_segments_left")]
 
 SFT_STEPS, RL_STEPS = 12, 2
 LIMIT = 600  # seconds

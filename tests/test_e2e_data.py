@@ -32,7 +32,7 @@ from verl_p2r.media.positions import mrope_positions
 from verl_p2r.media.probe import probe_video
 from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_segments_left")]
 
 LIMIT = 180  # seconds, for a server to come up or a command to end
 ENV = {**os.environ, **ROLLOUT_ENV, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local", "RAY_DEDUP_LOGS": "0"}

@@ -20,7 +20,7 @@ from data_tools.evaluate.results import read_run
 from verl_p2r.evaluation import BENCHMARKS, score
 from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_segments_left")]
 
 LIMIT = 240  # seconds, for the server to come up or a command to end
 ENV = {**os.environ, **ROLLOUT_ENV, "PYTHONPATH": str(ROOT)}

@@ -21,7 +21,7 @@ def free_and_total(folder: Path = FOLDER) -> tuple[int, int]:
     return usage.free, usage.total
 
 
-def leftovers(folder: Path = FOLDER, processes: Path = PROCESSES) -> dict[Path, int]:
+def leftovers(folder: Path = FOLDER, processes: Path = PROCESSES, settled: float = SETTLED) -> dict[Path, int]:
     """Find the segments of this user that no process maps or holds open.
 
     Processes of this user alone are looked at, and only those of this container.
@@ -29,6 +29,7 @@ def leftovers(folder: Path = FOLDER, processes: Path = PROCESSES) -> dict[Path, 
     Args:
         folder: where shared memory is mounted.
         processes: the folder with one folder for each process.
+        settled: age from which a segment counts, in seconds.
 
     Returns:
         Their sizes, in bytes.
@@ -36,7 +37,7 @@ def leftovers(folder: Path = FOLDER, processes: Path = PROCESSES) -> dict[Path, 
     segments = {}
     for path in folder.iterdir():
         status = path.lstat()
-        if path.is_file() and status.st_uid == os.getuid() and time.time() - status.st_mtime > SETTLED:
+        if path.is_file() and status.st_uid == os.getuid() and time.time() - status.st_mtime > settled:
             segments[str(path)] = status.st_blocks * 512
     for process in processes.iterdir():
         if segments and process.name.isdecimal():
