@@ -21,7 +21,7 @@ from data_tools.records.files import files_of
 from data_tools.records.locks import locked
 from data_tools.steps.generate import generate
 from data_tools.steps.generate_settings import GenerateSettings
-from data_tools.steps.judge import JudgeSettings, RecordJudge, judge
+from data_tools.steps.judge import JudgeStepSettings, RecordJudge, judge
 from data_tools.steps.run import OnBytes, OnRecord, StepReport, count_records
 from data_tools.steps.to_parquet import ExportSettings, Kind, Report, to_parquet
 from data_tools.steps.verify import VerifySettings, verify
@@ -57,7 +57,7 @@ class BuildSettings:
     offline: bool = False
     generate: GenerateSettings = field(default_factory=GenerateSettings)
     verify: VerifySettings = field(default_factory=VerifySettings)
-    judge: JudgeSettings = field(default_factory=JudgeSettings)
+    judge: JudgeStepSettings = field(default_factory=JudgeStepSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
 
     def __post_init__(self) -> None:

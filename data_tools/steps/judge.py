@@ -24,7 +24,7 @@ from verl_p2r.template import parse_response
 
 
 @dataclass(frozen=True)
-class JudgeSettings:
+class JudgeStepSettings:
     """Which judge is asked, and how.
 
     Args:
@@ -76,7 +76,7 @@ class RecordJudge:
         ValueError: there is no such judge, or it does not accept an option.
     """
 
-    def __init__(self, settings: JudgeSettings) -> None:
+    def __init__(self, settings: JudgeStepSettings) -> None:
         self.settings, self.concurrency = settings, settings.concurrency
         kwargs = dict(settings.kwargs)
         if settings.name == "openai":
@@ -148,7 +148,7 @@ def request_of(record: Record) -> JudgeRequest:
 def judge(
     files: Sequence[Path],
     folder: Path,
-    settings: JudgeSettings,
+    settings: JudgeStepSettings,
     *,
     max_reject_share: float = 0.01,
     root: Path | None = None,

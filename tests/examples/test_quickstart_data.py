@@ -15,7 +15,7 @@ import pytest
 from quickstart_data import LEVELS, NUMBERS, RESPONSE, decode, draws, load, make_data, rows, task
 
 from data_tools.records.files import files_of
-from data_tools.steps.judge import JudgeSettings, judge
+from data_tools.steps.judge import JudgeStepSettings, judge
 from data_tools.steps.verify import verify
 from verl_p2r.data.prompt_template import PromptTemplate
 
@@ -107,7 +107,7 @@ def test_the_tools_find_the_noise_in_the_records(data, tmp_path):
     for split, verified, judged in (("sft_val", clean, clean), ("sft_train", right, sound)):
         out = tmp_path / split
         assert verify([data / f"records/{split}.jsonl"], out / "2").written == len(verified)
-        report = judge(files_of([out / "2"]), out / "3", JudgeSettings("facts"))
+        report = judge(files_of([out / "2"]), out / "3", JudgeStepSettings("facts"))
         assert (report.read, report.written) == (len(verified), len(judged))
         kept = [json.loads(line)["problem_id"] for file in files_of([out / "3"]) for line in file.open()]
         assert kept == [record["problem_id"] for record in judged]

@@ -10,7 +10,7 @@ from release_files import lines_of, write_lines
 
 from data_tools.steps.generate import generate
 from data_tools.steps.generate_settings import GenerateSettings
-from data_tools.steps.judge import JudgeSettings, judge
+from data_tools.steps.judge import JudgeStepSettings, judge
 from data_tools.steps.run import StepReport
 from verl_p2r.chat import client as chat_client
 from verl_p2r.chat import endpoints
@@ -32,7 +32,7 @@ def run(step: str, file: Path, out: Path, url: str) -> StepReport:
         settings = GenerateSettings(model="m", base_urls=(url,), concurrency=16, **QUICK)
         return generate([file], out, settings, file.parent, max_reject_share=1.0)
     kwargs = {"model": "m", "base_urls": [url], **QUICK}
-    return judge([file], out, JudgeSettings(kwargs=kwargs, concurrency=16), max_reject_share=1.0)
+    return judge([file], out, JudgeStepSettings(kwargs=kwargs, concurrency=16), max_reject_share=1.0)
 
 
 def account(out: Path, report: StepReport) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from data_tools.cli import app
 from data_tools.steps.asking import NobodyReplies
-from data_tools.steps.judge import JudgeSettings, judge, request_of
+from data_tools.steps.judge import JudgeStepSettings, judge, request_of
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.record import Record
 from verl_p2r.judge import KNOWN_REQUESTS, build_judge_prompt
@@ -23,9 +23,9 @@ def raw(number: int, observation: str | None, **changes) -> dict:
     return {**record, "observation": observation, "process": None, "output": None, "select": None}
 
 
-def settings(server, **changes) -> JudgeSettings:
+def settings(server, **changes) -> JudgeStepSettings:
     kwargs = {"model": "judge", "base_urls": server.base_url, "timeout_s": 5.0, "deadline_s": 6.0}
-    return JudgeSettings(kwargs={**kwargs, **changes.pop("kwargs", {})}, concurrency=8, **changes)
+    return JudgeStepSettings(kwargs={**kwargs, **changes.pop("kwargs", {})}, concurrency=8, **changes)
 
 
 def run(tmp_path, server, raws, share=0.01, **changes):
@@ -126,7 +126,7 @@ def test_the_judge_facts_needs_no_model(tmp_path):
         raw(4, "Ball 4 is red."),
     ]
     file = write_lines(tmp_path / "in.jsonl", raws)
-    report = judge([file], tmp_path / "out", JudgeSettings("facts"), max_reject_share=1.0)
+    report = judge([file], tmp_path / "out", JudgeStepSettings("facts"), max_reject_share=1.0)
     assert (report.written, report.dropped) == (1, {"observation does not suffice": 1})
     assert report.rejected == {"bad facts": 1, "no facts": 1}
 
@@ -165,7 +165,7 @@ def test_bad_settings_are_refused(tmp_path, changes, message):
     file = write_lines(tmp_path / "in.jsonl", [raw(1, "x")])
     good = {"kwargs": {"model": "m", "base_urls": "http://localhost:1/v1"}}
     with pytest.raises(ValueError, match=message):
-        judge([file], tmp_path / "out", JudgeSettings(**{**good, **changes}))
+        judge([file], tmp_path / "out", JudgeStepSettings(**{**good, **changes}))
 
 
 def test_the_command(tmp_path, judge_server):
@@ -180,7 +180,7 @@ def test_the_command(tmp_path, judge_server):
 
 def test_messages_name_the_setting_of_the_data_tools(tmp_path):
     with pytest.raises(ValueError, match=r"^judge\.name 'nobody' is unknown"):
-        judge([write_lines(tmp_path / "in.jsonl", [raw(1, "x")])], tmp_path / "out", JudgeSettings("nobody"))
+        judge([write_lines(tmp_path / "in.jsonl", [raw(1, "x")])], tmp_path / "out", JudgeStepSettings("nobody"))
 
 
 def test_a_judge_of_ones_own(tmp_path, monkeypatch):
@@ -193,4 +193,4 @@ def test_a_judge_of_ones_own(tmp_path, monkeypatch):
 
     monkeypatch.setattr("data_tools.steps.judge.get_judge", lambda *names, **kwargs: Mine())
     file = write_lines(tmp_path / "in.jsonl", [raw(i, f"Ball {i} is {'red' if i else 'blue'}.") for i in range(3)])
-    assert judge([file], tmp_path / "out", JudgeSettings("m:Mine")).written == 2
+    assert judge([file], tmp_path / "out", JudgeStepSettings("m:Mine")).written == 2

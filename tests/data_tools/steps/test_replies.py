@@ -13,7 +13,7 @@ from release_files import lines_of, release_record, write_lines
 from typer.testing import CliRunner
 
 from data_tools.cli import app
-from data_tools.steps.judge import JudgeSettings, judge
+from data_tools.steps.judge import JudgeStepSettings, judge
 from data_tools.steps.ledger import ReplyLedger
 from data_tools.steps.replies import KEYS, Replies
 from verl_p2r.data.record import Record
@@ -23,7 +23,7 @@ FACT = {"facts": ["red"]}
 
 def judged(tmp_path: Path, count: int = 5, **changes):
     file = write_lines(tmp_path / "in.jsonl", [release_record(i, **FACT) for i in range(count)])
-    return judge([file], tmp_path / "out", JudgeSettings("facts"), max_reject_share=1.0, **changes)
+    return judge([file], tmp_path / "out", JudgeStepSettings("facts"), max_reject_share=1.0, **changes)
 
 
 def in_database(tmp_path: Path, statement: str, *values) -> list[tuple]:

@@ -32,9 +32,10 @@ from verl_p2r.media.frame_cache import FrameCache
 from verl_p2r.media.plan import VisionSpec
 from verl_p2r.plugin.datasets.first_rank import of_first_rank
 from verl_p2r.plugin.datasets.special_tokens import SpecialTokens
-from verl_p2r.plugin.media.media_cache import GIB, CacheSettings, cache_settings, sources_in
+from verl_p2r.plugin.media.media_cache import CacheSettings, cache_settings, sources_in
 from verl_p2r.plugin.media.position_ids import qwen_position_ids
 from verl_p2r.settings import merge
+from verl_p2r.sizes import GIB
 from verl_p2r.template import parse_response, perception_end
 
 install_reader()

@@ -22,8 +22,8 @@ from verl.utils.device import get_device_id
 
 from verl_p2r.plugin.fsdp.vision_inputs import PIXELS_AND_GRIDS, MediaSet, MicroBatchMedia, VisionInputs
 from verl_p2r.plugin.fsdp.vision_tower import towers_of
-from verl_p2r.plugin.media.media_cache import GIB
 from verl_p2r.plugin.media.pixels import SharedInputs
+from verl_p2r.sizes import GIB
 
 
 class FeatureStore:
