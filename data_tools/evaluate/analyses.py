@@ -11,7 +11,7 @@ import typer
 
 from data_tools.evaluate.inputs import read_runs, score_runs, server_of
 from data_tools.evaluate.options import BaseUrl, Concurrency, MaxLost, Model, Out, Prepared, Protocol, RunFolder
-from data_tools.terminal import errors, kept_bar, leave, say, show_step
+from data_tools.terminal import errors, exit_if_failed, kept_bar, say, show_step
 
 
 def mismatch_command(
@@ -35,13 +35,13 @@ def mismatch_command(
 
     with errors():
         setting = read_run(run).setting
-        with kept_bar("mismatch", count_records(files_of([run]))) as told:
-            report, tables = mismatch(run, out, server_of(DEFAULTS, model, base_url, concurrency), told=told)
+        with kept_bar("mismatch", count_records(files_of([run]))) as on_record:
+            report, tables = mismatch(run, out, server_of(DEFAULTS, model, base_url, concurrency), on_record=on_record)
     say(f"{run.resolve().name}: {setting}; judge {model or 'none, rule only'}")
     for line in mismatch_markdown(tables).splitlines():
         say(line)
     show_step(report, out)
-    leave(report)
+    exit_if_failed(report)
 
 
 def sufficiency_command(
@@ -70,8 +70,8 @@ def sufficiency_command(
         own = read_run(run)
         settings = replace(server_of(DEFAULTS, model, base_url, concurrency), prompt_template=prompt)
         names = tuple(passes or PASSES)
-        with kept_bar("sufficiency", len(names) * len(own.records)) as told:
-            result = sufficiency(own, out, settings, protocol, passes=names, told=told)
+        with kept_bar("sufficiency", len(names) * len(own.records)) as on_record:
+            result = sufficiency(own, out, settings, protocol, passes=names, on_record=on_record)
         result["video"] = score(own.records, protocol)
     say(f"Protocol {protocol}; {own.name}: {own.setting}; text-only model {model}, prompt {prompt}")
     for line in sufficiency_markdown(result).splitlines():

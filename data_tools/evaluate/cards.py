@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from data_tools.evaluate.results import Run
 from data_tools.look.pictures import Pictures, pictures_of
-from data_tools.records.files import Medium
 from verl_p2r.accuracy import answer_text
 from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Medium
 from verl_p2r.evaluation import Protocol
 from verl_p2r.evaluation.items import CUT, score_item
 from verl_p2r.evaluation.mismatch import option_letter

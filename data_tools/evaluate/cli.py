@@ -16,7 +16,7 @@ import typer
 from data_tools.evaluate.analyses import mismatch_command, report_command, sufficiency_command
 from data_tools.evaluate.inputs import read_runs, score_runs, server_of
 from data_tools.evaluate.options import BaseUrl, Concurrency, MaxLost, Model, Out, Prepared, Protocol, RunFolder, Runs
-from data_tools.terminal import console, errors, kept_bar, leave, say, show_step
+from data_tools.terminal import console, errors, exit_if_failed, kept_bar, say, show_step
 
 app = typer.Typer(help="Evaluation on the paper's seven benchmarks.", no_args_is_help=True)
 
@@ -100,12 +100,18 @@ def run_command(
             patch_size=patch_size,
         )
         files = files_of(prepared)
-        with kept_bar("run", count_records(files)) as told:
+        with kept_bar("run", count_records(files)) as on_record:
             report = evaluate(
-                files, out, settings, media_root, frame_cache=frame_cache, max_reject_share=max_lost, told=told
+                files,
+                out,
+                settings,
+                media_root,
+                frame_cache=frame_cache,
+                max_reject_share=max_lost,
+                on_record=on_record,
             )
     show_step(report, out)
-    leave(report)
+    exit_if_failed(report)
 
 
 @app.command("score")

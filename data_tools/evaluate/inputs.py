@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_tools.evaluate.results import Run
-    from data_tools.steps.generate import GenerateSettings
+    from data_tools.steps.generate_settings import GenerateSettings
 
 
 def server_of(

@@ -13,10 +13,11 @@ from typing import Any
 
 from data_tools.evaluate.adapters import Adapter, Item, find_adapter
 from data_tools.evaluate.adapters.base import Download
-from data_tools.records.files import Record
-from data_tools.records.folders import whole_folder, write_manifest, write_records
-from data_tools.records.rejects import RejectLog
+from data_tools.records.files import line_of, write_lines
+from data_tools.records.folders import whole_folder, write_manifest
+from data_tools.records.left_out import REJECTS, RejectLog
 from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Record
 from verl_p2r.evaluation import Protocol
 
 STEP = "prepare"
@@ -88,8 +89,8 @@ def prepare(
     records = [_record(item, adapter, rules, prefix) for item in items]
     missing = tuple(dict.fromkeys(record.path for record in records if not (root / record.path).is_file()))
     revision = revision or _noted_revision(source)
-    with whole_folder(folder, download.read) as out, RejectLog(out / "rejects.jsonl") as rejects:
-        write_records(out, records)
+    with whole_folder(folder, download.read) as out, RejectLog(out / REJECTS) as rejects:
+        write_lines(out, map(line_of, records))
         write_manifest(
             out,
             STEP,

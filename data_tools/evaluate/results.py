@@ -12,7 +12,10 @@ from data_tools.evaluate.run import STEP as RUN
 from data_tools.records.files import files_of
 from data_tools.records.folders import described
 from data_tools.records.history import MANIFEST
+from data_tools.records.left_out import REJECTS
 from verl_p2r.data.reading import read_values
+from verl_p2r.data.record import Record
+from verl_p2r.evaluation.items import NO_REPLY
 
 PASSED_ON = ("problem_id", "problem_type", "options", "solution")
 FROM_EXTRA = ("benchmark", "question_type", "video_id", "categories")
@@ -84,8 +87,8 @@ def read_run(folder: Path, prepared: Sequence[Path] = ()) -> Run:
     manifest = _manifest(folder, RUN)
     files = _inputs(folder, manifest, prepared)
     replies = {record["problem_id"]: record for record in _values(files_of([folder]))}
-    rejects = folder / "rejects.jsonl"
-    lost = {line["record"]: line["reason"] for line in _values([rejects])} if rejects.is_file() else {}
+    rejects = folder / REJECTS
+    lost = {line["identity"]: line["reason"] for line in _values([rejects])} if rejects.is_file() else {}
     records = [_record(item, replies, lost) for item in _values(files)]
     preparations = [_preparation(place) for place in dict.fromkeys(file.parent for file in files)]
     return Run(folder, manifest["settings"], records, preparations)
@@ -95,7 +98,8 @@ def _record(item: dict[str, Any], replies: Mapping[str, Any], lost: Mapping[str,
     reply = replies.get(item["problem_id"])
     record = {name: item.get(name) for name in (*PASSED_ON, *FROM_EXTRA, "problem", "path", "data_type", "media")}
     if reply is None:
-        return {**record, "response": None, "lost": lost.get(item["problem_id"], "no reply"), "finish_reason": None}
+        why = lost.get(Record.parse(item).identity.hex(), NO_REPLY)
+        return {**record, "response": None, "lost": why, "finish_reason": None}
     own = {name: reply.get(name) for name in ("finish_reason", "completion_tokens")}
     return {**record, "response": reply.get("output") or "", **own}
 

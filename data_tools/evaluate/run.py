@@ -9,19 +9,18 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data_tools.evaluate.asker import SHAPE, ChatAsker, Request
 from data_tools.media.parts import MediaParts, media_parts
-from data_tools.records.files import Medium, Record
 from data_tools.steps.asking import asking_step
-from data_tools.steps.generate import GenerateSettings, prompt_of
-from data_tools.steps.run import StepReport, Told
+from data_tools.steps.generate_settings import GenerateSettings, prompt_of
+from data_tools.steps.run import OnRecord, Outcome, StepReport
 from verl_p2r.cpus import available_cpus
 from verl_p2r.data.prompt_template import PromptTemplate
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.record import Medium, Record
 from verl_p2r.media.plan import EVALUATION
 
 STEP = "evaluate"
@@ -90,7 +89,7 @@ def evaluate(
     *,
     frame_cache: Path | None = None,
     max_reject_share: float = 0.01,
-    told: Told = lambda kept: None,
+    on_record: OnRecord = lambda kept: None,
 ) -> StepReport:
     """Ask a model about prepared items; the reply becomes the record's `output`.
 
@@ -102,7 +101,7 @@ def evaluate(
         frame_cache: a folder for decoded frames; None for none.
         max_reject_share: the share of items, in [0, 1], that may stay without a reply before the run counts as failed.
             They are scored 0 either way.
-        told: called with each item's fate.
+        on_record: called once an item is settled.
 
     Raises:
         NobodyReplies: the server is gone or refuses everything; what has come is kept.
@@ -115,23 +114,22 @@ def evaluate(
         shown = await media.parts(record)
         return Request([*shown.parts, {"type": "text", "text": prompt_of(record, template)}], shown.body)
 
-    def read(record: Record, reply: dict[str, Any]) -> tuple[Record, RowError | None]:
+    def apply(record: Record, reply: dict[str, Any]) -> Outcome:
         own = {name: reply[name] for name in ("finish_reason", "completion_tokens")}
         fresh = replace(record, output=reply["output"], observation=None, process=None, reward=None, select=None)
         return replace(fresh, extra={**record.extra, **own, "generated_by": settings.model}), None
 
-    fingerprint = {**settings.kept, "template": asdict(template)}
     try:
         return asking_step(
             STEP,
             files,
             folder,
-            ChatAsker(settings, fingerprint, request, "the evaluated model", AHEAD),
-            read,
+            ChatAsker(settings, settings.fingerprint(template), request, "the evaluated model", AHEAD),
+            apply,
             SHAPE,
             max_reject_share=max_reject_share,
             root=root,
-            told=told,
+            on_record=on_record,
         )
     finally:
         media.close()

@@ -9,8 +9,8 @@ from release_files import lines_of
 
 from data_tools.evaluate.adapters import ADAPTERS
 from data_tools.evaluate.prepare import prepare
-from data_tools.records.files import Record
 from verl_p2r.accuracy import read_option
+from verl_p2r.data.record import Record
 from verl_p2r.evaluation import BENCHMARKS
 
 PUBLISHED = {
