@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Think–answer mismatch of a run: a rule reads the thinking first, a judge that sees no answer reads the rest."""
+"""Think–answer mismatch of a run: a rule reads the thinking first, and a judge without the answer reads the rest."""
 
 import json
 from collections import defaultdict
@@ -50,7 +50,7 @@ class ThoughtReader:
         self.concurrency = settings.concurrency
 
     async def ask(self, record: Record) -> dict[str, Any]:
-        """The letter, and who read it."""
+        """Return the letter, and who read it."""
         if record.problem_type != "multiple choice":
             raise Dropped("problem_type", "not multiple choice", "only options can be compared")
         think = _think(record)
@@ -65,7 +65,7 @@ class ThoughtReader:
         return {"letter": letter, "source": "judge" if letter else ""}
 
     async def check(self) -> None:
-        """Ask the judge something that any working model answers."""
+        """Ask the judge for one word."""
         if self._judge is not None:
             await self._judge.check()
 
@@ -85,15 +85,15 @@ def mismatch(
 
     Args:
         run: the output of `run`.
-        folder: for the output: the records with `extra.concluded`, and `mismatch.json`.
+        folder: output folder, for the records with `extra.concluded` and for `mismatch.json`.
         settings: `DEFAULTS`, with the judge's model and servers; without a model only the rule reads.
         on_record: called once a record is settled.
 
     Returns:
-        The step's report; and benchmark → figures of `mismatch_table`, with `all` for all together.
+        The report of the step; and benchmark → figures of `mismatch_table`, with `all` for all benchmarks together.
 
     Raises:
-        NobodyReplies: the judge is gone or refuses everything; what has come is kept.
+        NobodyReplies: the judge is down or refuses everything; replies so far are stored.
         ValueError: a setting or a folder cannot be used.
     """
 
@@ -109,7 +109,7 @@ def mismatch(
 
 
 def tables_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of each benchmark, and of all together."""
+    """Return the figures of each benchmark, and under `all` those of all together."""
     groups: dict[str, list[Conclusion]] = defaultdict(list)
     for record in records:
         options = record["options"]

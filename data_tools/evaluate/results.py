@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's folder as records to score: every prepared item, with its reply or why there is none."""
+"""Reads the folder of a run as records to score: every prepared item, with its reply or why there is none."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +23,12 @@ FROM_EXTRA = ("benchmark", "question_type", "video_id", "categories")
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a run's items of one benchmark are.
+    """The prepared items of one benchmark, as a run has read them.
 
     Args:
-        benchmark: its name in scores.
-        settings: of its manifest: hub, revision, protocol, complete, expected.
-        missing: paths of media that were not there.
+        benchmark: name of the benchmark in scores.
+        settings: settings in its manifest: hub, revision, protocol, complete, expected.
+        missing: paths of the media that did not exist.
     """
 
     benchmark: str
@@ -41,10 +41,10 @@ class Run:
     """A run, ready to be scored.
 
     Args:
-        folder: its folder.
-        settings: how replies were generated, of its manifest.
-        records: as `verl_p2r.evaluation.score` takes them, with `problem`, `path` and `data_type` as well.
-        preparations: of its benchmarks.
+        folder: folder of the run.
+        settings: how replies were generated, from its manifest.
+        records: input of `verl_p2r.evaluation.score`, with `problem`, `path` and `data_type` in addition.
+        preparations: one for each benchmark.
     """
 
     folder: Path
@@ -54,12 +54,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How a table calls it."""
+        """Name of the run in tables."""
         return self.folder.resolve().name
 
     @property
     def setting(self) -> str:
-        """One line that must stand beside every score: frames, pixels, prompt, sampling."""
+        """One line that must accompany every score: frames, pixels, prompt, sampling."""
         own, media = self.settings, self.settings["media"]
         sampling = {"temperature": own["temperature"], **own["extra_body"], "max_tokens": own["max_tokens"]}
         return (
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def prepared_for(self) -> list[str]:
-        """The protocols that its items were prepared for."""
+        """The protocols that the items were prepared for."""
         return sorted({str(one.settings.get("protocol")) for one in self.preparations})
 
 
@@ -78,11 +78,11 @@ def read_run(folder: Path, prepared: Sequence[Path] = ()) -> Run:
     """Read the output of `verl-p2r-eval run`.
 
     Args:
-        folder: the run's.
-        prepared: the folders of prepared benchmarks, if they are no longer where the run has read them.
+        folder: folder of the run.
+        prepared: folders of the prepared benchmarks, if they have moved since the run.
 
     Raises:
-        ValueError: it is not such a folder, or the prepared files are not there or are not those the run has read.
+        ValueError: the folder is not the output of a run, or the prepared files are missing or have changed since.
     """
     manifest = _manifest(folder, RUN)
     files = _inputs(folder, manifest, prepared)
@@ -105,7 +105,7 @@ def _record(item: dict[str, Any], replies: Mapping[str, Any], lost: Mapping[str,
 
 
 def _inputs(folder: Path, manifest: Mapping[str, Any], prepared: Sequence[Path]) -> list[Path]:
-    """The prepared files that a run has read, unchanged since."""
+    """Find the prepared files that a run has read, and check that they have not changed."""
     wanted = {entry["sha256"]: entry["file"] for entry in manifest["inputs"]}
     files = files_of(prepared) if prepared else [Path(name) for name in wanted.values()]
     if gone := [file for file in files if not file.is_file()]:
@@ -141,5 +141,5 @@ def _values(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for file in files:
         for raw in read_values(file):
             if not isinstance(raw.value, dict):
-                raise ValueError(f"{raw.file}:{raw.line}: {raw.value}: run the step again")
+                raise ValueError(f"{raw.file}:{raw.line}: {raw.value}: run the command again")
             yield raw.value

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 2 of an evaluation: a model behind a server answers every prepared item.
 
-It goes through `steps.asking`: replies are kept as they come, a run that was killed goes on where it was, a changed
-setting asks anew, and a server that is gone ends the run without losing anything.
+It uses `steps.asking`: replies are stored as they come, a killed run continues where it was, a changed setting asks all
+items again, and when the server goes down the run ends without losing a reply.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ STEP = "evaluate"
 DEFAULTS = GenerateSettings(temperature=0.01, max_tokens=2048, extra_body={"top_p": 0.001}, media=EVALUATION)
 """The paper's inference: 32 frames of 256 · 28² pixels, temperature 0.01, top_p 0.001. `max_tokens` is ours."""
 
-AHEAD = 2.0  # items in hand for each call that may be in flight: their media are read while others wait
-KEPT_MEDIA = 8  # encoded videos that stay in memory: items of one video come one after the other
+AHEAD = 2.0  # items in progress for each call that may be in flight: media are read while others wait for replies
+KEPT_MEDIA = 8  # encoded videos in memory; items of one video come one after the other
 
 
 class SharedMedia:
-    """Media as parts of a request, each read once for all items that ask about it at about the same time.
+    """Reads media as parts of a request, each once for all items about it that come close together.
 
     Args:
-        settings: frames, pixels and how they are sent.
-        root: the folder that the records' paths start from.
-        frame_cache: a folder for decoded frames, which other runs share; None for none.
-        frame_cache_bytes: its size, at most.
+        settings: limits on frames and pixels, and how they are sent.
+        root: folder that the records' paths are relative to.
+        frame_cache: folder for decoded frames, which other runs share; None to keep none.
+        frame_cache_bytes: the most bytes in that folder.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class SharedMedia:
         self._settings, self._root = settings, root
         self._cache: Any = None
         if frame_cache is not None:
-            from verl_p2r.media.frame_cache import FrameCache  # brings torch, 0.2 GB
+            from verl_p2r.media.frame_cache import FrameCache  # imports torch, 0.2 GB
 
             self._cache = FrameCache(frame_cache, frame_cache_bytes)
         self._readers = ThreadPoolExecutor(settings.readers or available_cpus(), thread_name_prefix="media")
         self._parts: OrderedDict[Medium, asyncio.Future[MediaParts]] = OrderedDict()
 
     async def parts(self, record: Record) -> MediaParts:
-        """A record's medium.
+        """Return the medium of a record.
 
         Raises:
-            RowError: the file is missing or cannot be read; it is not tried again for the next item.
+            RowError: the file is missing or cannot be read; the next item does not try it again.
         """
         medium = record.medium
         future = self._parts.get(medium)
@@ -71,7 +71,7 @@ class SharedMedia:
         return await asyncio.shield(future)
 
     def close(self) -> None:
-        """Read nothing more."""
+        """Stop reading."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, record: Record) -> MediaParts:
@@ -91,20 +91,20 @@ def evaluate(
     max_reject_share: float = 0.01,
     on_record: OnRecord = lambda kept: None,
 ) -> StepReport:
-    """Ask a model about prepared items; the reply becomes the record's `output`.
+    """Ask a model about prepared items. The reply becomes the `output` of the record.
 
     Args:
-        files: of prepared benchmarks, see `records.files_of`.
-        folder: for the output, see `steps`; replies are kept beside it.
+        files: files of prepared benchmarks, see `records.files.files_of`.
+        folder: output folder; replies are stored next to it, see `steps.replies`.
         settings: `DEFAULTS`, with a model and its servers.
-        root: the media root that the benchmarks were prepared with.
-        frame_cache: a folder for decoded frames; None for none.
-        max_reject_share: the share of items, in [0, 1], that may stay without a reply before the run counts as failed.
-            They are scored 0 either way.
+        root: media root that the benchmarks were prepared with.
+        frame_cache: folder for decoded frames; None to keep none.
+        max_reject_share: the largest share of items, in [0, 1], that may have no reply; above it the run has failed.
+            Items without a reply score 0 in any case.
         on_record: called once an item is settled.
 
     Raises:
-        NobodyReplies: the server is gone or refuses everything; what has come is kept.
+        NobodyReplies: the server is down or refuses everything; replies so far are stored.
         ValueError: a setting or the folder cannot be used.
     """
     template = PromptTemplate.load(settings.prompt_template)

@@ -4,8 +4,8 @@
 Three passes over the same items, the last two as controls that the paper does not have [ours]:
 
     observation   question and observation
-    question      the question alone: what needs no video
-    other         the question and another item's observation: what any text of this form brings
+    question      the question alone, for what can be answered without a video
+    other         the question and the observation of another item, for the effect of any text of this form
 """
 
 import hashlib
@@ -50,18 +50,18 @@ def sufficiency(
 
     Args:
         run: the run whose observations are used.
-        folder: for the output: a step's folder for each pass, and `sufficiency.json`.
+        folder: output folder, with a step's folder for each pass and `sufficiency.json`.
         settings: `DEFAULTS`, with the text model and its servers.
-        protocol: how the answers are scored.
-        passes: of `PASSES`.
+        protocol: name of the protocol that scores the answers.
+        passes: names from `PASSES`.
         on_record: called once a record is settled.
 
     Returns:
-        Pass → benchmark → figures of `evaluation.score`; items without an observation score 0. Beside the passes
+        Pass → benchmark → figures of `evaluation.score`; items without an observation score 0. In addition
         `names_answer`: benchmark → share of observations that state an answer outright.
 
     Raises:
-        NobodyReplies: the server is gone or refuses everything; what has come is kept.
+        NobodyReplies: the server is down or refuses everything; replies so far are stored.
         ValueError: a setting or a folder cannot be used, or a pass is unknown.
     """
     if unknown := [name for name in passes if name not in PASSES]:
@@ -108,7 +108,7 @@ def _ask(
 
 
 def _answered(run: Run, folder: Path) -> list[dict[str, Any]]:
-    """The run's items with the text-only model's replies in place of its own."""
+    """Return the items of the run with the replies of the text-only model."""
     parts = sorted(folder.glob("part-*.jsonl"))
     replies = {raw.value["problem_id"]: raw.value for part in parts for raw in read_values(part)}
     return [{**record, **_reply_of(replies.get(record["problem_id"]))} for record in run.records]
@@ -127,7 +127,7 @@ def _observations(run: Run) -> dict[str, str]:
 
 
 def _others(run: Run, observations: Mapping[str, str]) -> dict[str, str]:
-    """For each item the observation of another video of its benchmark: half of the benchmark further on."""
+    """Return for each item the observation of another video, half of the benchmark further on."""
     others: dict[str, str] = {}
     for benchmark in dict.fromkeys(record["benchmark"] for record in run.records):
         own = [
@@ -144,7 +144,7 @@ def _others(run: Run, observations: Mapping[str, str]) -> dict[str, str]:
 
 
 def _naming(run: Run, observations: Mapping[str, str]) -> dict[str, float]:
-    """Of each benchmark, the share of observations that state an answer outright or hold nothing else."""
+    """Return for each benchmark the share of observations that state an answer outright or hold nothing else."""
     counts: dict[str, list[bool]] = {}
     for record in run.records:
         text = observations.get(record["problem_id"])

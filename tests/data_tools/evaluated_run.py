@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's folder with replies that a test writes itself, made by the steps' own writers."""
+"""Makes the folder of a run from replies that a test chooses, with the steps' own writers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,10 +21,10 @@ def make_run(root: Path, replies: Mapping[str, str | None], name: str = "run", b
     """Write a run over the first items of a benchmark.
 
     Args:
-        root: where the benchmark, its prepared items and the run go.
-        replies: problem_id without the benchmark → the reply; None: the item was lost.
-        name: of the run's folder.
-        benchmark: its name; each question type has as many items as there are replies.
+        root: folder for the benchmark, its prepared items and the run.
+        replies: problem_id without the benchmark → reply; None if the item was lost.
+        name: name of the run's folder.
+        benchmark: name of the benchmark; each question type has as many items as there are replies.
     """
     prepared = root / "prepared" / benchmark
     if not prepared.exists():

@@ -44,7 +44,7 @@ ADAPTER = Adapter(
     name="vsi_bench",
     title="VSI-Bench",
     hub="nyu-visionx/VSI-Bench",
-    licence="Apache-2.0; ScanNet, ScanNet++ and ARKitScenes have terms of their own",
+    licence="Apache-2.0; ScanNet, ScanNet++ and ARKitScenes have separate terms",
     counts=COUNTS,
     items=items,
 )

@@ -15,7 +15,7 @@ REPLIES = {  # the right answers of MMVU's items are A, B, C, A, …: red, green
     "validation_0": response("A red ball rolls.", "So the answer is A.", "A"),
     "validation_1": response("A green ball rolls.", "So the answer is A.", "B"),  # differs, by the rule
     "validation_2": response("A blue ball rolls.", "It looks blue to me.", "C"),  # for the judge
-    "validation_3": response("A red ball rolls.", "Hard to say.", "A"),  # nobody can read it
+    "validation_3": response("A red ball rolls.", "Hard to say.", "A"),  # neither can read it
     "validation_4": "I think it is B",  # not in the template
     "validation_5": None,  # lost
 }

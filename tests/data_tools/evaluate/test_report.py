@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report: what stands on the page, and that it works in a real browser."""
+"""The report: its content, and that it works in a real browser."""
 
 import json
 import re
