@@ -3,8 +3,9 @@
 
     python benchmarks/evaluation.py [--quick] [--peer PYTHON] [--profile]
 
-`--peer` names the Python of an environment that holds lmms-eval (its wheel and its imports; it does not resolve beside
-this project). Its VSI-Bench scorer is then timed on the same replies; without it `peer_score_ratio` is null.
+`--peer` names the Python of an environment with lmms-eval (its wheel and its imports), which cannot be installed
+together with this project. Its VSI-Bench scorer is then timed on the same replies; without it `peer_score_ratio` is
+null.
 """
 
 import argparse
@@ -122,7 +123,7 @@ def write_clip(path: Path, seconds: int, size: tuple[int, int] = (640, 360), rat
 
 
 def serve(port: Any, journal: str) -> None:
-    """A server that takes `LATENCY` for each reply and looks at no frame; notes when each call came and ended."""
+    """Serve replies that take `LATENCY` each, and note when each call began and ended."""
     from aiohttp import web
 
     message = {"role": "assistant", "content": "<answer>A</answer>"}
@@ -155,7 +156,7 @@ def serve(port: Any, journal: str) -> None:
 
 @contextlib.contextmanager
 def server(journal: Path) -> Iterator[str]:
-    """The server in a separate process; gives its URL."""
+    """Run the server in a separate process and yield its URL."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, str(journal)), daemon=True)

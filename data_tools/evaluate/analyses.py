@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `verl-p2r-eval` that look into finished runs: `mismatch`, `sufficiency`, `report`."""
+"""The commands of `verl-p2r-eval` that analyse finished runs: `mismatch`, `sufficiency`, `report`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from data_tools.evaluate.inputs import read_runs, score_runs, server_of
 from data_tools.evaluate.options import BaseUrl, Concurrency, MaxLost, Model, Out, Prepared, Protocol, RunFolder
-from data_tools.terminal import errors, kept_bar, leave, say, show_step
+from data_tools.terminal import errors, exit_if_failed, kept_bar, say, show_step
 
 
 def mismatch_command(
@@ -21,9 +21,9 @@ def mismatch_command(
     base_url: BaseUrl = None,
     concurrency: Concurrency = 64,
 ) -> None:
-    """How often the thinking concludes with another option than is answered: a rule first, a judge for the rest.
+    """Measure how often the thinking concludes with an option other than the answer.
 
-    Without --model only explicit conclusions are read.
+    A rule reads explicit conclusions, and a judge reads the rest. Without --model only the rule reads.
 
     Example: verl-p2r-eval mismatch runs/p2r --model Qwen2.5-32B-Instruct --base-url http://localhost:8000/v1 --out mm
     """
@@ -35,18 +35,18 @@ def mismatch_command(
 
     with errors():
         setting = read_run(run).setting
-        with kept_bar("mismatch", count_records(files_of([run]))) as told:
-            report, tables = mismatch(run, out, server_of(DEFAULTS, model, base_url, concurrency), told=told)
+        with kept_bar("mismatch", count_records(files_of([run]))) as on_record:
+            report, tables = mismatch(run, out, server_of(DEFAULTS, model, base_url, concurrency), on_record=on_record)
     say(f"{run.resolve().name}: {setting}; judge {model or 'none, rule only'}")
     for line in mismatch_markdown(tables).splitlines():
         say(line)
     show_step(report, out)
-    leave(report)
+    exit_if_failed(report)
 
 
 def sufficiency_command(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     model: Model = None,
     base_url: BaseUrl = None,
     protocol: Protocol = "video_r1",
@@ -56,7 +56,7 @@ def sufficiency_command(
     ] = None,
     concurrency: Concurrency = 64,
 ) -> None:
-    """A text-only model answers from question and observation; controls: the question alone, a wrong observation.
+    """A text-only model answers from question and observation; as controls, from less and from a wrong observation.
 
     Example: verl-p2r-eval sufficiency runs/p2r --model Qwen2.5-7B-Instruct --base-url http://localhost:8000/v1
     --out sufficiency
@@ -70,8 +70,8 @@ def sufficiency_command(
         own = read_run(run)
         settings = replace(server_of(DEFAULTS, model, base_url, concurrency), prompt_template=prompt)
         names = tuple(passes or PASSES)
-        with kept_bar("sufficiency", len(names) * len(own.records)) as told:
-            result = sufficiency(own, out, settings, protocol, passes=names, told=told)
+        with kept_bar("sufficiency", len(names) * len(own.records)) as on_record:
+            result = sufficiency(own, out, settings, protocol, passes=names, on_record=on_record)
         result["video"] = score(own.records, protocol)
     say(f"Protocol {protocol}; {own.name}: {own.setting}; text-only model {model}, prompt {prompt}")
     for line in sufficiency_markdown(result).splitlines():
@@ -80,22 +80,22 @@ def sufficiency_command(
 
 def report_command(
     runs: Annotated[list[Path] | None, typer.Argument(help="Outputs of `run`.")] = None,
-    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("evaluation.html"),
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("evaluation.html"),
     rollouts: Annotated[
-        Path | None, typer.Option(help="Instead of runs: a training's trainer.rollout_data_dir.")
+        Path | None, typer.Option(help="Instead of runs, the trainer.rollout_data_dir of a training.")
     ] = None,
     protocol: Protocol = "video_r1",
-    media_root: Annotated[Path | None, typer.Option(help="The folder that `run` was given; shows frames.")] = None,
+    media_root: Annotated[Path | None, typer.Option(help="Media root that `run` was given; shows frames.")] = None,
     prepared: Prepared = None,
     count: Annotated[int, typer.Option(min=1, max=500, help="Replies to show.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
-    frames: Annotated[int, typer.Option(min=1, max=64, help="The most pictures of a video.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
+    frames: Annotated[int, typer.Option(min=1, max=64, help="Most pictures of a video.")] = 8,
     tokenizer: Annotated[str | None, typer.Option(help="Colour this model's tokens instead of words.")] = None,
     max_lost: MaxLost = 0.01,
 ) -> None:
-    """One HTML page: scores next to the published rows, curves over steps, and a sample of replies with their frames.
+    """Write one HTML page: scores and published ones, curves over steps, and a sample of replies with their frames.
 
-    Names of runs that end in a step, such as step_40, give a curve.
+    Runs whose names end in a step, such as step_40, give a curve.
 
     Example: verl-p2r-eval report runs/p2r --media-root downloads --out p2r.html
 
@@ -137,5 +137,5 @@ def _tokenizer(name: str) -> Any:
 
     loaded = AutoTokenizer.from_pretrained(name)
     if not loaded.is_fast:
-        raise ValueError(f"{name}: has only a slow tokenizer, which does not say where its tokens begin: name another")
+        raise ValueError(f"{name} has only a slow tokenizer, which does not say where its tokens begin: name another")
     return loaded

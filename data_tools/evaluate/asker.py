@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a chat completions server about records; the commands differ only in what a request consists of."""
+"""Asks a chat completions server about records, for every command of an evaluation."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from data_tools.records.files import Record
 from data_tools.steps.asking import NobodyReplies
-from data_tools.steps.generate import GenerateSettings
+from data_tools.steps.generate_settings import GenerateSettings
 from verl_p2r.chat.client import ChatClient, Reply, Unanswered
+from verl_p2r.data.record import Record
 from verl_p2r.evaluation.items import CUT
 
 SHAPE = {"output": str, "finish_reason": str, "completion_tokens": int}
-"""The fields of a kept reply."""
+"""Fields and types of a stored reply."""
 
 
 class Request(NamedTuple):
-    """What is sent about one record.
+    """The content of one request.
 
     Args:
-        content: the user's message: a text, or parts.
-        body: further fields of the request.
+        content: content of the user's message: a text, or parts.
+        body: more fields of the request.
     """
 
     content: Any
@@ -33,12 +33,12 @@ class ChatAsker:
     Args:
         settings: the server, and how it samples.
         fingerprint: every input except the record and its medium that determines a reply.
-        request: makes a record's request.
-        who: how messages call the model.
-        ahead: records that are prepared or asked at once, for each call that may be in flight.
+        request: makes the request about a record.
+        who: name of the model's part in messages.
+        ahead: records in progress for each call that may be in flight.
 
     Raises:
-        ValueError: the model has no name, or a setting of the client cannot be used.
+        ValueError: a setting of the client cannot be used.
     """
 
     def __init__(
@@ -49,8 +49,6 @@ class ChatAsker:
         who: str,
         ahead: float = 1.0,
     ) -> None:
-        if not settings.model:
-            raise ValueError("no model is named: give --model as the server knows it")
         self.fingerprint, self._request, self._who = fingerprint, request, who
         self.concurrency = int(settings.concurrency * ahead) + 1
         self._client = ChatClient(
@@ -67,14 +65,14 @@ class ChatAsker:
         self._reached: asyncio.Task[None] | None = None
 
     async def ask(self, record: Record) -> dict[str, Any]:
-        """The model's reply to a record as it came, also an empty one, and whether it was cut off."""
-        self._reached = self._reached or asyncio.create_task(self._reach())  # once, for all who wait
+        """Return the model's reply to a record unchanged, even an empty one, and whether it was cut off."""
+        self._reached = self._reached or asyncio.create_task(self._reach())  # once, for all waiting records
         await asyncio.shield(self._reached)
         request = await self._request(record)
         return await self._client.complete(request.content, _fields, **request.body)
 
     async def check(self) -> None:
-        """Ask something that any working model answers."""
+        """Ask for one word."""
         await self._client.complete("Reply with the word yes.", _fields)
 
     async def _reach(self) -> None:

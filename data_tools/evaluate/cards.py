@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a report shows of one reply: the question, frames, the tokens of both segments, and what it was worth.
+"""What a report shows of one reply: the question, frames, the tokens of both segments, and the score.
 
 Cards come from a run's replies (`replies_of`) or from the rollouts of a training (`rollouts.Rollouts`).
 """
@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from data_tools.evaluate.results import Run
 from data_tools.look.pictures import Pictures, pictures_of
-from data_tools.records.files import Medium
 from verl_p2r.accuracy import answer_text
 from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Medium
 from verl_p2r.evaluation import Protocol
 from verl_p2r.evaluation.items import CUT, score_item
 from verl_p2r.evaluation.mismatch import option_letter
@@ -32,7 +32,7 @@ OUTCOMES = ("right", "partly right", "wrong", "lost")
 
 @dataclass(frozen=True)
 class Token:
-    """A token or word of a reply; `tone` from -4 to 4 where it has an advantage, `title` says what it is."""
+    """A token or word of a reply; `tone` is -4 to 4 if it has an advantage, `title` describes it."""
 
     text: str
     tone: int = 0
@@ -41,7 +41,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Option:
-    """An option of the question; `correct` by the solution, `chosen` by the reply."""
+    """An option of the question: whether it is the correct one, and whether the reply chose it."""
 
     text: str
     correct: bool
@@ -53,14 +53,14 @@ class Card:
     """One reply as the page shows it.
 
     Args:
-        title: the item's id.
-        run, group, kind, outcome: what the page filters by: run or step, benchmark or data source, question type, and
-            one of `OUTCOMES`.
+        title: id of the item.
+        run, group, kind, outcome: filters of the page: run or step, benchmark or data source, question type, and one of
+            `OUTCOMES`.
         facts: short texts next to the title.
-        question, options, solution: what was asked.
+        question, options, solution: the item.
         perception, reasoning: the tokens of both segments.
-        notes: further lines, such as why the item was lost.
-        medium: what is shown of the video; None without.
+        notes: more lines, such as why the item was lost.
+        medium: the video to show; None to show none.
     """
 
     title: str
@@ -79,15 +79,15 @@ class Card:
 
 
 Drawable = tuple[tuple[str, ...], str, T]
-"""A stratum, a key and what is drawn."""
+"""A stratum, a key and the thing to draw."""
 
 
 def replies_of(run: Run, protocol: str) -> list[Drawable[Mapping[str, Any]]]:
-    """Each reply of a run with its stratum and its key, for `draw`; `card_of` makes the card.
+    """Return each reply of a run with its stratum and its key, for `draw`; `card_of` makes the card.
 
     Args:
         run: the run.
-        protocol: by which an item is right or wrong.
+        protocol: name of the protocol that decides whether an item is right.
 
     Returns:
         Stratum (run, benchmark and outcome), key and record of each item that the protocol scores.
@@ -105,12 +105,12 @@ def replies_of(run: Run, protocol: str) -> list[Drawable[Mapping[str, Any]]]:
 
 
 def outcome_of(score: float) -> str:
-    """`right`, `wrong` or `partly right`."""
+    """Return `right`, `wrong` or `partly right`."""
     return "right" if score == 1 else "wrong" if score == 0 else "partly right"
 
 
 def draw(found: Iterable[Drawable[T]], count: int, seed: int) -> list[T]:
-    """Draw items evenly over strata, the same ones for the same seed in whatever order they come."""
+    """Draw items evenly over strata; the same seed draws the same items in any order."""
     strata: dict[tuple[str, ...], list[tuple[bytes, T]]] = {}
     for stratum, key, value in found:
         rank = blake2b(key.encode(), digest_size=8, salt=seed.to_bytes(8, "big")).digest()
@@ -120,7 +120,7 @@ def draw(found: Iterable[Drawable[T]], count: int, seed: int) -> list[T]:
 
 
 def card_of(record: Mapping[str, Any], tokenizer: Any = None) -> Card:
-    """Make the card of a record that `replies_of` has given.
+    """Make the card of a record from `replies_of`.
 
     Args:
         record: the record, with its score under `item`.
@@ -157,7 +157,7 @@ def card_of(record: Mapping[str, Any], tokenizer: Any = None) -> Card:
 
 
 def tokens_of(text: str, tokenizer: Any = None) -> tuple[list[Token], list[Token]]:
-    """Split a reply into tokens and give them to its segments; a token belongs where its first character stands.
+    """Split a reply into tokens and assign them to its segments by their first characters.
 
     >>> [[token.text for token in part] for part in tokens_of("<observation>a ball</observation> <think>x")]
     [['<observation>a', ' ball</observation>'], [' <think>x']]
@@ -171,7 +171,7 @@ def tokens_of(text: str, tokenizer: Any = None) -> tuple[list[Token], list[Token
     reasoning: list[Token] = []
     done = 0
     for start, stop in spans:
-        if stop <= done:  # the further bytes of a character that several tokens share
+        if stop <= done:  # more bytes of a character that several tokens share
             continue
         (perception if start < end else reasoning).append(Token(text[done:stop]))
         done = stop
@@ -181,7 +181,7 @@ def tokens_of(text: str, tokenizer: Any = None) -> tuple[list[Token], list[Token
 
 
 def pictures_of_card(card: Card, media_root: Path | None, frames: int, room: int) -> Pictures:
-    """Read the frames of a card's video as the evaluation samples them; without a root there are none."""
+    """Read the frames of a card's video as the evaluation samples them; without a root, return none."""
     if media_root is None or card.medium is None:
         return Pictures()
     try:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `verl-p2r-eval`, or `python -m data_tools.evaluate`.
 
-Exits with 1 when more was lost than allowed or a check fails, with 2 when what was asked for cannot be done.
+It exits with 1 if more items were lost than allowed or a check fails, and with 2 if it cannot do what it was asked to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 from data_tools.evaluate.analyses import mismatch_command, report_command, sufficiency_command
 from data_tools.evaluate.inputs import read_runs, score_runs, server_of
 from data_tools.evaluate.options import BaseUrl, Concurrency, MaxLost, Model, Out, Prepared, Protocol, RunFolder, Runs
-from data_tools.terminal import console, errors, kept_bar, leave, say, show_step
+from data_tools.terminal import console, errors, exit_if_failed, kept_bar, say, show_step
 
 app = typer.Typer(help="Evaluation on the paper's seven benchmarks.", no_args_is_help=True)
 
@@ -24,16 +24,16 @@ app = typer.Typer(help="Evaluation on the paper's seven benchmarks.", no_args_is
 @app.command("prepare")
 def prepare_command(
     benchmark: Annotated[str, typer.Argument(help="vsi_bench, video_mmmu, mmvu, …; video_r1 for Video-R1's files.")],
-    source: Annotated[Path, typer.Argument(help="The folder it was downloaded to; for video_r1 a JSON file.")],
+    source: Annotated[Path, typer.Argument(help="Folder of the download; for video_r1 a JSON file.")],
     out: Out,
     protocol: Protocol = "video_r1",
     media_root: Annotated[
-        Path | None, typer.Option(help="The folder, above SOURCE, that `run` is to start paths from; default: SOURCE.")
+        Path | None, typer.Option(help="Folder of all media, SOURCE or one above it; default: SOURCE.")
     ] = None,
-    revision: Annotated[str, typer.Option(help="Of the download; default: what the Hugging Face client noted.")] = "",
-    partial: Annotated[bool, typer.Option("--partial", help="Accept other counts than the published ones.")] = False,
+    revision: Annotated[str, typer.Option(help="Revision of the download; default: what the hub's client noted.")] = "",
+    partial: Annotated[bool, typer.Option("--partial", help="Accept counts other than the published ones.")] = False,
 ) -> None:
-    """Official files, as downloaded, to records and a manifest with hashes, counts and missing media.
+    """Turn downloaded official files into records, and a manifest with hashes, counts and missing media.
 
     Example: verl-p2r-eval prepare mmvu downloads/MMVU --media-root downloads --out prepared/mmvu
     """
@@ -51,9 +51,9 @@ def prepare_command(
         )
     say(f"{done.adapter.title}: {done.items:,} items in {out}, revision {done.revision or 'unknown'}")
     for line in done.differences:
-        say(f"  not as published, {line}", "yellow")
+        say(f"  not as published: {line}", "yellow")
     if done.missing:
-        say(f"{len(done.missing):,} media are missing; all are named in {out / 'manifest.json'}. The first:", "yellow")
+        say(f"{len(done.missing):,} media are missing; all are listed in {out / 'manifest.json'}. The first:", "yellow")
         for path in done.missing[:5]:
             say(f"  {path}", "dim")
 
@@ -62,24 +62,24 @@ def prepare_command(
 def run_command(
     prepared: Annotated[list[str], typer.Argument(help="Outputs of `prepare`.")],
     out: Out,
-    media_root: Annotated[Path, typer.Option(help="The folder that `prepare` was given.")],
+    media_root: Annotated[Path, typer.Option(help="Media root that `prepare` was given.")],
     model: Model = None,
     base_url: BaseUrl = None,
     prompt: Annotated[
         str, typer.Option(help="process_aware, chain_of_thought, direct, or a text file.")
     ] = "process_aware",
-    frames: Annotated[int, typer.Option(min=2, help="The most frames of a video.")] = 32,
-    pixels: Annotated[int, typer.Option(min=784, help="The most pixels of a frame.")] = 256 * 28 * 28,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampling.")] = 0.01,
-    top_p: Annotated[float, typer.Option(help="Of sampling.")] = 0.001,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Of a reply. The paper does not state its own.")] = 2048,
+    frames: Annotated[int, typer.Option(min=2, help="Most frames of a video.")] = 32,
+    pixels: Annotated[int, typer.Option(min=784, help="Most pixels of a frame.")] = 256 * 28 * 28,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 0.01,
+    top_p: Annotated[float, typer.Option(help="Nucleus of sampling.")] = 0.001,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a reply; the paper states none.")] = 2048,
     concurrency: Concurrency = 64,
-    video_as: Annotated[str, typer.Option(help="video for vLLM, images for servers that know images only.")] = "video",
-    patch_size: Annotated[int, typer.Option(min=1, help="Of the model: 14 for Qwen2.5-VL, 16 for Qwen3-VL.")] = 14,
-    frame_cache: Annotated[Path | None, typer.Option(help="A folder for decoded frames, for further runs.")] = None,
+    video_as: Annotated[str, typer.Option(help="video for vLLM; images for servers without video.")] = "video",
+    patch_size: Annotated[int, typer.Option(min=1, help="Patch size: 14 for Qwen2.5-VL, 16 for Qwen3-VL.")] = 14,
+    frame_cache: Annotated[Path | None, typer.Option(help="Folder for decoded frames, which later runs reuse.")] = None,
     max_lost: MaxLost = 0.01,
 ) -> None:
-    """A model behind an OpenAI-compatible server answers every item; start it again after a stop, and it goes on.
+    """A model behind an OpenAI-compatible server answers every item; after a stop, start it again to continue.
 
     Example: verl-p2r-eval run prepared/* --media-root downloads --model p2r --base-url http://localhost:8000/v1
     --out runs/p2r
@@ -100,12 +100,18 @@ def run_command(
             patch_size=patch_size,
         )
         files = files_of(prepared)
-        with kept_bar("run", count_records(files)) as told:
+        with kept_bar("run", count_records(files)) as on_record:
             report = evaluate(
-                files, out, settings, media_root, frame_cache=frame_cache, max_reject_share=max_lost, told=told
+                files,
+                out,
+                settings,
+                media_root,
+                frame_cache=frame_cache,
+                max_reject_share=max_lost,
+                on_record=on_record,
             )
     show_step(report, out)
-    leave(report)
+    exit_if_failed(report)
 
 
 @app.command("score")
@@ -116,14 +122,14 @@ def score_command(
     prepared: Prepared = None,
     max_lost: MaxLost = 0.01,
     trained_on: Annotated[
-        list[Path] | None, typer.Option(help="Training records: report how many items occur in them; may be repeated.")
+        list[Path] | None, typer.Option(help="Training records to look for the items in; may be repeated.")
     ] = None,
     check: Annotated[
         str | None,
-        typer.Option(help="A published row, such as videop2r-base: fail when a score is not within 2 points."),
+        typer.Option(help="A published row, such as videop2r-base: fail if a score differs by more than 2 points."),
     ] = None,
 ) -> None:
-    """Scores next to the paper's, with intervals, categories, lost items and truncation.
+    """Show scores and the published ones, with intervals, categories, lost items and truncation.
 
     Example: verl-p2r-eval score runs/base runs/p2r --out scores
     """
@@ -146,10 +152,10 @@ def compare_command(
     first: RunFolder,
     second: RunFolder,
     protocol: Protocol = "video_r1",
-    resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Is SECOND better than FIRST? A paired bootstrap over videos, on the items that both have.
+    """Test whether SECOND is better than FIRST: a paired bootstrap over videos, on the items that both have.
 
     Example: verl-p2r-eval compare runs/grpo runs/pa-grpo
     """
@@ -179,18 +185,18 @@ def _check(scored: list[dict[str, Any]], name: str) -> bool:
             raise ValueError(f"no published row is called {name!r}: name one of {', '.join(references())}")
         reference = references()[name]
         if any(run["protocol"] != reference.protocol for run in scored):
-            raise ValueError(f"{name} is comparable under protocol {reference.protocol} only: score by it")
-    fine = True
+            raise ValueError(f"{name} is comparable under protocol {reference.protocol} only: name it by --protocol")
+    passed = True
     console.print()
     for run in scored:
         for benchmark, own, published, near in check(run, reference):
-            fine = fine and near
+            passed = passed and near
             say(
                 f"{run['name']}, {title_of(benchmark)}: {own:.1f}, published {published:.1f}: "
                 f"{'within 2 points' if near else 'NOT within 2 points'}",
                 "green" if near else "red",
             )
-    return fine
+    return passed
 
 
 for _name, _command in (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands of `verl-p2r-eval` make of their arguments: a server's settings, runs, scored runs."""
+"""Turns arguments of `verl-p2r-eval` into settings of a server, runs and scored runs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_tools.evaluate.results import Run
-    from data_tools.steps.generate import GenerateSettings
+    from data_tools.steps.generate_settings import GenerateSettings
 
 
 def server_of(
     settings: GenerateSettings, model: str | None, base_url: list[str] | None, concurrency: int
 ) -> GenerateSettings:
-    """Settings with a model and its servers."""
+    """Return settings with a model and its servers."""
     return replace(settings, model=model or "", base_urls=tuple(base_url or ()), concurrency=concurrency)
 
 
 def read_runs(folders: list[Path], prepared: list[Path] | None) -> list[Run]:
-    """Read runs; `prepared` names their items where they were moved."""
+    """Read runs; `prepared` names the folders of their items, if these have moved."""
     from data_tools.evaluate.results import read_run
 
     return [read_run(folder, prepared or ()) for folder in folders]

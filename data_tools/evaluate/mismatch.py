@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Think–answer mismatch of a run: a rule reads the thinking first, a judge that sees no answer reads the rest."""
+"""Think–answer mismatch of a run: a rule reads the thinking first, and a judge without the answer reads the rest."""
 
 import json
 from collections import defaultdict
@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.evaluate.asker import ChatAsker, Request
-from data_tools.records.files import Record, files_of
+from data_tools.records.files import files_of
+from data_tools.records.left_out import Dropped
 from data_tools.steps.asking import asking_step
-from data_tools.steps.generate import GenerateSettings, question_of
-from data_tools.steps.run import Dropped, StepReport, Told
+from data_tools.steps.generate_settings import GenerateSettings
+from data_tools.steps.run import OnRecord, Outcome, StepReport
+from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.reading import read_values
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.record import Record
 from verl_p2r.evaluation.mismatch import (
     Conclusion,
     judge_prompt,
@@ -26,6 +28,7 @@ from verl_p2r.evaluation.mismatch import (
 from verl_p2r.template import parse_response
 
 STEP = "mismatch"
+RULE = 1  # version of `stated_option`; raise it when it reads a text differently
 SHAPE = {"letter": str, "source": str}
 DEFAULTS = GenerateSettings(temperature=0.0, max_tokens=256)
 
@@ -38,15 +41,16 @@ class ThoughtReader:
     """
 
     def __init__(self, settings: GenerateSettings) -> None:
-        self.fingerprint: Mapping[str, Any] = {"rule": 1, "prompt": judge_prompt("", ""), "model": settings.model}
+        self.fingerprint: Mapping[str, Any] = {"rule": RULE}
         self._judge = None
         if settings.model:
-            self.fingerprint = {**self.fingerprint, **settings.kept}
+            template = PromptTemplate(judge_prompt("", ""), {})
+            self.fingerprint = {"rule": RULE, **settings.fingerprint(template)}
             self._judge = ChatAsker(settings, self.fingerprint, self._request, "the mismatch judge")
         self.concurrency = settings.concurrency
 
     async def ask(self, record: Record) -> dict[str, Any]:
-        """The letter, and who read it."""
+        """Return the letter, and who read it."""
         if record.problem_type != "multiple choice":
             raise Dropped("problem_type", "not multiple choice", "only options can be compared")
         think = _think(record)
@@ -61,7 +65,7 @@ class ThoughtReader:
         return {"letter": letter, "source": "judge" if letter else ""}
 
     async def check(self) -> None:
-        """Ask the judge something that any working model answers."""
+        """Ask the judge for one word."""
         if self._judge is not None:
             await self._judge.check()
 
@@ -71,40 +75,41 @@ class ThoughtReader:
             await self._judge.aclose()
 
     async def _request(self, record: Record) -> Request:
-        return Request(judge_prompt(question_of(record), _think(record)))
+        return Request(judge_prompt(record.question, _think(record)))
 
 
 def mismatch(
-    run: Path, folder: Path, settings: GenerateSettings, *, told: Told = lambda kept: None
+    run: Path, folder: Path, settings: GenerateSettings, *, on_record: OnRecord = lambda kept: None
 ) -> tuple[StepReport, dict[str, Any]]:
     """Measure how often thinking and answer disagree in a run.
 
     Args:
         run: the output of `run`.
-        folder: for the output: the records with `extra.concluded`, and `mismatch.json`.
+        folder: output folder, for the records with `extra.concluded` and for `mismatch.json`.
         settings: `DEFAULTS`, with the judge's model and servers; without a model only the rule reads.
-        told: called with each record's fate.
+        on_record: called once a record is settled.
 
     Returns:
-        The step's report; and benchmark → figures of `mismatch_table`, with `all` for all together.
+        The report of the step; and benchmark → figures of `mismatch_table`, with `all` for all benchmarks together.
 
     Raises:
-        NobodyReplies: the judge is gone or refuses everything; what has come is kept.
+        NobodyReplies: the judge is down or refuses everything; replies so far are stored.
         ValueError: a setting or a folder cannot be used.
     """
 
-    def read(record: Record, reply: dict[str, Any]) -> tuple[Record, RowError | None]:
+    def apply(record: Record, reply: dict[str, Any]) -> Outcome:
         return replace(record, extra={**record.extra, "concluded": reply}), None
 
     files = files_of([run])
-    report = asking_step(STEP, files, folder, ThoughtReader(settings), read, SHAPE, max_reject_share=0.01, told=told)
+    reader = ThoughtReader(settings)
+    report = asking_step(STEP, files, folder, reader, apply, SHAPE, max_reject_share=0.01, on_record=on_record)
     tables = tables_of(raw.value for file in sorted(folder.glob("part-*.jsonl")) for raw in read_values(file))
     (folder / "mismatch.json").write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
     return report, tables
 
 
 def tables_of(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of each benchmark, and of all together."""
+    """Return the figures of each benchmark, and under `all` those of all together."""
     groups: dict[str, list[Conclusion]] = defaultdict(list)
     for record in records:
         options = record["options"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that several commands of `verl-p2r-eval` share."""
+"""Options shared by several commands of `verl-p2r-eval`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 Out = Annotated[Path, typer.Option(help="The folder to write; an earlier output there is replaced.")]
-RunFolder = Annotated[Path, typer.Argument(help="The output of `run`.")]
+RunFolder = Annotated[Path, typer.Argument(help="An output of `run`.")]
 Runs = Annotated[list[Path], typer.Argument(help="Outputs of `run`.")]
-Protocol = Annotated[str, typer.Option(help="video_r1, official, or a YAML file of your own.")]
+Protocol = Annotated[str, typer.Option(help="video_r1, official, or a YAML file.")]
 Prepared = Annotated[
-    list[Path] | None, typer.Option(help="Where the prepared benchmarks are now, if they were moved; may be repeated.")
+    list[Path] | None, typer.Option(help="Where the prepared benchmarks are now, if they have moved; may be repeated.")
 ]
-Model = Annotated[str | None, typer.Option(help="The model's name on its server.")]
+Model = Annotated[str | None, typer.Option(help="Name of the model on its server.")]
 BaseUrl = Annotated[list[str] | None, typer.Option(help="A server, http://…/v1; may be repeated.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Calls in flight at once.")]
-MaxLost = Annotated[float, typer.Option(help="Largest share of a benchmark's items that may be without a reply.")]
+MaxLost = Annotated[float, typer.Option(help="Largest share of a benchmark's items that may have no reply.")]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 1 of an evaluation: a benchmark's official files, as downloaded, become records and a manifest.
+"""Step 1 of an evaluation: turns the official files of a benchmark, as downloaded, into records and a manifest.
 
 <out>/part-00000.jsonl   the records, items of one video one after the other
-<out>/manifest.json      hashes and revision of what was read, counts next to the published ones, missing media by name
+<out>/manifest.json      hashes and revision of what was read, counts and how they differ, names of missing media
 """
 
 from collections import Counter
@@ -13,10 +13,11 @@ from typing import Any
 
 from data_tools.evaluate.adapters import Adapter, Item, find_adapter
 from data_tools.evaluate.adapters.base import Download
-from data_tools.records.files import Record
-from data_tools.records.folders import whole_folder, write_manifest, write_records
-from data_tools.records.rejects import RejectLog
+from data_tools.records.files import line_of, write_lines
+from data_tools.records.folders import whole_folder, write_manifest
+from data_tools.records.left_out import REJECTS, RejectLog
 from verl_p2r.data.errors import RowError
+from verl_p2r.data.record import Record
 from verl_p2r.evaluation import Protocol
 
 STEP = "prepare"
@@ -27,11 +28,11 @@ class Prepared:
     """What `prepare` has done.
 
     Args:
-        adapter: the benchmark's adapter.
-        items: how many there are.
+        adapter: adapter of the benchmark.
+        items: number of items.
         differences: one line for each published count that this download does not have.
-        missing: the paths of media that are not there, below the media root.
-        revision: the download's revision; empty when it is not known.
+        missing: paths of the media that do not exist, below the media root.
+        revision: revision of the download; empty if it is not known.
     """
 
     adapter: Adapter
@@ -51,20 +52,20 @@ def prepare(
     revision: str = "",
     partial: bool = False,
 ) -> Prepared:
-    """Turn one benchmark's files into records.
+    """Turn the files of one benchmark into records.
 
     Args:
         benchmark: one of `adapters.ADAPTERS`.
-        source: the folder of the download; for `video_r1` a JSON file.
-        folder: for the output; an earlier output there is replaced.
-        protocol: decides which part of a video is asked about, see `evaluation.Protocol`.
-        media_root: the folder that the records' paths start from, the source or one above it; default: the source,
-            for a JSON file its folder.
-        revision: the download's revision; default: what the Hugging Face client noted next to it.
-        partial: accept counts other than the published ones. Scores of such a part say so.
+        source: folder of the download; for `video_r1` a JSON file.
+        folder: output folder; an earlier output is replaced.
+        protocol: name of the protocol, which decides which part of a video is asked about, see `evaluation.Protocol`.
+        media_root: folder that the records' paths are relative to: the source or one above it. By default the source,
+            or the folder of a JSON file.
+        revision: revision of the download; by default the one that the Hugging Face client noted with it.
+        partial: accept counts that differ from the published ones. Scores of such a part say so.
 
     Returns:
-        The report. Items whose video is missing stay among the records, because they stay in the denominator.
+        The report. Items whose video is missing stay among the records, because they count in the denominator.
 
     Raises:
         ValueError: a file is missing or unreadable, a count differs from the published one, or an item cannot be a
@@ -82,14 +83,14 @@ def prepare(
     if differences and not partial:
         raise ValueError(
             f"{adapter.title} at {source} is not what was published: {'; '.join(differences)}. Complete the download, "
-            "or prepare what there is with --partial, and every score of it says so"
+            "or prepare what there is with --partial; its scores then say so"
         )
     prefix = base.relative_to(root).as_posix()
     records = [_record(item, adapter, rules, prefix) for item in items]
     missing = tuple(dict.fromkeys(record.path for record in records if not (root / record.path).is_file()))
     revision = revision or _noted_revision(source)
-    with whole_folder(folder, download.read) as out, RejectLog(out / "rejects.jsonl") as rejects:
-        write_records(out, records)
+    with whole_folder(folder, download.read) as out, RejectLog(out / REJECTS) as rejects:
+        write_lines(out, map(line_of, records))
         write_manifest(
             out,
             STEP,
@@ -116,7 +117,7 @@ def prepare(
 
 
 def _by_video(items: Iterable[Item]) -> list[Item]:
-    """Items of one video one after the other, so that each is decoded once; videos in the order they come."""
+    """Put items of one video one after the other, so that each video is decoded once."""
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(item.path, []).append(item)
@@ -124,7 +125,7 @@ def _by_video(items: Iterable[Item]) -> list[Item]:
 
 
 def _differences(adapter: Adapter, items: list[Item]) -> tuple[str, ...]:
-    """How counts differ from the published ones; an expected type that is empty stands for all items together."""
+    """Describe how counts differ from the published ones; the type "" means all items together."""
     if not adapter.counts:
         return ()
     found: Mapping[str, int] = Counter(item.question_type for item in items)
@@ -162,7 +163,7 @@ def _record(item: Item, adapter: Adapter, protocol: Protocol, prefix: str) -> Re
 
 
 def _noted_revision(source: Path) -> str:
-    """The commit that the Hugging Face client noted for a download with `--local-dir`; empty without a note."""
+    """Return the commit that the Hugging Face client noted for a download with `--local-dir`; empty without a note."""
     notes = (source if source.is_dir() else source.parent) / ".cache" / "huggingface" / "download"
     for file in sorted(notes.rglob("*.metadata")):
         first = file.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0].strip()

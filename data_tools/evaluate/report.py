@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One self-contained HTML page: scores next to the published rows, curves, and a sample of replies with their frames.
+"""One self-contained HTML page: scores and published ones, curves, and a sample of replies with their frames.
 
-The page asks nothing of a network, and its security policy lets no script run but its own.
+The page loads nothing from a network, and its security policy allows only its own script.
 """
 
 import base64
@@ -26,7 +26,7 @@ from data_tools.records.outputs import check_file
 from verl_p2r.cpus import available_cpus
 from verl_p2r.evaluation.protocol import canonical
 
-PICTURES = 16 << 20  # bytes that all pictures take on the page, at most
+PICTURES = 16 << 20  # the most bytes of all pictures on the page
 _STEP = re.compile(r"(\d+)$")
 _CELL = re.compile(r"(?<!\\)\|")
 
@@ -36,9 +36,9 @@ class Plot:
     """A small line plot.
 
     Args:
-        title: what it shows.
+        title: title of the plot.
         lines: name → points, x and y.
-        percent: whether y is a share.
+        percent: whether y is a share, to be shown in percent.
     """
 
     title: str
@@ -48,14 +48,14 @@ class Plot:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows.
+    """The content of a page.
 
     Args:
-        title: its title.
-        scored: runs as `scoring.score_run` gives them; none for the page of a training.
-        plots: curves.
+        title: title of the page.
+        scored: runs from `scoring.score_run`; none for the page of a training.
+        plots: the curves.
         cards: the sample of replies.
-        media_root: where the cards' videos are; None to show none.
+        media_root: folder of the cards' videos; None to show none.
         frames: the most pictures of a video.
     """
 
@@ -69,7 +69,7 @@ class Report:
 
 
 def score_plots(scored: Sequence[Scored]) -> list[Plot]:
-    """Scores over steps, when the names of two runs or more end in different numbers; else nothing."""
+    """Plot scores over steps, if the names of two runs or more end in different numbers."""
     steps = [(int(match[1]), run) for run in scored if (match := _STEP.search(run["name"]))]
     if len({step for step, _ in steps}) < 2:
         return []
@@ -81,7 +81,7 @@ def score_plots(scored: Sequence[Scored]) -> list[Plot]:
 
 
 def training_plots(rollouts: Rollouts) -> list[Plot]:
-    """The paper's curves from a run's own rollout files."""
+    """Plot the paper's curves from the rollout files of a training."""
     plots = []
     for name, title in CURVES.items():
         lines = {process: points for process in PROCESSES if (points := rollouts.curve(name, process))}
@@ -91,7 +91,7 @@ def training_plots(rollouts: Rollouts) -> list[Plot]:
 
 
 def write_report(report: Report, out: Path) -> int:
-    """Write the page, which appears whole or not at all; gives its size in bytes.
+    """Write the page, whole or not at all, and return its size in bytes.
 
     Raises:
         ValueError: the file is not a regular file, or another process is writing it.
@@ -105,7 +105,7 @@ def write_report(report: Report, out: Path) -> int:
 
 
 def render(report: Report) -> str:
-    """The page as text."""
+    """Return the page as text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"csp": _csp, "table": _html_table, "percent": percent, "title_of": title_of}
     template = environment.from_string(
@@ -137,7 +137,7 @@ def render(report: Report) -> str:
 
 
 def _bars(scored: Sequence[Scored]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """For each benchmark, every run's score and interval as shares of the bar's width."""
+    """Return for each benchmark the score and interval of every run, as shares of the width of a bar."""
     found = []
     for name in shown_benchmarks(scored):
         rows = [
@@ -151,7 +151,7 @@ def _bars(scored: Sequence[Scored]) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def _html_table(markdown: str) -> Markup:
-    """One of our Markdown tables as HTML; every cell is escaped."""
+    """Turn one of our Markdown tables into HTML; every cell is escaped."""
     head, _, *body = [
         [cell.replace("\\|", "|").replace("**", "").strip() for cell in _CELL.split(line)[1:-1]]
         for line in markdown.splitlines()
@@ -166,12 +166,12 @@ def _cells(tag: str, texts: Sequence[str]) -> Markup:
 
 
 def _csp(text: str) -> str:
-    """A script or style as a content security policy names it."""
+    """Return the source expression of a script or style in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _svg(plot: Plot) -> Markup:
-    """The plot as inline SVG; colours come from classes, because the policy allows no style of an element."""
+    """Draw a plot as inline SVG; colours come from classes, because the policy forbids styles of single elements."""
     points = [point for line in plot.lines.values() for point in line]
     (left, right), (low, high) = ((min(values), max(values)) for values in zip(*points, strict=True))
     low = min(low, 0.0)
@@ -188,7 +188,8 @@ def _svg(plot: Plot) -> Markup:
     for value in (low, (low + high) / 2, high):
         height = place(left, value).split(",")[1]
         parts.append(Markup('<line class="grid" x1="44" x2="424" y1="{0}" y2="{0}"/>').format(height))
-        parts.append(Markup('<text x="38" y="{}" text-anchor="end">{}</text>').format(float(height) + 4, said(value)))
+        label = Markup('<text x="38" y="{}" text-anchor="end">{}</text>')
+        parts.append(label.format(float(height) + 4, said(value)))
     for number, (name, line) in enumerate(plot.lines.items()):
         track = " ".join(place(x, y) for x, y in line)
         parts.append(Markup('<polyline class="line{}" points="{}"/>').format(number % 8, track))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's folder as records to score: every prepared item, with its reply or why there is none."""
+"""Reads the folder of a run as records to score: every prepared item, with its reply or why there is none."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,10 @@ from data_tools.evaluate.run import STEP as RUN
 from data_tools.records.files import files_of
 from data_tools.records.folders import described
 from data_tools.records.history import MANIFEST
+from data_tools.records.left_out import REJECTS
 from verl_p2r.data.reading import read_values
+from verl_p2r.data.record import Record
+from verl_p2r.evaluation.items import NO_REPLY
 
 PASSED_ON = ("problem_id", "problem_type", "options", "solution")
 FROM_EXTRA = ("benchmark", "question_type", "video_id", "categories")
@@ -20,12 +23,12 @@ FROM_EXTRA = ("benchmark", "question_type", "video_id", "categories")
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a run's items of one benchmark are.
+    """The prepared items of one benchmark, as a run has read them.
 
     Args:
-        benchmark: its name in scores.
-        settings: from its manifest: hub, revision, protocol, complete, expected.
-        missing: paths of media that were not there.
+        benchmark: name of the benchmark in scores.
+        settings: settings in its manifest: hub, revision, protocol, complete, expected.
+        missing: paths of the media that did not exist.
     """
 
     benchmark: str
@@ -38,10 +41,10 @@ class Run:
     """A run, ready to be scored.
 
     Args:
-        folder: its folder.
+        folder: folder of the run.
         settings: how replies were generated, from its manifest.
-        records: as `verl_p2r.evaluation.score` takes them, with `problem`, `path` and `data_type` as well.
-        preparations: one for each of its benchmarks.
+        records: input of `verl_p2r.evaluation.score`, with `problem`, `path` and `data_type` in addition.
+        preparations: one for each benchmark.
     """
 
     folder: Path
@@ -51,7 +54,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How a table calls it."""
+        """Name of the run in tables."""
         return self.folder.resolve().name
 
     @property
@@ -67,7 +70,7 @@ class Run:
 
     @property
     def prepared_for(self) -> list[str]:
-        """The protocols that its items were prepared for."""
+        """The protocols that the items were prepared for."""
         return sorted({str(one.settings.get("protocol")) for one in self.preparations})
 
 
@@ -75,17 +78,17 @@ def read_run(folder: Path, prepared: Sequence[Path] = ()) -> Run:
     """Read the output of `verl-p2r-eval run`.
 
     Args:
-        folder: the run's.
-        prepared: the folders of prepared benchmarks, if they are no longer where the run has read them.
+        folder: folder of the run.
+        prepared: folders of the prepared benchmarks, if they have moved since the run.
 
     Raises:
-        ValueError: it is not such a folder, or the prepared files are not there or are not those the run has read.
+        ValueError: the folder is not the output of a run, or the prepared files are missing or have changed since.
     """
     manifest = _manifest(folder, RUN)
     files = _inputs(folder, manifest, prepared)
     replies = {record["problem_id"]: record for record in _values(files_of([folder]))}
-    rejects = folder / "rejects.jsonl"
-    lost = {line["record"]: line["reason"] for line in _values([rejects])} if rejects.is_file() else {}
+    rejects = folder / REJECTS
+    lost = {line["identity"]: line["reason"] for line in _values([rejects])} if rejects.is_file() else {}
     records = [_record(item, replies, lost) for item in _values(files)]
     preparations = [_preparation(place) for place in dict.fromkeys(file.parent for file in files)]
     return Run(folder, manifest["settings"], records, preparations)
@@ -95,13 +98,14 @@ def _record(item: dict[str, Any], replies: Mapping[str, Any], lost: Mapping[str,
     reply = replies.get(item["problem_id"])
     record = {name: item.get(name) for name in (*PASSED_ON, *FROM_EXTRA, "problem", "path", "data_type", "media")}
     if reply is None:
-        return {**record, "response": None, "lost": lost.get(item["problem_id"], "no reply"), "finish_reason": None}
+        why = lost.get(Record.parse(item).identity.hex(), NO_REPLY)
+        return {**record, "response": None, "lost": why, "finish_reason": None}
     own = {name: reply.get(name) for name in ("finish_reason", "completion_tokens")}
     return {**record, "response": reply.get("output") or "", **own}
 
 
 def _inputs(folder: Path, manifest: Mapping[str, Any], prepared: Sequence[Path]) -> list[Path]:
-    """The prepared files that a run has read, unchanged since."""
+    """Find the prepared files that a run has read, and check that they have not changed."""
     wanted = {entry["sha256"]: entry["file"] for entry in manifest["inputs"]}
     files = files_of(prepared) if prepared else [Path(name) for name in wanted.values()]
     if gone := [file for file in files if not file.is_file()]:
@@ -137,5 +141,5 @@ def _values(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for file in files:
         for raw in read_values(file):
             if not isinstance(raw.value, dict):
-                raise ValueError(f"{raw.file}:{raw.line}: {raw.value}: run the step again")
+                raise ValueError(f"{raw.file}:{raw.line}: {raw.value}: run the command again")
             yield raw.value

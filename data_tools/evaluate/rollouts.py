@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training run's own rollout files (`trainer.rollout_data_dir`): curves over steps, and cards of single rollouts.
+"""Reads the rollout files of a training (`trainer.rollout_data_dir`): curves over steps, and cards of single rollouts.
 
 The curves are those of the paper: rewards, format rates and segment lengths of each process, and advantage collapse,
 the share of groups whose rewards are all equal.
@@ -28,11 +28,11 @@ _TONES = 4
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The rollouts of a run.
+    """The rollouts of a training.
 
     Args:
-        folder: of `<step>.jsonl` files.
-        steps: step → rows as verl has written them.
+        folder: folder of the `<step>.jsonl` files.
+        steps: step → rows as verl wrote them.
     """
 
     folder: Path
@@ -40,10 +40,10 @@ class Rollouts:
 
     @classmethod
     def read(cls, folder: Path) -> "Rollouts":
-        """Read a folder; validation files (`trainer.validation_data_dir`) are of the same form.
+        """Read a folder; files of `trainer.validation_data_dir` have the same form.
 
         Raises:
-            ValueError: it holds no such file, or a row is not a rollout of ours.
+            ValueError: it holds no such file, or a row is not a rollout.
         """
         files = {int(file.stem): file for file in sorted(folder.glob("*.jsonl")) if file.stem.isdigit()}
         if not files:
@@ -51,13 +51,13 @@ class Rollouts:
         return cls(folder, {step: list(_rows(file)) for step, file in sorted(files.items())})
 
     def curve(self, name: str, process: str) -> list[tuple[int, float]]:
-        """One of `CURVES` for a process, over steps; steps that do not have it are left out."""
+        """Return one of `CURVES` for a process, as (step, value); steps without a value are left out."""
         of = _collapse if name == "collapse" else lambda rows, process: _mean(rows, f"{process}_{name}")
         points = [(step, of(rows, process)) for step, rows in self.steps.items()]
         return [(step, value) for step, value in points if value is not None]
 
     def drawables(self) -> list[Drawable[Card]]:
-        """Every rollout as a card with its stratum (step and outcome), for `cards.draw`."""
+        """Return every rollout as a card with its stratum (step and outcome), for `cards.draw`."""
         return [
             ((f"{step:08d}", card.outcome), card.title, card)
             for step, rows in self.steps.items()
@@ -119,7 +119,7 @@ def _card(row: Mapping[str, Any], step: int, number: int) -> Card:
 
 
 def _tokens(row: Mapping[str, Any]) -> tuple[list[Token], list[Token]]:
-    """The tokens with their advantages where the file has them, else the words."""
+    """Return the tokens with their advantages if the file has them, else the words."""
     tokens, advantages = row.get("tokens"), row.get("advantages")
     if not tokens or not advantages or len(tokens) != len(advantages):
         return tokens_of(row["output"][:SHOWN])

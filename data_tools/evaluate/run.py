@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step 2 of an evaluation: a model behind a server answers every prepared item.
 
-It goes through `steps.asking`: replies are kept as they come, a run that was killed goes on where it was, a changed
-setting asks anew, and a server that is gone ends the run without losing anything.
+It uses `steps.asking`: replies are stored as they come, a killed run continues where it was, a changed setting asks all
+items again, and when the server goes down the run ends without losing a reply.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data_tools.evaluate.asker import SHAPE, ChatAsker, Request
 from data_tools.media.parts import MediaParts, media_parts
-from data_tools.records.files import Medium, Record
 from data_tools.steps.asking import asking_step
-from data_tools.steps.generate import GenerateSettings, prompt_of
-from data_tools.steps.run import StepReport, Told
+from data_tools.steps.generate_settings import GenerateSettings, prompt_of
+from data_tools.steps.run import OnRecord, Outcome, StepReport
 from verl_p2r.cpus import available_cpus
 from verl_p2r.data.prompt_template import PromptTemplate
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.record import Medium, Record
 from verl_p2r.media.plan import EVALUATION
 
 STEP = "evaluate"
@@ -29,18 +28,18 @@ STEP = "evaluate"
 DEFAULTS = GenerateSettings(temperature=0.01, max_tokens=2048, extra_body={"top_p": 0.001}, media=EVALUATION)
 """The paper's inference: 32 frames of 256 · 28² pixels, temperature 0.01, top_p 0.001. `max_tokens` is ours."""
 
-AHEAD = 2.0  # items for each call that may be in flight: the media of half of them are read while the others wait
-KEPT_MEDIA = 8  # encoded videos that stay in memory: items of one video come one after the other
+AHEAD = 2.0  # items in progress for each call that may be in flight: media are read while others wait for replies
+KEPT_MEDIA = 8  # encoded videos in memory; items of one video come one after the other
 
 
 class SharedMedia:
-    """Media as parts of a request, each read once for all items that ask about it at about the same time.
+    """Reads media as parts of a request, each once for all items about it that come close together.
 
     Args:
-        settings: frames, pixels and how they are sent.
-        root: the folder that the records' paths start from.
-        frame_cache: a folder for decoded frames, which other runs share; None for none.
-        frame_cache_bytes: its size, at most.
+        settings: limits on frames and pixels, and how they are sent.
+        root: folder that the records' paths are relative to.
+        frame_cache: folder for decoded frames, which other runs share; None to keep none.
+        frame_cache_bytes: the most bytes in that folder.
     """
 
     def __init__(
@@ -49,17 +48,17 @@ class SharedMedia:
         self._settings, self._root = settings, root
         self._cache: Any = None
         if frame_cache is not None:
-            from verl_p2r.media.frame_cache import FrameCache  # brings torch, 0.2 GB
+            from verl_p2r.media.frame_cache import FrameCache  # imports torch, 0.2 GB
 
             self._cache = FrameCache(frame_cache, frame_cache_bytes)
         self._readers = ThreadPoolExecutor(settings.readers or available_cpus(), thread_name_prefix="media")
         self._parts: OrderedDict[Medium, asyncio.Future[MediaParts]] = OrderedDict()
 
     async def parts(self, record: Record) -> MediaParts:
-        """A record's medium.
+        """Return the medium of a record.
 
         Raises:
-            RowError: the file is missing or cannot be read; it is not tried again for the next item.
+            RowError: the file is missing or cannot be read; the next item does not try it again.
         """
         medium = record.medium
         future = self._parts.get(medium)
@@ -72,7 +71,7 @@ class SharedMedia:
         return await asyncio.shield(future)
 
     def close(self) -> None:
-        """Read nothing more."""
+        """Stop reading."""
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, record: Record) -> MediaParts:
@@ -90,22 +89,22 @@ def evaluate(
     *,
     frame_cache: Path | None = None,
     max_reject_share: float = 0.01,
-    told: Told = lambda kept: None,
+    on_record: OnRecord = lambda kept: None,
 ) -> StepReport:
-    """Ask a model about prepared items; the reply becomes the record's `output`.
+    """Ask a model about prepared items. The reply becomes the `output` of the record.
 
     Args:
-        files: the records of prepared benchmarks, see `records.files_of`.
-        folder: for the output, see `steps`; replies are kept next to it.
+        files: files of prepared benchmarks, see `records.files.files_of`.
+        folder: output folder; replies are stored next to it, see `steps.replies`.
         settings: `DEFAULTS`, with a model and its servers.
-        root: the media root that the benchmarks were prepared with.
-        frame_cache: a folder for decoded frames; None for none.
-        max_reject_share: the share of items, in [0, 1], that may stay without a reply before the run counts as failed.
-            They are scored 0 either way.
-        told: called with each item's fate.
+        root: media root that the benchmarks were prepared with.
+        frame_cache: folder for decoded frames; None to keep none.
+        max_reject_share: the largest share of items, in [0, 1], that may have no reply; above it the run has failed.
+            Items without a reply score 0 in any case.
+        on_record: called once an item is settled.
 
     Raises:
-        NobodyReplies: the server is gone or refuses everything; what has come is kept.
+        NobodyReplies: the server is down or refuses everything; replies so far are stored.
         ValueError: a setting or the folder cannot be used.
     """
     template = PromptTemplate.load(settings.prompt_template)
@@ -115,23 +114,22 @@ def evaluate(
         shown = await media.parts(record)
         return Request([*shown.parts, {"type": "text", "text": prompt_of(record, template)}], shown.body)
 
-    def read(record: Record, reply: dict[str, Any]) -> tuple[Record, RowError | None]:
+    def apply(record: Record, reply: dict[str, Any]) -> Outcome:
         own = {name: reply[name] for name in ("finish_reason", "completion_tokens")}
         fresh = replace(record, output=reply["output"], observation=None, process=None, reward=None, select=None)
         return replace(fresh, extra={**record.extra, **own, "generated_by": settings.model}), None
 
-    fingerprint = {**settings.kept, "template": asdict(template)}
     try:
         return asking_step(
             STEP,
             files,
             folder,
-            ChatAsker(settings, fingerprint, request, "the evaluated model", AHEAD),
-            read,
+            ChatAsker(settings, settings.fingerprint(template), request, "the evaluated model", AHEAD),
+            apply,
             SHAPE,
             max_reject_share=max_reject_share,
             root=root,
-            told=told,
+            on_record=on_record,
         )
     finally:
         media.close()

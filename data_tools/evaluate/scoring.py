@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Step 3 of an evaluation: runs become scores, each with its protocol, its setting and what qualifies it."""
+"""Step 3 of an evaluation: scores runs, each with its protocol, its setting and what qualifies the score."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from data_tools.steps.decontaminate import medium_key, question_key
 from verl_p2r.evaluation import Protocol, score
 
 MAX_LOST = 0.01
-"""The share of items without a reply above which a run is not scored unless one asks for it."""
+"""The share of items without a reply above which a run is not scored unless the caller allows it."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What training data an evaluation can be compared with.
+    """Training data to look for the items of an evaluation in.
 
     Args:
-        media: the keys of media that were trained on.
-        questions: likewise of questions.
+        media: keys of the media, see `decontaminate.medium_key`.
+        questions: keys of the questions, see `decontaminate.question_key`.
     """
 
     media: Collection[str]
@@ -34,7 +34,7 @@ class Overlap:
         return cls(known.media.keys(), known.questions.keys())
 
     def of_records(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Shares of items whose medium, and whose question, occurs in the training data."""
+        """Return the shares of items whose medium, and whose question, occurs in the training data."""
         media = sum(medium_key(record["path"]) in self.media for record in records)
         questions = sum(question_key(record["problem"]) in self.questions for record in records)
         return {"media": media / len(records), "questions": questions / len(records)}
@@ -44,14 +44,14 @@ def score_run(run: Run, protocol: str, *, max_lost: float = MAX_LOST, overlap: O
     """Score a run.
 
     Args:
-        run: from `results.read_run`.
-        protocol: a protocol's name, or the path of a YAML file.
-        max_lost: the largest share of a benchmark's items, in [0, 1], that may be without a reply.
-        overlap: training data to look for.
+        run: a run from `results.read_run`.
+        protocol: name of a protocol, or path of a YAML file.
+        max_lost: the largest share of a benchmark's items, in [0, 1], that may have no reply.
+        overlap: training data to look for the items in.
 
     Returns:
         `name`, `setting`, `protocol`, `prepared_for`, and `benchmarks`: for each the figures of `evaluation.score`
-        and `expected`, `complete`, `revision`, `missing_media` of its preparation, and `overlap` when asked for.
+        and `expected`, `complete`, `revision`, `missing_media` of its preparation, and `overlap` if it was given.
 
     Raises:
         ValueError: too many items of a benchmark have no reply.

@@ -4,26 +4,27 @@
 Three passes over the same items, the last two as controls that the paper does not have [ours]:
 
     observation   question and observation
-    question      the question alone: what needs no video
-    other         the question and another item's observation: what any text of this form brings
+    question      the question alone, for what can be answered without a video
+    other         the question and the observation of another item, for the effect of any text of this form
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data_tools.evaluate.asker import SHAPE, ChatAsker, Request
 from data_tools.evaluate.results import Run
-from data_tools.records.files import Record, files_of
+from data_tools.records.files import files_of
 from data_tools.steps.asking import asking_step
-from data_tools.steps.generate import GenerateSettings, prompt_of
-from data_tools.steps.run import Told
+from data_tools.steps.generate_settings import GenerateSettings, prompt_of
+from data_tools.steps.run import OnRecord, Outcome
+from verl_p2r.data.errors import RowError
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.reading import read_values
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.record import Record
 from verl_p2r.evaluation import score
 from verl_p2r.evaluation.mismatch import stated_option
 from verl_p2r.judge.answer_only import states_only_the_answer
@@ -43,24 +44,24 @@ def sufficiency(
     protocol: str,
     *,
     passes: Sequence[str] = PASSES,
-    told: Told = lambda kept: None,
+    on_record: OnRecord = lambda kept: None,
 ) -> dict[str, dict[str, Any]]:
     """Let a text-only model answer a run's items without their videos.
 
     Args:
         run: the run whose observations are used.
-        folder: for the output: a step's folder for each pass, and `sufficiency.json`.
+        folder: output folder, with a step's folder for each pass and `sufficiency.json`.
         settings: `DEFAULTS`, with the text model and its servers.
-        protocol: how the answers are scored.
-        passes: of `PASSES`.
-        told: called with each record's fate.
+        protocol: name of the protocol that scores the answers.
+        passes: names from `PASSES`.
+        on_record: called once a record is settled.
 
     Returns:
         Pass → benchmark → figures of `evaluation.score`; items without an observation score 0. In addition
         `names_answer`: benchmark → share of observations that state an answer outright.
 
     Raises:
-        NobodyReplies: the server is gone or refuses everything; what has come is kept.
+        NobodyReplies: the server is down or refuses everything; replies so far are stored.
         ValueError: a setting or a folder cannot be used, or a pass is unknown.
     """
     if unknown := [name for name in passes if name not in PASSES]:
@@ -71,7 +72,7 @@ def sufficiency(
     result: dict[str, dict[str, Any]] = {}
     for name in passes:
         texts = {"observation": observations, "other": others, "question": None}[name]
-        _ask(name, files, folder / name, settings, texts, told)
+        _ask(name, files, folder / name, settings, texts, on_record)
         result[name] = score(_answered(run, folder / name), protocol)
     result["names_answer"] = _naming(run, observations)
     (folder / "sufficiency.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -84,7 +85,7 @@ def _ask(
     folder: Path,
     settings: GenerateSettings,
     texts: Mapping[str, str] | None,
-    told: Told,
+    on_record: OnRecord,
 ) -> None:
     template = PromptTemplate.load(settings.prompt_template)
 
@@ -97,17 +98,17 @@ def _ask(
             raise RowError("output", "no observation", "the reply has no complete <observation> block")
         return Request(_WITH.format(observation=as_data(observation, MAX_OBSERVATION), prompt=prompt))
 
-    def read(record: Record, reply: dict[str, Any]) -> tuple[Record, RowError | None]:
+    def apply(record: Record, reply: dict[str, Any]) -> Outcome:
         return replace(record, output=reply["output"], extra={**record.extra, **_without_output(reply)}), None
 
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
-    fingerprint = {**settings.kept, "template": asdict(template), "pass": name, "texts": digest}
+    fingerprint = {**settings.fingerprint(template), "pass": name, "texts": digest}
     asker = ChatAsker(settings, fingerprint, request, "the text-only model")
-    asking_step(f"sufficiency, {name}", files, folder, asker, read, SHAPE, max_reject_share=1.0, told=told)
+    asking_step(f"sufficiency, {name}", files, folder, asker, apply, SHAPE, max_reject_share=1.0, on_record=on_record)
 
 
 def _answered(run: Run, folder: Path) -> list[dict[str, Any]]:
-    """The run's items with the text-only model's replies in place of the run's."""
+    """Return the items of the run with the replies of the text-only model."""
     parts = sorted(folder.glob("part-*.jsonl"))
     replies = {raw.value["problem_id"]: raw.value for part in parts for raw in read_values(part)}
     return [{**record, **_reply_of(replies.get(record["problem_id"]))} for record in run.records]
@@ -126,7 +127,7 @@ def _observations(run: Run) -> dict[str, str]:
 
 
 def _others(run: Run, observations: Mapping[str, str]) -> dict[str, str]:
-    """For each item the observation of another video of its benchmark: half of the benchmark further on."""
+    """Return for each item the observation of another video, half of the benchmark further on."""
     others: dict[str, str] = {}
     for benchmark in dict.fromkeys(record["benchmark"] for record in run.records):
         own = [
@@ -143,7 +144,7 @@ def _others(run: Run, observations: Mapping[str, str]) -> dict[str, str]:
 
 
 def _naming(run: Run, observations: Mapping[str, str]) -> dict[str, float]:
-    """For each benchmark, the share of observations that state an answer outright or hold nothing else."""
+    """Return for each benchmark the share of observations that state an answer outright or hold nothing else."""
     counts: dict[str, list[bool]] = {}
     for record in run.records:
         text = observations.get(record["problem_id"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores as Markdown: a table above the published rows, and what qualifies each score."""
+"""Scores as Markdown: a table with the published rows, and what qualifies each score."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,25 +14,25 @@ Scored = Mapping[str, Any]
 
 
 def title_of(benchmark: str) -> str:
-    """A benchmark's name as people write it."""
+    """Return the usual spelling of a benchmark's name."""
     adapter = ADAPTERS.get(canonical(benchmark))
     return adapter.title if adapter else benchmark
 
 
 def percent(value: float) -> str:
-    """A share as percent with one decimal."""
+    """Return a share in percent, with one decimal."""
     return f"{100 * value:.1f}"
 
 
 def markdown(runs: Sequence[Scored]) -> str:
-    """Every table of some runs that were scored by one protocol."""
+    """Return all tables of runs that were scored by one protocol."""
     parts = ["# Evaluation", *heads(runs), "## Scores", table(runs), "## What qualifies them", details(runs)]
     parts += ["## By category", categories(runs)]
     return "\n\n".join(parts) + "\n"
 
 
 def heads(runs: Sequence[Scored]) -> list[str]:
-    """What must accompany every score: the protocol, and each run's setting and items."""
+    """Return what must accompany every score: the protocol, and the setting and items of each run."""
     lines = [f"Protocol **{runs[0]['protocol']}**: {runs[0]['protocol_description']}."]
     for run in runs:
         items = sum(row["n"] for row in run["benchmarks"].values())
@@ -46,7 +46,7 @@ def heads(runs: Sequence[Scored]) -> list[str]:
 
 
 def table(runs: Sequence[Scored]) -> str:
-    """Scores in percent with Wilson's 95 % interval and n, above the published rows of the same protocol."""
+    """Return scores in percent with Wilson's 95 % interval and n, above the published rows of the same protocol."""
     names = shown_benchmarks(runs)
     rows = [["", *map(title_of, names), "average"]]
     for run in runs:
@@ -67,13 +67,13 @@ def table(runs: Sequence[Scored]) -> str:
 
 
 def shown_benchmarks(runs: Sequence[Scored]) -> list[str]:
-    """The benchmarks that any run has: the paper's in its order, then the others."""
+    """Return the benchmarks that any run has: first the paper's in its order, then the others."""
     own = list(dict.fromkeys(canonical(name) for run in runs for name in run["benchmarks"]))
     return [*(name for name in BENCHMARKS if name in own), *(name for name in own if name not in BENCHMARKS)]
 
 
 def details(runs: Sequence[Scored]) -> str:
-    """One row for each run and benchmark."""
+    """Return what qualifies each score: one row for each run and benchmark."""
     head = ["run", "benchmark", "n", "score", "95 %", "95 % by video", "lenient", "lost", "cut off", "in the template"]
     rows = [[*head, "reply length, median", "notes"]]
     for run in runs:
@@ -99,7 +99,7 @@ def details(runs: Sequence[Scored]) -> str:
 
 
 def notes(row: Mapping[str, Any]) -> list[str]:
-    """What else a reader must know of a benchmark's score."""
+    """Return what else a reader must know about the score of a benchmark."""
     found = []
     if row.get("expected") and row["n"] != row["expected"]:
         found.append(f"{row['n']:,} of the {row['expected']:,} published items")
@@ -119,11 +119,15 @@ def notes(row: Mapping[str, Any]) -> list[str]:
 
 
 def categories(runs: Sequence[Scored]) -> str:
-    """Scores by question type, task or track, and by further categories."""
+    """Return scores by question type, task or track, and by other categories."""
     rows = [["benchmark", "category", *(f"{run['name']}" for run in runs)]]
     for name in shown_benchmarks(runs):
-        empty: Mapping[str, Any] = {"categories": {}, "by": {}}
-        own = [next((row for key, row in run["benchmarks"].items() if canonical(key) == name), empty) for run in runs]
+        own: list[Mapping[str, Any]] = [
+            next(
+                (row for key, row in run["benchmarks"].items() if canonical(key) == name), {"categories": {}, "by": {}}
+            )
+            for run in runs
+        ]
         groups = {"": [row["categories"] for row in own]}
         for kind in dict.fromkeys(kind for row in own for kind in row["by"]):
             groups[f"{kind}: "] = [row["by"].get(kind, {}) for row in own]
@@ -135,7 +139,7 @@ def categories(runs: Sequence[Scored]) -> str:
 
 
 def mismatch_markdown(tables: Mapping[str, Mapping[str, Any]]) -> str:
-    """Think–answer mismatch by benchmark; see `evaluation.mismatch`."""
+    """Return the think–answer mismatch by benchmark, see `evaluation.mismatch`."""
     head = ["", "items", "both read", "mismatch", "95 %", "thinking unread", "answer unread", "read by the judge"]
     rows = [[*head, "both right", "thinking right only", "answer right only", "both wrong"]]
     for name, row in tables.items():
@@ -151,7 +155,7 @@ def mismatch_markdown(tables: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def sufficiency_markdown(result: Mapping[str, Mapping[str, Any]]) -> str:
-    """Scores without a video by benchmark; see `evaluate.sufficiency`. `video` holds the run's own."""
+    """Return scores without a video by benchmark, see `evaluate.sufficiency`; `video` holds those of the run itself."""
     passes = [name for name in ("video", "observation", "question", "other") if name in result]
     titles = {
         "video": "with the video",
@@ -168,7 +172,11 @@ def sufficiency_markdown(result: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def check(run: Scored, reference: Reference) -> list[tuple[str, float, float, bool]]:
-    """Compare a run with a published row: benchmark, percent, published percent, whether within `TOLERANCE`."""
+    """Compare a run with a published row.
+
+    Returns:
+        For each benchmark its name, our percent, the published percent, and whether they differ by at most `TOLERANCE`.
+    """
     own = {canonical(name): 100 * row["score"] for name, row in run["benchmarks"].items()}
     return [
         (name, own[name], published, abs(own[name] - published) <= TOLERANCE)
@@ -182,7 +190,7 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def _average(scores: Mapping[str, float]) -> str:
-    """The plain average, of all seven benchmarks only."""
+    """Return the plain average if all seven benchmarks have a score, else an empty text."""
     return f"{sum(scores[name] for name in BENCHMARKS) / 7:.1f}" if set(BENCHMARKS) <= set(scores) else ""
 
 

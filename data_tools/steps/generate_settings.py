@@ -67,7 +67,9 @@ class GenerateSettings:
             ValueError: the model has no name.
         """
         if not self.model:
-            raise ValueError("generate.model is not set: give the name that the server has for the model")
+            raise ValueError(
+                "no model is named: give --model, or generate.model in a build's file, as its server knows it"
+            )
         own = {name: value for name, value in asdict(self).items() if name not in NOT_IN_FINGERPRINT}
         return {**own, "template": asdict(template)}
 

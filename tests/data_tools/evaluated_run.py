@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's folder with replies that a test writes itself, made by the steps' own writers."""
+"""Makes the folder of a run from replies that a test chooses, with the steps' own writers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import benchmark_files
@@ -9,20 +10,21 @@ import benchmark_files
 from data_tools.evaluate.adapters import ADAPTERS
 from data_tools.evaluate.prepare import prepare
 from data_tools.evaluate.run import DEFAULTS, STEP
-from data_tools.records.files import Record, files_of
+from data_tools.records.files import files_of
 from data_tools.records.folders import whole_folder
 from data_tools.steps.run import write_step
-from verl_p2r.data.rows import RowError
+from verl_p2r.data.errors import RowError
+from verl_p2r.data.prompt_template import PromptTemplate
 
 
 def make_run(root: Path, replies: Mapping[str, str | None], name: str = "run", benchmark: str = "mmvu") -> Path:
     """Write a run over the first items of a benchmark.
 
     Args:
-        root: where the benchmark, its prepared items and the run go.
-        replies: problem_id without the benchmark → the reply; None: the item was lost.
-        name: the run's folder.
-        benchmark: its name; each question type has as many items as there are replies.
+        root: folder for the benchmark, its prepared items and the run.
+        replies: problem_id without the benchmark → reply; None if the item was lost.
+        name: name of the run's folder.
+        benchmark: name of the benchmark; each question type has as many items as there are replies.
     """
     prepared = root / "prepared" / benchmark
     if not prepared.exists():
@@ -36,9 +38,10 @@ def make_run(root: Path, replies: Mapping[str, str | None], name: str = "run", b
             reply = replies.get(record.problem_id.partition("/")[2])
             lost = RowError("path", "missing file", "no such file") if reply is None else None
             extra = {**record.extra, "finish_reason": "stop", "completion_tokens": len((reply or "").split())}
-            yield Record(**{**vars(record), "output": reply, "extra": extra}), lost
+            yield replace(record, output=reply, extra=extra), lost
 
-    settings = {**DEFAULTS.kept, "model": "made"}
+    template = PromptTemplate.load(DEFAULTS.prompt_template)
+    settings = replace(DEFAULTS, model="made").fingerprint(template)
     with whole_folder(root / name, files) as partial:
         write_step(STEP, files, partial, answered, settings=settings, max_reject_share=1.0)
     return root / name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chat completions server in a thread of the test, which says what a function makes of a prompt."""
+"""A chat completions server in a thread of the test; a function makes its replies from prompts."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from threading import Thread
 
 @contextmanager
 def text_server(reply: Callable[[str], str]) -> Iterator[tuple[str, list[str]]]:
-    """Serve; gives the base URL and the prompts that came."""
+    """Serve, and yield the base URL and the list of prompts that came."""
     prompts: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

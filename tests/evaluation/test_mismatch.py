@@ -55,7 +55,7 @@ def test_what_a_judge_says(reply, letter):
 
 
 def test_the_table_by_hand():
-    """Four of six items can be read on both sides, and two of these differ."""
+    """Four of six items can be read on both sides; two of these differ."""
     conclusions = [
         Conclusion("A", "A", "A", "rule"),  # both right
         Conclusion("B", "B", "A", "rule"),  # both wrong, and the same

@@ -139,7 +139,7 @@ def test_lost_items_score_nothing_stay_in_the_denominator_and_are_named():
     assert (figures["n"], figures["score"]) == (5, 0.2)
     assert figures["lost"] == {"unreadable medium": 1, "no reply": 1}
     assert (figures["truncated"], figures["format_rate"]) == (0.2, 0.2)
-    assert figures["length"]["median"] == len(records[3]["response"])  # the three replies have 66, 41 and 0 characters
+    assert figures["length"]["median"] == len(records[3]["response"])  # three replies have 66, 41 and 0 characters
 
 
 def test_categories_and_further_ones():

@@ -11,7 +11,7 @@ from verl_p2r.evaluation.protocol import Protocol
 from verl_p2r.evaluation.summary import by_benchmark, item_weights, mean_of
 
 RESAMPLES = 10_000
-_BATCH = 500  # resamples held in memory at a time
+_BATCH = 500  # resamples in memory at a time
 
 
 def compare(
@@ -25,11 +25,11 @@ def compare(
     """Compare two runs on the items that both have, by resampling videos with replacement.
 
     Args:
-        first: records of a run as `score` takes them, with `problem_id`.
+        first: records of a run for `score`, with `problem_id`.
         second: records of another run.
-        protocol: as in `score`.
-        resamples: how often.
-        seed: the resampling's seed.
+        protocol: see `score`.
+        resamples: number of resamples.
+        seed: seed of the resampling.
 
     Returns:
         For each benchmark: `first` and `second` (their scores on the shared items), `difference` (second − first),
@@ -38,7 +38,7 @@ def compare(
         and `losses` (items on which the second scores more, and less), and `protocol`.
 
     Raises:
-        ValueError: as in `score`; a record has no `problem_id`; or the runs share no item.
+        ValueError: see `score`; or a record has no `problem_id`, or the runs share no item.
     """
     rules = Protocol.load(protocol)
     sides = [by_benchmark(score_items(records, rules)) for records in (first, second)]
@@ -74,7 +74,7 @@ def _compared(
     groups: dict[tuple[str, ...], int] = {}
     video = np.array([videos.setdefault(item.video, len(videos)) for item in one])
     group = np.array([groups.setdefault(path, len(groups)) for path in paths])
-    share = np.bincount(group, weights=weights)  # each group's share in the average
+    share = np.bincount(group, weights=weights)  # share of each group in the average
     sums = np.zeros((len(videos), len(groups)))
     counts = np.zeros_like(sums)
     np.add.at(sums, (video, group), y - x)

@@ -44,10 +44,10 @@ def effective_size(scores: ArrayLike, weights: ArrayLike, means: ArrayLike, clus
     shares of equal weights and clusters of one item n_eff is n − 1, so callers pass n there instead.
 
     Args:
-        scores: the items' scores x, in [0, 1]. Shape: (n,).
-        weights: the items' weights w, which sum to 1. Shape: (n,).
-        means: the mean m of each item's group. Shape: (n,).
-        clusters: what each item belongs to, n of them.
+        scores: scores of the items, x, in [0, 1]. Shape: (n,).
+        weights: weights of the items, w, which sum to 1. Shape: (n,).
+        means: mean score of each item's group, m. Shape: (n,).
+        clusters: the cluster of each item, n of them.
 
     Returns:
         n_eff; never more than the number of items when the clusters are larger than one item, so that intervals of

@@ -18,21 +18,21 @@ NO_REPLY = "no reply"
 
 @dataclass(frozen=True)
 class ItemScore:
-    """What one reply is worth.
+    """The score of one reply.
 
     Args:
-        benchmark: as the record names it.
+        benchmark: name of the benchmark in the record.
         key: identifies the item within its benchmark; None where the record has no `problem_id`.
-        group: its question type or task; empty without one.
+        group: question type or task; empty without one.
         metric: `mra` for numbers of regression, else `accuracy`.
-        strict: the score as the protocol's own reader reads the reply, in [0, 1].
-        lenient: the score as training's lenient comparison reads it, in [0, 1].
-        video: what it belongs to in clustered intervals.
-        well_formed: whether both processes keep to the template.
+        strict: score by the protocol's reader, in [0, 1].
+        lenient: score by the lenient comparison of training, in [0, 1].
+        video: cluster of the item in clustered intervals.
+        well_formed: whether both segments follow the template.
         cut: whether the reply was cut off by `max_tokens`.
         lost: why there is no reply; None when there is one. A lost item scores 0.
-        length: the reply's length, in tokens where the record says so, else in characters; 0 without a reply.
-        by: further categories, name → value.
+        length: length of the reply, in tokens if the record has their number, else in characters; 0 without a reply.
+        by: other categories, name → value.
     """
 
     benchmark: str
@@ -58,15 +58,15 @@ def score_response(
     benchmark: str = "",
     options: Iterable[object] | None = None,
 ) -> tuple[float, float]:
-    """Score one reply: what `score`, and a validation during training, count.
+    """Score one reply, as `score` and the validation during training do.
 
     Args:
         response: the whole reply.
         solution: the true answer, with or without its `<answer>` tags.
         problem_type: one of `accuracy.PROBLEM_TYPES`.
         protocol: a protocol, or its name.
-        benchmark: which of the protocol's readers is used.
-        options: the options, for multiple choice.
+        benchmark: name of the benchmark, which decides the protocol's reader.
+        options: options of a multiple choice question.
 
     Returns:
         The strict score, by the protocol's reader, and the lenient one, both in [0, 1].
@@ -95,15 +95,15 @@ def validation_scores(
     """Score a reply of a validation during training exactly as `score` does.
 
     Args:
-        benchmark: the row's `data_source`.
+        benchmark: `data_source` of the row.
         response: the whole reply.
         solution: the true answer.
         problem_type: one of `accuracy.PROBLEM_TYPES`.
-        options: the options, for multiple choice.
-        protocol: a protocol's name.
+        options: options of a multiple choice question.
+        protocol: name of a protocol.
 
     Returns:
-        The strict and the lenient score; None when the data source is none of the paper's benchmarks.
+        The strict and the lenient score; None if the data source is not one of the paper's benchmarks.
 
     Raises:
         ValueError: the protocol or the problem type is unknown.
@@ -120,9 +120,9 @@ def score_item(record: Mapping[str, Any], protocol: Protocol, index: int = 0) ->
     """Score one record.
 
     Args:
-        record: see `evaluation.score`.
-        protocol: how.
-        index: the record's number, for errors.
+        record: a record, see `evaluation.score`.
+        protocol: the protocol.
+        index: number of the record, for errors.
 
     Raises:
         ValueError: naming the record and the field that is missing or wrong.
@@ -167,11 +167,11 @@ def score_items(records: Iterable[Mapping[str, Any]], protocol: Protocol) -> lis
     """Score records; the same item twice counts once.
 
     Args:
-        records: see `evaluation.score`.
-        protocol: how; question types that it leaves out are not scored.
+        records: the records, see `evaluation.score`.
+        protocol: the protocol; question types that it leaves out are not scored.
 
     Raises:
-        ValueError: a record is not what it should be, or two records of one `problem_id` have different replies.
+        ValueError: a field of a record is missing or wrong, or two records of one `problem_id` have different replies.
     """
     scores: list[ItemScore] = []
     seen: dict[tuple[str, str], Any] = {}

@@ -34,10 +34,10 @@ class Conclusion:
     """One multiple choice item: what the thinking concludes, and what is answered.
 
     Args:
-        thought: the option's letter as read from the thinking; None when none can be read.
-        answer: likewise from the answer.
+        thought: letter of the option that the thinking concludes with; None if it cannot be read.
+        answer: letter of the option that is answered; None if it cannot be read.
         truth: the correct letter.
-        source: who read the thinking: `rule`, `judge`, or empty when neither could.
+        source: who read the thinking: `rule`, `judge`, or empty if neither could.
     """
 
     thought: str | None
@@ -50,11 +50,11 @@ def stated_option(text: str, options: Sequence[str]) -> str | None:
     """Read the option that a text says outright is the answer, the last one if there are several.
 
     Args:
-        text: such as a response's thinking.
-        options: the question's options.
+        text: a text, such as the thinking of a response.
+        options: options of the question.
 
     Returns:
-        The letter; None when no sentence announces an answer, or the last one names no single option.
+        The letter; None if no sentence announces an answer, or the last one does not name a single option.
 
     >>> stated_option("It could be A. No: the answer must be (B).", ["A. red", "B. blue"])
     'B'
@@ -68,7 +68,7 @@ def stated_option(text: str, options: Sequence[str]) -> str | None:
 
 
 def option_letter(answer: str, options: Sequence[str]) -> str | None:
-    """Read an answer's option as a letter by its place; None when it names no single option.
+    """Read an answer as the letter of its option, by place; None if it does not name a single option.
 
     >>> option_letter("<answer>blue</answer>", ["A. red", "B. blue"])
     'B'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How MMMU and VideoMMMU read an answer out of free text (arXiv 2311.16502, arXiv 2501.13826).
+"""Reads an answer from free text as MMMU and VideoMMMU do (arXiv 2311.16502, arXiv 2501.13826).
 
 The rules are theirs; the code is ours.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from verl_p2r.answers.options import LETTERS
 
-# What announces the answer: the text behind the last of these on a line is read.
+# Announcements of an answer: the text after the last of these on a line is read.
 _ANNOUNCEMENTS = (
     *("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ", "are ", "in total ", "total "),
     *("identify ", "recognize ", "calculated as ", "counted as ", "measured as ", "observed as ", "concluded as "),
@@ -30,7 +30,7 @@ def choice_letter(reply: str, options: Sequence[str]) -> str | None:
 
     Args:
         reply: the reply.
-        options: the options' texts, with or without their letters.
+        options: texts of the options, with or without their letters.
 
     Returns:
         The letter, or None when there is none.
@@ -61,14 +61,14 @@ def choice_letter(reply: str, options: Sequence[str]) -> str | None:
 
 
 def open_answer_matches(reply: str, truth: str) -> bool:
-    """Tell whether an open reply holds the true answer.
+    """Return whether an open reply contains the correct answer.
 
-    Each line is cut behind its last announcement ("is", "answer", on the last line also "="). A number matches when
+    Each line is cut after its last announcement ("is", "answer", on the last line also "="). A number matches when
     it is equal after rounding to 2 places, a text when the truth is contained.
 
     Args:
         reply: the reply.
-        truth: the true answer.
+        truth: the correct answer.
 
     >>> open_answer_matches("The total is 234.567 N", "234.57"), open_answer_matches("It is not 5", "6")
     (True, False)
@@ -115,5 +115,5 @@ def _normal(text: str) -> list[str | float]:
 
 
 def _bare(option: str, letter: str) -> str:
-    """An option's text in lower case, without its letter."""
+    """Return the text of an option in lower case, without its letter."""
     return option.removeprefix(f"{letter}.").strip().lower()

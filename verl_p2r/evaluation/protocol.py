@@ -37,9 +37,9 @@ class Protocol:
     """One way to score.
 
     Args:
-        name: its name, printed with every score.
-        description: one sentence.
-        inclusive: which form of mean relative accuracy counts.
+        name: name of the protocol, which accompanies every score.
+        description: one sentence about it.
+        inclusive: form of mean relative accuracy, see `mean_relative_accuracy`.
         clips: whether MVBench's videos are cut to the item's start and end.
         last_frame_note: whether VideoMMMU's questions say what the video's last frame is, as its own prompt does.
         readers: benchmark → reader, with `default`.
@@ -64,7 +64,7 @@ class Protocol:
             name: one of the package's (`video_r1`, `official`), or the path of a YAML file of the same fields.
 
         Raises:
-            ValueError: there is no such protocol, or a field of it is missing, unknown or has an unknown value.
+            ValueError: there is no such protocol, or one of its fields is missing, unknown or has an unknown value.
 
         >>> Protocol.load("official").inclusive
         True
@@ -72,16 +72,16 @@ class Protocol:
         return _load(str(name))
 
     def reader(self, benchmark: str) -> Reader:
-        """How a benchmark's replies are read."""
+        """Return the reader of a benchmark's replies."""
         return READERS[_pick(self.readers, benchmark)]
 
     def overall_of(self, benchmark: str) -> str:
-        """How a benchmark's items become one figure."""
+        """Return how a benchmark's items become one figure."""
         return _pick(self.overall, benchmark)
 
 
 def protocol_names() -> list[str]:
-    """The names of the package's protocols."""
+    """Return the names of the package's protocols."""
     own = files("verl_p2r.evaluation").joinpath("protocols")
     return sorted(file.name.removesuffix(".yaml") for file in own.iterdir() if file.name.endswith(".yaml"))
 

@@ -47,7 +47,7 @@ class Question:
     Args:
         problem_type: one of `accuracy.PROBLEM_TYPES`.
         solution: the true answer, without tags.
-        options: the options, for multiple choice.
+        options: options of a multiple choice question.
         inclusive: which form of mean relative accuracy counts, see `mean_relative_accuracy`.
     """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published scores to compare one's own with: the paper's rows and a few anchors."""
+"""Published scores to compare with: the paper's rows and a few others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from importlib.resources import files
 import yaml
 
 TOLERANCE = 2.0
-"""Points by which a set-up may miss a published row of the same model and setting before it should be looked into."""
+"""Largest difference, in points, to a published row of the same model and setting that needs no explanation."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class Reference:
     """One published row.
 
     Args:
-        key: its short name.
-        name: the model, and who published it.
-        setting: frames, pixels and prompt, as far as they are known.
+        key: short name of the row.
+        name: the model, and who published the row.
+        setting: frames, pixels and prompt, as far as known.
         protocol: the protocol that its numbers are comparable under.
         scores: benchmark → percent.
-        average: over the seven benchmarks, in percent, as published; None where it is not.
+        average: published average over the seven benchmarks, in percent; None if there is none.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Reference:
 
 @lru_cache(maxsize=1)
 def references() -> Mapping[str, Reference]:
-    """Every published row by its short name.
+    """Return every published row by its short name.
 
     >>> references()["videop2r-pa-grpo"].scores["mmvu"]
     65.4

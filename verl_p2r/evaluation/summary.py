@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From item scores to one figure a benchmark, with intervals, categories and everything that qualifies the figure.
+"""Turns item scores into one figure for each benchmark, with intervals, categories and what qualifies the figure.
 
 Each way to average is a nesting of groups: the score is the mean of its groups' means, level by level.
 
@@ -12,6 +12,7 @@ Each way to average is a nesting of groups: the score is the mean of its groups'
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def score(records: Iterable[Mapping[str, Any]], protocol: str) -> dict[str, dict
         | `protocol`, `average`       | how this was scored                                                           |
 
     Raises:
-        ValueError: the protocol is unknown, or naming the record and field that is not what it should be.
+        ValueError: the protocol is unknown, or a record is wrong; the message names record and field.
     """
     rules = Protocol.load(protocol)
     return {name: summary(items, rules) for name, items in by_benchmark(score_items(records, rules)).items()}
@@ -77,7 +78,7 @@ def item_weights(items: Sequence[ItemScore], average: str) -> tuple[np.ndarray, 
     """Weigh items so that the weighted sum of their scores is the average.
 
     Args:
-        items: the items of one benchmark.
+        items: items of one benchmark.
         average: one of `protocol.OVERALL`.
 
     Returns:
@@ -92,8 +93,8 @@ def mean_of(scores: Sequence[float], items: Sequence[ItemScore], average: str) -
     """Average scores of items: the mean of group means, level by level.
 
     Args:
-        scores: the items' scores, in [0, 1].
-        items: the items of one benchmark.
+        scores: scores of the items, in [0, 1].
+        items: items of one benchmark.
         average: one of `protocol.OVERALL`.
     """
     groups: dict[Path, list[float]] = defaultdict(list)
@@ -104,7 +105,7 @@ def mean_of(scores: Sequence[float], items: Sequence[ItemScore], average: str) -
 
 
 def _shares(paths: Collection[Path]) -> dict[Path, float]:
-    """The share of each innermost group in the average: at every level, groups weigh the same."""
+    """Return the share of each innermost group in the average: at every level, groups have equal weights."""
     children: dict[Path, set[Path]] = defaultdict(set)
     for path in paths:
         for depth in range(len(path)):
@@ -127,7 +128,7 @@ def summary(items: Sequence[ItemScore], protocol: Protocol) -> dict[str, Any]:
         "lenient": _bounded(items, [item.lenient for item in items], average),
         "categories": _categories(items, lambda item: item.group),
         "by": {
-            name: _categories([item for item in items if name in item.by], _category(name))
+            name: _categories([item for item in items if name in item.by], partial(_category, name))
             for name in dict.fromkeys(name for item in items for name in item.by)
         },
         "format_rate": sum(item.well_formed for item in items) / len(items),
@@ -141,7 +142,7 @@ def summary(items: Sequence[ItemScore], protocol: Protocol) -> dict[str, Any]:
 
 
 def _bounded(items: Sequence[ItemScore], scores: Sequence[float], average: str) -> dict[str, float]:
-    """A score and its Wilson interval; of other than plain shares with the effective number of items."""
+    """Return a score and its Wilson interval; if it is not a plain share, with the effective number of items."""
     x = np.array(scores, dtype=np.float64)
     weights, paths = item_weights(items, average)
     value = min(mean_of(scores, items, average), 1.0)
@@ -162,7 +163,7 @@ def _clustered(items: Sequence[ItemScore], scores: Sequence[float], average: str
 
 
 def _means(x: np.ndarray, paths: Sequence[Path]) -> np.ndarray:
-    """The mean of each item's innermost group."""
+    """Return the mean score of each item's innermost group."""
     numbers: dict[Path, int] = {}
     index = np.array([numbers.setdefault(path, len(numbers)) for path in paths])
     means: np.ndarray = (np.bincount(index, weights=x) / np.bincount(index))[index]
@@ -184,8 +185,8 @@ def _categories(items: Sequence[ItemScore], of: Callable[[ItemScore], str]) -> d
     }
 
 
-def _category(name: str) -> Callable[[ItemScore], str]:
-    return lambda item: str(item.by[name])
+def _category(name: str, item: ItemScore) -> str:
+    return str(item.by[name])
 
 
 def _lengths(lengths: Sequence[int]) -> dict[str, float]:

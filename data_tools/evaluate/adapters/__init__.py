@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One small file for each benchmark: its official files, as downloaded, read into items."""
+"""One small file for each benchmark, which reads its official files, as downloaded, into items."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +30,7 @@ def find_adapter(name: str, source: Path) -> Adapter:
 
     Args:
         name: one of `ADAPTERS`.
-        source: what it will read: the folder of a download, or for `video_r1` a JSON file.
+        source: folder of a download, or for `video_r1` a JSON file.
 
     Raises:
         ValueError: there is no such adapter, or no such source.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all adapters share: the item that they yield, and how official files are read."""
+"""What all adapters share: the items that they yield, and reading official files."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,13 +23,13 @@ class Item:
         id: unique within the benchmark.
         question: without its options.
         problem_type: one of `accuracy.PROBLEM_TYPES`.
-        solution: the true answer; of a multiple choice question the letter.
-        path: the video's path below the benchmark's folder.
+        solution: the correct answer; for a multiple choice question its letter.
+        path: path of the video, below the benchmark's folder.
         question_type: the category that the benchmark itself averages or reports by.
-        options: lettered, see `lettered`.
-        video_id: what clusters of intervals go by; empty for the path.
+        options: options with their letters, see `lettered`.
+        video_id: cluster of the item in intervals; empty to use the path.
         media: `video_start` and `video_end` of a clip, in seconds.
-        categories: further categories, name → value.
+        categories: other categories, name → value.
     """
 
     id: str
@@ -45,10 +45,10 @@ class Item:
 
 
 class Download:
-    """The folder a benchmark was downloaded to; it notes which files were read.
+    """The folder of a downloaded benchmark; it notes which files were read.
 
     Args:
-        folder: the folder; for Video-R1's files, the one file.
+        folder: the folder; for Video-R1 one of its files.
 
     Attributes:
         read: the annotation files that were read, for the manifest.
@@ -59,7 +59,7 @@ class Download:
         self.read: list[Path] = []
 
     def files(self, *patterns: str) -> list[Path]:
-        """The files of the first pattern that any match, in order of their names.
+        """Return the files that match the first pattern with any match, sorted by name.
 
         Raises:
             ValueError: none matches.
@@ -73,7 +73,7 @@ class Download:
         )
 
     def rows(self, *patterns: str, fields: Collection[str] = ()) -> Iterator[dict[str, Any]]:
-        """The rows of the files of the first pattern that any match; of parquet only the named columns.
+        """Yield the rows of the files that match the first pattern with any match; from parquet only the named columns.
 
         Raises:
             ValueError: none matches, a file cannot be read, or a row is not an object.
@@ -82,21 +82,21 @@ class Download:
             yield from rows_of(file, fields)
 
     def first_file(self, *paths: str) -> str:
-        """The first of some paths below the folder that is a file; the first of all when none is."""
+        """Return the first of some paths below the folder that is a file; the first path if none is."""
         return next((path for path in paths if (self.folder / path).is_file()), paths[0])
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """How one benchmark's files are read.
+    """How the files of one benchmark are read.
 
     Args:
-        name: the benchmark's name in scores.
+        name: name of the benchmark in scores.
         title: its name in reports.
         hub: where it is published.
-        licence: what its pages say about its annotations and media.
-        counts: question type → number of items; what a complete download gives.
-        items: reads them from the folder of the download.
+        licence: licence of its annotations and media, as far as its pages say.
+        counts: question type → number of items in a complete download.
+        items: reads the items of a download.
     """
 
     name: str
@@ -108,12 +108,12 @@ class Adapter:
 
     @property
     def total(self) -> int:
-        """The number of items of a complete download."""
+        """Number of items in a complete download."""
         return sum(self.counts.values())
 
 
 def rows_of(file: Path, fields: Collection[str] = ()) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet, JSON or JSON-lines file; of parquet only the named columns, where the file has them.
+    """Yield the rows of a parquet, JSON or JSON-lines file; from parquet only those of the named columns that exist.
 
     Raises:
         ValueError: the file cannot be read, or a row is not an object.
@@ -124,12 +124,12 @@ def rows_of(file: Path, fields: Collection[str] = ()) -> Iterator[dict[str, Any]
         raise ValueError(f"{file}: cannot be read ({error}): download it again") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise ValueError(f"{file}, row {number}: holds a {type(row).__name__} where an object belongs")
+            raise ValueError(f"{file}, row {number}: is a {type(row).__name__}, not an object: download it again")
         yield row
 
 
 def field_of(row: Mapping[str, Any], *names: str) -> Any:
-    """The first of some fields that is set.
+    """Return the first of some fields that is set.
 
     Raises:
         ValueError: none is.
@@ -141,7 +141,7 @@ def field_of(row: Mapping[str, Any], *names: str) -> Any:
 
 
 def lettered(texts: Sequence[Any]) -> tuple[str, ...]:
-    """Options as `A. text`, whether or not they have their letters already.
+    """Return options as `A. text`, whether they have their letters already or not.
 
     >>> lettered(["red", "blue"]), lettered(["A. red", "B. blue"])
     (('A. red', 'B. blue'), ('A. red', 'B. blue'))

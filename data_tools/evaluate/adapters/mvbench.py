@@ -6,6 +6,7 @@ folders share names, so a path keeps its folder.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from data_tools.evaluate.adapters.base import CHOICE, Adapter, Download, Item, lettered
 from verl_p2r.evaluation import Protocol
@@ -50,10 +51,8 @@ def items(source: Download, protocol: Protocol) -> Iterator[Item]:
                 raise ValueError(f"MVBench {task} {number}: the answer {row['answer']!r} is not among its candidates")
             path = _find(source, name, folders if protocol.clips or len(folders) == 1 else _whole(task))
             cut = len(folders) == 2 and f"{folders[1]}/" in path and "segment" in folders[1]
-            start, end = row.get("start"), row.get("end")
-            media = (
-                {"video_start": float(start), "video_end": float(end)} if start is not None and end is not None else {}
-            )
+            bounds: dict[str, Any] = {"video_start": row.get("start"), "video_end": row.get("end")}
+            clip = protocol.clips and not cut and None not in bounds.values()
             yield Item(
                 id=f"{task}/{number}",
                 question=row["question"],
@@ -67,12 +66,12 @@ def items(source: Download, protocol: Protocol) -> Iterator[Item]:
 
 
 def _whole(task: str) -> tuple[str, ...]:
-    """The folders of whole videos: converted files are whole, segments are not."""
+    """Return the folders of whole videos: converted files are whole, segments are not."""
     return tuple(folder for folder in FOLDERS[task] if "segment" not in folder)
 
 
 def _find(source: Download, name: str, folders: tuple[str, ...]) -> str:
-    """The path of a video in whichever layout it is there; files that were converted end in `.mp4`."""
+    """Return the path of a video in the layout that has it; converted files end in `.mp4`."""
     names = [name]
     if not name.endswith(".mp4"):
         names.append(f"{name.rsplit('.', 1)[0] if '.' in name else name}.mp4")

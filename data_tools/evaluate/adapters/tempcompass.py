@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """TempCompass (arXiv 2403.00476): four types of questions about time, each asked as multiple choice.
 
-Yes and no become options; of captioning, the multiple choice question that its judge would answer from a caption is
-asked of the video itself, as Video-R1 seems to do.
+Yes and no become options. For captioning, the multiple choice question that its judge answers from a caption is asked
+about the video itself, as Video-R1 seems to do.
 """
 
 import json
@@ -30,7 +30,7 @@ def items(source: Download, protocol: Protocol) -> Iterator[Item]:
             place = _place(answer, options, texts)
             if place is None:
                 raise ValueError(
-                    f"TempCompass {kind} {number} ({row['video_id']}): the answer {answer!r} is none of its options"
+                    f"TempCompass {kind} {number} ({row['video_id']}): the answer {answer!r} is not one of its options"
                 )
             yield Item(
                 id=f"{kind}/{number}",
@@ -58,7 +58,7 @@ def _rows(source: Download, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _place(answer: str, options: list[str], texts: list[str]) -> int | None:
-    """The option that an answer is: whole, by its text, or by its letter."""
+    """Return the place of the option that an answer names: in full, by its text, or by its letter."""
     answer = answer.strip()
     bare = _LABEL.sub("", answer, count=1).casefold()
     for known, wanted in ((options, answer), ([text.casefold() for text in texts], bare)):

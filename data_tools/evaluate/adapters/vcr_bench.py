@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VCR-Bench (arXiv 2504.07956), the choice items. A benchmark named `vcrbench` elsewhere is another one."""
+"""VCR-Bench (arXiv 2504.07956), the choice items. The `vcrbench` of other projects is a different benchmark."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ FOLDER = "v1/videos"
 
 
 def items(source: Download, protocol: Protocol) -> Iterator[Item]:
-    """Read `v1/videos/meta_info_video.json`; open questions, and the empty choices of others, are left out."""
+    """Read `v1/videos/meta_info_video.json`; open questions and empty choices are left out."""
     for row in source.rows(f"{FOLDER}/meta_info_video.json", "meta_info_video.json"):
         if row["multiple-choice"] not in (True, "true", "True"):
             continue
@@ -32,6 +32,6 @@ ADAPTER = Adapter(
     title="VCR-Bench",
     hub="VLM-Reasoning/VCR-Bench",
     licence="none stated",
-    counts={"": 510},  # in all: the split into dimensions is not published
+    counts={"": 510},  # the split into dimensions is not published
     items=items,
 )

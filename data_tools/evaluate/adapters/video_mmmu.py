@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """VideoMMMU (arXiv 2501.13826): lectures, in the tracks Perception, Comprehension and Adaptation.
 
-Of Adaptation, the question's picture is the last frame of the video; sampling always takes it.
+In Adaptation, the question's picture is the last frame of the video, which sampling always takes.
 """
 
 import re
@@ -13,7 +13,7 @@ from verl_p2r.data.fields import options_of
 from verl_p2r.evaluation import Protocol
 
 TRACKS = ("Perception", "Comprehension", "Adaptation")
-FIELDS = ("id", "question", "options", "answer", "question_type")  # not the image, which the video's last frame shows
+FIELDS = ("id", "question", "options", "answer", "question_type")  # the video's last frame shows the image
 DISCIPLINES = {
     "Art": ("Art", "Art_Theory", "Design", "Music"),
     "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
@@ -43,7 +43,7 @@ def items(source: Download, protocol: Protocol) -> Iterator[Item]:
         for row in source.rows(f"{track}/test*.parquet", f"{track}.jsonl", fields=FIELDS):
             subject = "_".join(row["id"].split("_")[1:-1])
             if subject not in _DISCIPLINE:
-                raise ValueError(f"VideoMMMU {track} {row['id']}: its subject {subject!r} is not a known one")
+                raise ValueError(f"VideoMMMU {track} {row['id']}: its subject {subject!r} is unknown")
             question = _IMAGE_MARK.sub(" ", row["question"]).strip()
             options = lettered(options_of(row["options"]))
             answer = str(row["answer"]).strip()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Video-R1's own evaluation files (`Video-R1/Video-R1-eval`), as they are: the item set of the paper's numbers."""
+"""Video-R1's evaluation files (`Video-R1/Video-R1-eval`), unchanged: the item set of the paper's numbers."""
 
 import re
 from collections.abc import Iterator
@@ -16,20 +16,20 @@ _FILE = re.compile(r"(?:eval_)?(\w+?)(?:_eval)?\.jsonl?", re.IGNORECASE)
 
 
 def benchmark_of(file: Path) -> str:
-    """Which benchmark a file of Video-R1's holds, by its name, such as `eval_mvbench.json`.
+    """Return the benchmark that a file of Video-R1's holds, by its name, such as `eval_mvbench.json`.
 
     Raises:
-        ValueError: its name tells none.
+        ValueError: its name is not that of a benchmark.
     """
     match = _FILE.fullmatch(file.name)
     name = canonical(match[1]) if match else ""
     if name not in BENCHMARKS:
-        raise ValueError(f"{file}: its name tells no benchmark: name a file such as eval_mvbench.json")
+        raise ValueError(f"{file}: its name is not that of a benchmark: name a file such as eval_mvbench.json")
     return name
 
 
 def items(source: Download, protocol: Protocol) -> Iterator[Item]:
-    """Read one of its JSON files; paths start from the media root."""
+    """Read one of its JSON files; paths are relative to the media root."""
     source.read.append(source.folder)
     for number, row in enumerate(rows_of(source.folder)):
         path = row["path"].removeprefix("./")
@@ -45,7 +45,7 @@ def items(source: Download, protocol: Protocol) -> Iterator[Item]:
 
 
 def adapter_of(file: Path) -> Adapter:
-    """The adapter for one of its files; how many items it should hold is not known."""
+    """Return the adapter for one of its files; the expected number of items is not known."""
     return replace(ADAPTER, name=benchmark_of(file))
 
 

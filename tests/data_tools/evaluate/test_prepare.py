@@ -9,8 +9,8 @@ from release_files import lines_of
 
 from data_tools.evaluate.adapters import ADAPTERS
 from data_tools.evaluate.prepare import prepare
-from data_tools.records.files import Record
 from verl_p2r.accuracy import read_option
+from verl_p2r.data.record import Record
 from verl_p2r.evaluation import BENCHMARKS
 
 PUBLISHED = {
@@ -203,7 +203,7 @@ def test_video_r1s_own_file_is_read_as_it_is(tmp_path):
     assert report.adapter.name == "tempcompass"
     assert records[1].path == "Evaluation/TempCompass/videos/1.mp4"
     assert (records[1].solution, records[1].extra["benchmark"]) == ("B", "tempcompass")
-    with pytest.raises(ValueError, match="its name tells no benchmark"):
+    with pytest.raises(ValueError, match="its name is not that of a benchmark"):
         prepare("video_r1", tmp_path / "out" / "manifest.json", tmp_path / "out2")
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import benchmark_files
 import pytest
+from evaluated_run import make_run, response
 from paths import ROOT
 from release_files import lines_of
 from typer.testing import CliRunner
@@ -107,6 +108,16 @@ def test_unreadable_media_and_refused_items_are_named_and_stay_in_the_denominato
     assert len(judge_server.calls()) == calls + 2
 
 
+def test_a_lost_item_with_a_long_id_has_its_reason(tmp_path):
+    """The list of rejects shortens ids, so the reason must be found in another way."""
+    prepared = tmp_path / "prepared" / "mmvu"
+    make(tmp_path, ("mmvu",), count=2)
+    part = prepared / "part-00000.jsonl"
+    part.write_text(part.read_text().replace("mmvu/validation_1", f"mmvu/{'x' * 100}"))
+    run = make_run(tmp_path, {"validation_0": response("o", "t", "A"), "x" * 100: None})
+    assert [record.get("lost") for record in read_run(run).records] == [None, "missing file"]
+
+
 def test_an_empty_reply_is_a_reply(tmp_path, judge_server):
     folders = make(tmp_path, ("mmvu",))
     judge_server.control(sequence=["null_content"])
@@ -129,9 +140,9 @@ def test_another_setting_asks_anew_and_another_protocol_does_not(tmp_path, judge
 
 @pytest.mark.parametrize(("prompt", "said"), [("direct", "and nothing else"), ("chain_of_thought", "<think>")])
 def test_baseline_prompts(tmp_path, judge_server, prompt, said):
-    from data_tools.records.files import Record
-    from data_tools.steps.generate import prompt_of
+    from data_tools.steps.generate_settings import prompt_of
     from verl_p2r.data.prompt_template import PromptTemplate
+    from verl_p2r.data.record import Record
 
     folders = make(tmp_path, ("mmvu",))
     report = run(tmp_path, judge_server, folders, prompt_template=prompt)

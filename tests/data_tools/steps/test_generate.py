@@ -228,7 +228,7 @@ def test_two_runs_of_one_step_at_once_are_refused(tmp_path, judge_server):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": ""}, r"generate\.model is not set"),
+        ({"model": ""}, "no model is named"),
         ({"base_urls": ()}, "generate's base_urls is empty"),
         ({"base_urls": ("localhost",)}, "is not a URL"),
         ({"prompt_template": "nowhere.txt"}, "cannot be read"),
