@@ -169,8 +169,9 @@ def screen(
             for position, sample in samples:
                 fault = sample if isinstance(sample, RowError) else _fault_of(sample, probes, limit)
                 if fault is not None:
-                    why = (fault.field, fault.reason, fault.problem, fault.medium)
-                    rejects.append(RejectedRow(position, *place(position), *why))
+                    file, number = place(position)
+                    why = fault.reason, fault.problem, fault.medium
+                    rejects.append(RejectedRow(position, file, number, fault.field, *why))
             count += len(chunk)
     return Screening(count, tuple(rejects))
 

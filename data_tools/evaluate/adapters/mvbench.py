@@ -61,7 +61,7 @@ def items(source: Download, protocol: Protocol) -> Iterator[Item]:
                 path=path,
                 question_type=task,
                 options=tuple(lettered(candidates)),
-                media=media if protocol.clips and not cut else {},
+                media={name: float(value) for name, value in bounds.items()} if clip else {},
             )
 
 

@@ -50,7 +50,7 @@ class P2RDataset(RLHFDataset):
             self.media = getattr(self.settings.media, self.role)
         super().__init__(data_files, tokenizer, config, processor, max_samples)
 
-    def maybe_filter_out_long_prompts(self, dataframe: datasets.Dataset) -> datasets.Dataset:
+    def maybe_filter_out_long_prompts(self, dataframe: Any = None) -> datasets.Dataset:
         """Reject the rows that cannot work, then apply verl's own filter, which our configuration switches off."""
         screening = load_or_screen(self.settings.cache_folder, self._key(), lambda: self._screen(dataframe))
         kept = keep_or_raise(
@@ -158,7 +158,7 @@ class P2RDataset(RLHFDataset):
 
     def _text(self, messages: list[dict]) -> str:
         """Render messages as verl's agent loop does."""
-        return apply_chat_template(
+        return apply_chat_template(  # type: ignore[return-value]  # a text, because tokenize is False
             self.processor or self.tokenizer,
             messages,
             tokenize=False,

@@ -66,6 +66,8 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             be read, in which case the message names file and row.
     """
 
+    processor: Any
+
     def __init__(self, parquet_files, tokenizer, config, processor=None, max_samples: int = -1):
         node = config.get("p2r")
         self.settings = DataSettings.from_mapping(node or {})
@@ -271,7 +273,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             )
         return content.strip()
 
-    def _text(self, messages: list[dict], **kwargs) -> str:
+    def _text(self, messages: list[dict], **kwargs: Any) -> str:
         return self.processor.apply_chat_template(
             messages, tokenize=False, **{**self.apply_chat_template_kwargs, **kwargs}
         )

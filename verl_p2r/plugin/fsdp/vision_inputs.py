@@ -55,7 +55,7 @@ def _signature(row: Mapping[str, Tensor]) -> object:
     parts = []
     for pixels, grids in PIXELS_AND_GRIDS:
         values, grid = row.get(pixels), row.get(grids)
-        if values is not None:
+        if values is not None and grid is not None:
             flat = values.reshape(-1)
             probe = flat[:: max(1, len(flat) // _PROBES)].tolist()
             parts.append((pixels, values.shape, tuple(map(tuple, grid.tolist())), tuple(probe)))

@@ -29,11 +29,13 @@ from verl_p2r.plugin.media.sharing import Processed, SharingProcessor
 logger = logging.getLogger(__name__)
 
 
-_Worker: Any = AgentLoopWorkerTQ.__ray_actor_class__
+_Worker: Any = AgentLoopWorkerTQ.__ray_actor_class__  # type: ignore[attr-defined]
 
 
 class P2RAgentLoopWorker(_Worker):
     """verl's worker with our processor and our positions; verl puts grids of Qwen2.5-VL one second apart."""
+
+    processor: Any
 
     # Ray sends inherited methods of an actor class by value, and a copy of verl's `__init__` would carry a copy of its
     # class for `super()`. A method defined here is sent by reference.

@@ -121,7 +121,7 @@ def _variants(job: Job, assumed: Assumed) -> Table:
             amount(update, "B"),
             "this launch" if _equal(variant, job) else "",
         )
-    if job.engine.parallel > 1:
+    if job.engine.ulysses_size > 1:
         table.caption = "The shared prefix is not built for ulysses_sequence_parallel_size > 1."
     return table
 
