@@ -285,9 +285,9 @@ def test_a_frozen_vision_tower_is_read(config):
 def test_the_shared_prefix_and_kept_features_are_read_and_compared():
     model = ["actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct"]
     frozen = "actor_rollout_ref.actor.freeze_vision_tower=True"
-    on = plan_of(launch_of("p2r_ppo", [*model, frozen, "trainer.p2r.shared_prefix=True"], {}), Options(rows=0)).job
+    on = plan_of(launch_of("p2r_ppo", [*model, frozen, "trainer.p2r.shared_prefix=True"]), Options(rows=0)).job
     assert (on.engine.shares_prefix, on.engine.features) == (True, 2 * 2**30)
-    off = plan_of(launch_of("p2r_ppo", [*model, "trainer.p2r.vision_features_gib=0"], {}), Options(rows=0)).job
+    off = plan_of(launch_of("p2r_ppo", [*model, "trainer.p2r.vision_features_gib=0"]), Options(rows=0)).job
     assert (off.engine.shares_prefix, off.engine.features) == (False, 0)
     shown = CliRunner().invoke(app, ["plan", "p2r_ppo", *model, "--rows", "0"], env={"COLUMNS": "200"}).output
     table = shown.split("With and without trainer.p2r.shared_prefix")[1]
@@ -296,3 +296,13 @@ def test_the_shared_prefix_and_kept_features_are_read_and_compared():
     assert not shared.rstrip().endswith("this launch")
     seconds = [float(line.split()[2]) for line in (whole, shared)]
     assert seconds[1] < 0.7 * seconds[0]
+
+
+def test_the_comparison_says_that_ulysses_has_no_shared_prefix():
+    cut = [
+        "actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+        "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2",
+    ]
+    shown = CliRunner().invoke(app, ["plan", "p2r_ppo", *cut, "--rows", "0"], env={"COLUMNS": "200"}).output
+    assert "The shared prefix is not built for ulysses_sequence_parallel_size > 1." in " ".join(shown.split())
+    assert " shared prefix " not in shown
