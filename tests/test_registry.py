@@ -9,9 +9,10 @@ import pytest
 
 from verl_p2r import accuracy
 from verl_p2r.accuracy import PROBLEM_TYPES, answer_accuracy, problem_types, register_problem_type
-from verl_p2r.data.columns import columns_of
+from verl_p2r.data.columns import rl_columns
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.prompt_template import PromptTemplate
+from verl_p2r.data.record import Record
 from verl_p2r.data.rows import Row
 from verl_p2r.judge import JudgeRequest, get_judge
 from verl_p2r.judge import registry as judges
@@ -88,13 +89,13 @@ def test_records_and_rows_and_prompts_take_a_registered_type():
     record = {"problem": "Odd?", "problem_type": "parity", "data_type": "video", "path": "a.mp4", "solution": "3"}
     row = {"problem_type": "parity", "reward_model": {"ground_truth": "3"}, "extra_info": {"question": "Odd?"}}
     with pytest.raises(RowError, match="give one of multiple choice, numerical, OCR, free-form, regression"):
-        columns_of(record, 0, PromptTemplate.parse(template))
+        Record.parse(record)
     with pytest.raises(RowError, match="field problem_type is 'parity'"):
         Row.from_columns(row)
 
     register_problem_type("parity")(lambda prediction, solution, options: float(prediction == solution))
     assert Row.from_columns(row).problem_type == "parity"
-    assert columns_of(record, 0, PromptTemplate.parse(template))["extra_info"]["problem_type"] == "parity"
+    assert rl_columns(Record.parse(record), 0, PromptTemplate.parse(template))["extra_info"]["problem_type"] == "parity"
     parsed = PromptTemplate.parse(f"{template}[parity]\nEven or odd.\n")
     assert parsed.render("Which?", "parity") == "Which? Even or odd."
     assert PromptTemplate.parse(template).render("Which?", "parity").strip() == "Which?"

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from test_planner import EMBEDDING, JOB, SFT, SHAPE, SURE, parts, values, with_engine
 
-from verl_p2r.planner import GIB, host, memory, step_time, variants
+from verl_p2r.planner import host, memory, step_time, variants
 from verl_p2r.planner.model_shape import find_shape
+from verl_p2r.sizes import GIB
 
 SPEED = 8 * 312e12 * 0.35
 LAYERS = 28 * 233_046_016  # matrices of the language model's layers
