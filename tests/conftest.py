@@ -34,6 +34,7 @@ os.environ.update(
     OMP_NUM_THREADS="2",
 )
 os.environ.pop("FORCE_QWENVL_VIDEO_READER", None)  # tests that force a reader set it themselves
+os.environ.pop("COLUMNS", None)  # likewise a width; pytest-xdist sets one in its workers
 sys.path.insert(0, str(QUICKSTART))
 
 import av  # noqa: E402

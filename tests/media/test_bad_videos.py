@@ -14,7 +14,7 @@ from clip_files import look_at, noise_clip, write
 from PIL import Image
 from qwen_vl_utils import vision_process
 
-from verl_p2r.media import source as media_source
+from verl_p2r.media import deadline
 from verl_p2r.media.decode import (
     READER,
     decode_frames,
@@ -36,7 +36,7 @@ def test_a_file_that_takes_too_long_is_an_error_that_names_it(clips, monkeypatch
 
 def test_time_is_up_after_a_minute_of_decoding_too(clips, monkeypatch):
     clock = itertools.chain([0.0, 30.0, 59.0], itertools.repeat(61.0))
-    monkeypatch.setattr(media_source, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(deadline, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(MediaError, match="not read within 60 s"):
         decode_frames(str(clips["quick"]), range(8))
 
