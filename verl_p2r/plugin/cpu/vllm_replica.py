@@ -4,9 +4,15 @@
 import ray
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
+from verl_p2r.plugin import shm_tracker
+
 
 class CPUvLLMHttpServer(vLLMHttpServer):
     """verl's server with our worker extension, which vLLM imports by name in its own process."""
+
+    async def launch_server(self, *args, **kwargs) -> None:
+        shm_tracker.start()  # also where `VLLM_PLUGINS` leaves our vLLM plugin out
+        await super().launch_server(*args, **kwargs)
 
     def _get_worker_extension_cls(self) -> str:
         return "verl_p2r.plugin.cpu.vllm_worker.CPUWorkerExtension"
