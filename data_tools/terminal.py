@@ -176,12 +176,17 @@ def say(text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def exit_if_failed(*reports: StepReport | Report) -> None:
-    """Exit with code 1 if a step failed."""
+def exit_if_failed(*reports: StepReport | Report, remedy: str = "repair the data, or raise max_reject_share") -> None:
+    """Exit with code 1 if a step failed.
+
+    Args:
+        *reports: what the steps did.
+        remedy: what to do when too many records were rejected.
+    """
     for report in reports:
         if report.failed and not report.written:
             say("no record is left: rejects.jsonl and dropped.jsonl say why", "red")
         elif report.failed:
-            say("more was rejected than max_reject_share, or a file was damaged: repair the data, or raise it", "red")
+            say(f"too many records were rejected, or a file was damaged: {remedy}", "red")
     if any(report.failed for report in reports):
         raise typer.Exit(1)

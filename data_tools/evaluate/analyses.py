@@ -41,7 +41,7 @@ def mismatch_command(
     for line in mismatch_markdown(tables).splitlines():
         say(line)
     show_step(report, out)
-    exit_if_failed(report)
+    exit_if_failed(report, remedy="start again, which asks only the items without a verdict")
 
 
 def sufficiency_command(

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks a chat completions server about records, for every command of an evaluation."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from data_tools.steps.asking import NobodyReplies
+from data_tools.steps.chat_server import ChatServer
 from data_tools.steps.generate_settings import GenerateSettings
-from verl_p2r.chat.client import ChatClient, Reply, Unanswered
+from verl_p2r.chat.client import Reply
 from verl_p2r.data.record import Record
 from verl_p2r.evaluation.items import CUT
 
@@ -49,41 +48,23 @@ class ChatAsker:
         who: str,
         ahead: float = 1.0,
     ) -> None:
-        self.fingerprint, self._request, self._who = fingerprint, request, who
+        self.fingerprint, self._request = fingerprint, request
         self.concurrency = int(settings.concurrency * ahead) + 1
-        self._client = ChatClient(
-            settings.model,
-            settings.base_urls,
-            api_key_env=settings.api_key_env,
-            concurrency=settings.concurrency,
-            connect_timeout_s=min(5.0, settings.timeout_s),
-            timeout_s=settings.timeout_s,
-            deadline_s=settings.deadline_s,
-            body={"temperature": settings.temperature, "max_tokens": settings.max_tokens, **settings.extra_body},
-            who=who,
-        )
-        self._reached: asyncio.Task[None] | None = None
+        self._server = ChatServer(settings, who)
 
     async def ask(self, record: Record) -> dict[str, Any]:
         """Return the model's reply to a record unchanged, even an empty one, and whether it was cut off."""
-        self._reached = self._reached or asyncio.create_task(self._reach())  # once, for all waiting records
-        await asyncio.shield(self._reached)
+        await self._server.reach()
         request = await self._request(record)
-        return await self._client.complete(request.content, _fields, **request.body)
+        return await self._server.complete(request.content, _fields, **request.body)
 
     async def check(self) -> None:
         """Ask for one word."""
-        await self._client.complete("Reply with the word yes.", _fields)
-
-    async def _reach(self) -> None:
-        try:
-            await self._client.reach()
-        except Unanswered as error:
-            raise NobodyReplies(f"{self._who}: {error}") from None
+        await self._server.check(_fields)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._server.aclose()
 
 
 def _fields(reply: Reply) -> dict[str, Any]:

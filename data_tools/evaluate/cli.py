@@ -111,7 +111,7 @@ def run_command(
                 on_record=on_record,
             )
     show_step(report, out)
-    exit_if_failed(report)
+    exit_if_failed(report, remedy="start again, which asks only the lost items, or raise --max-lost")
 
 
 @app.command("score")

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.media.parts import MediaParts, media_parts
-from data_tools.steps.asking import NobodyReplies
+from data_tools.steps.chat_server import ChatServer
 from data_tools.steps.generate_settings import GenerateSettings, prompt_of, text_of
-from verl_p2r.chat.client import ChatClient, Unanswered
 from verl_p2r.cpus import available_cpus
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.record import Record
@@ -33,44 +32,26 @@ class Generator:
         self.settings, self.root = settings, root
         self.template = PromptTemplate.load(settings.prompt_template)
         self.fingerprint: Mapping[str, Any] = settings.fingerprint(self.template)
-        self.client = ChatClient(
-            settings.model,
-            settings.base_urls,
-            api_key_env=settings.api_key_env,
-            concurrency=settings.concurrency,
-            connect_timeout_s=min(5.0, settings.timeout_s),
-            timeout_s=settings.timeout_s,
-            deadline_s=settings.deadline_s,
-            body={"temperature": settings.temperature, "max_tokens": settings.max_tokens, **settings.extra_body},
-            who="generate",
-        )
+        self._server = ChatServer(settings, "generate")
         self.concurrency = int(settings.concurrency * AHEAD) + 1
-        self._reached: asyncio.Task[None] | None = None
         self._readers = ThreadPoolExecutor(settings.readers or available_cpus(), thread_name_prefix="media")
 
     async def ask(self, record: Record) -> dict[str, Any]:
         """Return the model's response to a record, unchanged."""
-        self._reached = self._reached or asyncio.create_task(self._reach())  # once, for all waiting records
-        await asyncio.shield(self._reached)
+        await self._server.reach()
         loop = asyncio.get_running_loop()
         media: MediaParts = await loop.run_in_executor(self._readers, self._media, record)
         parts = [*media.parts, {"type": "text", "text": prompt_of(record, self.template)}]
-        return {"output": await self.client.complete(parts, text_of, **media.body)}
+        return {"output": await self._server.complete(parts, text_of, **media.body)}
 
     async def check(self) -> None:
         """Ask for one word."""
-        await self.client.complete("Reply with the word yes.", text_of)
+        await self._server.check(text_of)
 
     async def aclose(self) -> None:
         """Close the connections, and drop the media that are still to be read."""
         self._readers.shutdown(wait=False, cancel_futures=True)
-        await self.client.aclose()
-
-    async def _reach(self) -> None:
-        try:
-            await self.client.reach()
-        except Unanswered as error:
-            raise NobodyReplies(f"generate: {error}") from None
+        await self._server.aclose()
 
     def _media(self, record: Record) -> MediaParts:
         own = self.settings

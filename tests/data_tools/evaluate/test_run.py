@@ -196,6 +196,16 @@ def test_the_commands(tmp_path, judge_server):
     assert "name one of official, video_r1" in done.output
 
 
+def test_a_run_that_lost_too_many_items_names_its_own_option(tmp_path, judge_server):
+    folders = make(tmp_path, ("mmvu",))
+    next((tmp_path / "mmvu").rglob("*.mp4")).unlink()
+    command = ["run", *map(str, folders), "--media-root", str(tmp_path), "--model", "judge", "--out"]
+    done = CliRunner().invoke(app, [*command, str(tmp_path / "a"), "--base-url", judge_server.base_url])
+    assert done.exit_code == 1, done.output
+    assert "raise --max-lost" in done.output
+    assert "max_reject_share" not in done.output
+
+
 def test_training_data_that_holds_the_items_is_reported(tmp_path, judge_server):
     folders = make(tmp_path, ("mmvu",), count=4)
     run(tmp_path, judge_server, folders)
