@@ -8,7 +8,6 @@ three steps is known. Prints how long each part took.
 import contextlib
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,8 +20,8 @@ import pytest
 import torch
 import yaml
 from paths import ROOT
-from processes import family, kill
 from taught_world import SIZE, World, loaded, padded, teach
+from vllm_server import end, vllm_server
 
 from data_tools.media.parts import media_parts
 from data_tools.steps.generate_settings import prompt_of
@@ -47,36 +46,8 @@ def world(tmp_path_factory, tiny_model) -> World:
 @pytest.fixture(scope="module")
 def server(world) -> Iterator[str]:
     """The URL of a vLLM server that knows the model by the name `taught`."""
-    start = time.monotonic()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(world.model)]
-    command += ["--served-model-name", "taught", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16", "--no-enable-log-requests"]
-    log = world.folder / "server.log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=ENV, start_new_session=True)
-    try:
-        while process.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert time.monotonic() - start < LIMIT, f"no server:\n{log.read_text()[-3000:]}"
-                time.sleep(0.5)
-        assert process.poll() is None, f"the server has ended:\n{log.read_text()[-3000:]}"
-        print(f"\nserver: {time.monotonic() - start:.0f} s", flush=True)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        end(process)
-
-
-def end(process: subprocess.Popen) -> None:
-    """Kill a process and all that it has started."""
-    if process.poll() is None:
-        kill(family(process.pid))
-    process.wait(30)
+    with vllm_server(world.model, "taught", world.folder / "server.log", ENV, LIMIT, length=512, rows=16) as url:
+        yield url
 
 
 def data_tool(name: str, *arguments: str | Path, cwd: Path) -> str:

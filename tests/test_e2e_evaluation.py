@@ -3,17 +3,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import benchmark_files
 import pytest
 from paths import ROOT
+from vllm_server import vllm_server
 
 from data_tools.evaluate.adapters import ADAPTERS
 from data_tools.evaluate.results import read_run
@@ -29,29 +28,9 @@ ENV = {**os.environ, **ROLLOUT_ENV, "PYTHONPATH": str(ROOT)}
 @pytest.fixture(scope="module")
 def server(tiny_model, tmp_path_factory) -> Iterator[str]:
     """The URL of a vLLM server that knows a tiny model of random weights by the name `tiny`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_model)]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "8", "--no-enable-log-requests"]
     log = tmp_path_factory.mktemp("server") / "server.log"
-    start = time.monotonic()
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=ENV, start_new_session=True)
-    try:
-        while process.poll() is None:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except OSError:
-                assert time.monotonic() - start < LIMIT, f"no server:\n{log.read_text()[-3000:]}"
-                time.sleep(0.5)
-        assert process.poll() is None, f"the server has ended:\n{log.read_text()[-3000:]}"
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(LIMIT)
+    with vllm_server(tiny_model, "tiny", log, ENV, LIMIT, length=4096, rows=8) as url:
+        yield url
 
 
 def command(*arguments: object) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_tools.evaluate.results import Run
+from data_tools.look.cards import Option
 from data_tools.look.pictures import Pictures, pictures_of
 from verl_p2r.accuracy import answer_text
 from verl_p2r.data.errors import RowError
@@ -37,15 +38,6 @@ class Token:
     text: str
     tone: int = 0
     title: str = ""
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option of the question: whether it is the correct one, and whether the reply chose it."""
-
-    text: str
-    correct: bool
-    chosen: bool
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,14 @@ def required_text(raw: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def _value(raw: Mapping[str, Any], name: str) -> Any:
+    """Return a field's value without the types of libraries; None when the field is not set."""
+    value = raw.get(name)
+    if type(value) is not str and value is not None:
+        value = plain(value)
+    return None if is_unset(value) else value
+
+
 def text_of(raw: Mapping[str, Any], name: str) -> str | None:
     """Read a field that may hold text; a number becomes text.
 
@@ -58,10 +66,8 @@ def text_of(raw: Mapping[str, Any], name: str) -> str | None:
     Raises:
         RowError: the field holds something else.
     """
-    value = raw.get(name)
-    if type(value) is not str and value is not None:
-        value = plain(value)
-    if is_unset(value):
+    value = _value(raw, name)
+    if value is None:
         return None
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise RowError(name, "no text", f"field {name} is {shown(value, _SHOWN)}: give a text, or leave it out")
@@ -81,10 +87,8 @@ def name_of(raw: Mapping[str, Any], name: str) -> str | None:
     Raises:
         RowError: the field holds something else.
     """
-    value = raw.get(name)
-    if type(value) is not str and value is not None:
-        value = plain(value)
-    if is_unset(value):
+    value = _value(raw, name)
+    if value is None:
         return None
     if not isinstance(value, str | int | float):
         raise RowError(name, f"bad {name}", f"field {name} is {shown(value)}: give a text or a number")

@@ -24,12 +24,6 @@ def load(tmp_path, processor):
     return loader(tmp_path, processor)
 
 
-@pytest.fixture
-def image(tmp_path) -> str:
-    Image.new("RGB", (112, 112)).save(tmp_path / "image.png")
-    return str(tmp_path / "image.png")
-
-
 def test_good_rows_are_verls_rows(load, clips, image):
     rows = [rl_row(clips["quick"], 0), rl_row(clips["odd"], 1), image_row(image, 2)]
     for row in rows[:2]:

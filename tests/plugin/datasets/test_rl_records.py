@@ -23,12 +23,6 @@ def load(tmp_path, processor):
     return loader(tmp_path, processor)
 
 
-@pytest.fixture
-def image(tmp_path) -> str:
-    Image.new("RGB", (112, 112)).save(tmp_path / "image.png")
-    return str(tmp_path / "image.png")
-
-
 def record(path, **changes) -> dict:
     return {
         "problem_id": 7,

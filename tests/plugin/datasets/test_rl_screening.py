@@ -4,7 +4,6 @@
 import json
 
 import pytest
-from PIL import Image
 from rl_rows import image_row, length_of, loader, rl_row
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
@@ -14,12 +13,6 @@ from verl_p2r.data import screening
 @pytest.fixture
 def load(tmp_path, processor):
     return loader(tmp_path, processor)
-
-
-@pytest.fixture
-def image(tmp_path) -> str:
-    Image.new("RGB", (112, 112)).save(tmp_path / "image.png")
-    return str(tmp_path / "image.png")
 
 
 BAD = {

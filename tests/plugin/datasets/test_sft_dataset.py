@@ -14,9 +14,8 @@ import torch
 from clip_prompts import SAMPLES, encode, medium, parts_of, stills, timestamps
 from mrope_reference import true_positions
 from omegaconf import OmegaConf
-from PIL import Image
 from qwen_vl_utils import vision_process
-from sft_rows import RESPONSE, SIZE, ask, loader, split, text_row, video_row
+from sft_rows import RESPONSE, ask, loader, split, text_row, video_row
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.utils import hf_processor
@@ -34,14 +33,6 @@ from verl_p2r.plugin.media.position_ids import qwen_position_ids
 @pytest.fixture
 def load(tmp_path, processor):
     return loader(tmp_path, processor)
-
-
-@pytest.fixture
-def image_row(tmp_path) -> dict:
-    Image.new("RGB", (112, 112), "red").save(tmp_path / "image.png")
-    row = text_row()
-    row["messages"][0]["content"] = "<image>What is it?"
-    return {**row, "images": [{"image": str(tmp_path / "image.png"), **SIZE}]}
 
 
 def test_loss_lies_on_the_response_and_its_end_token_alone(load, clips, image_row, processor):

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from PIL import Image
 from qwen_vl_utils import vision_process
 from sft_rows import NOWHERE, SIZE, ask, loader, roles, split, text_row, video_row
 
@@ -17,14 +16,6 @@ from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
 @pytest.fixture
 def load(tmp_path, processor):
     return loader(tmp_path, processor)
-
-
-@pytest.fixture
-def image_row(tmp_path) -> dict:
-    Image.new("RGB", (112, 112), "red").save(tmp_path / "image.png")
-    row = text_row()
-    row["messages"][0]["content"] = "<image>What is it?"
-    return {**row, "images": [{"image": str(tmp_path / "image.png"), **SIZE}]}
 
 
 BAD = {
