@@ -256,7 +256,7 @@ def main() -> None:
     recording.add_option(parser)
     arguments = parser.parse_args()
     contents, stock_prompts, our_prompts, rounds, batch, sample, our_sample = (
-        (1, 1, 4, 1, None, 3, 200) if arguments.quick else (8, 4, PROMPTS, 7, 4, 64, VIDEOS)
+        (1, 1, 2, 1, None, 2, 100) if arguments.quick else (8, 4, PROMPTS, 7, 4, 64, VIDEOS)
     )
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)  # with more, a busy neighbour on one core decides the figures

@@ -200,7 +200,7 @@ class Server:
             if fault == "cut":
                 request.transport.write(_head(len(message)) + message.encode()[: len(message) // 2])
             elif fault == "not_http":
-                request.transport.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+                request.transport.write(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
             await asyncio.sleep(0)
             (request.transport.close if fault != "drop" else request.transport.abort)()
             return web.Response()

@@ -131,7 +131,7 @@ def test_ordinary_rows_pass():
     [
         ('["A. \\ud83d\\ude00"]', ["A. \U0001f600"]),  # as `json.dumps` writes it
         ("['A. \\U0001f600']", ["A. \U0001f600"]),
-        ('["A. \\ud83d"]', '["A. \\ud83d"]'),  # half a pair is no character: the text stays one
+        ('["A. \\ud83d"]', '["A. \\ud83d"]'),  # half a pair is not a character, so the text is not decoded
         ("['A. \\ud83d']", "['A. \\ud83d']"),
         ('{"a": ["\\udc00"]}', '{"a": ["\\udc00"]}'),
     ],
