@@ -70,7 +70,7 @@ def dataclass_of(config: DictConfig, key: str) -> Any:
     Raises:
         ValueError: verl refuses the node; the message gives verl's reason.
     """
-    try:
+    try:  # the checks of verl's dataclasses raise any of these
         return omega_conf_to_dataclass(OmegaConf.select(config, key))
     except (HydraException, AssertionError, NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(f"{key}: verl refuses it: {error.__cause__ or error}") from error
