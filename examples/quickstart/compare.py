@@ -189,7 +189,7 @@ def main(
     try:
         runs, left_out = read_runs(folder)
     except RunError as error:
-        Console(stderr=True).print(Text(f"error: {error}", style="bold red"))
+        Console(stderr=True, soft_wrap=True).print(Text(f"error: {error}", style="bold red"))
         raise typer.Exit(1) from error
     summary = summarise(runs, left_out)
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -249,7 +249,7 @@ def main(
     try:
         report = build(run_dir)
     except RunError as error:
-        Console(stderr=True).print(Text(f"error: {error}", style="bold red"))
+        Console(stderr=True, soft_wrap=True).print(Text(f"error: {error}", style="bold red"))
         raise typer.Exit(1) from error
     (run_dir / "report.html").write_text(render(report), encoding="utf-8")
     Console().print(screen(report))

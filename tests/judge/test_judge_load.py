@@ -65,7 +65,7 @@ def test_thousands_of_calls_to_a_server_that_fails_in_every_way(judge_server):
     asked = unique * 2
     random.Random(1).shuffle(asked)
     judge = get_judge(
-        "openai", model="judge", base_urls=judge_server.base_url, concurrency=128, timeout_s=2.0, deadline_s=20.0
+        "openai", model="judge", base_urls=judge_server.base_url, concurrency=128, timeout_s=6.0, deadline_s=60.0
     )
     verdicts = ask_all(judge, asked)
     calls = judge_server.calls()

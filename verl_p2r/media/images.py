@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from verl_p2r.media import torchvision_ops
 from verl_p2r.media.deadline import Deadline, MediaError
@@ -113,5 +113,9 @@ def _opened(content: Any, element: Mapping[str, Any] | None, deadline: Deadline 
         deadline.check()
     except MediaError:
         raise
+    except UnidentifiedImageError as error:  # its own text names the open file object, which differs in every run
+        raise MediaError(
+            f"{file.name}: cannot be opened as an image (none of {', '.join(FORMATS)}, or damaged at its start)"
+        ) from error
     except Exception as error:  # decoders may raise anything on damaged files
         raise MediaError(f"{file.name}: cannot be opened as an image ({type(error).__name__}: {error})") from error

@@ -175,7 +175,7 @@ def test_both_ways_keep_replies_under_one_key(tmp_path, settings):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": ""}, r"generate\.model is not set"),
+        ({"model": ""}, "no model is named: give --model"),
         ({"extra_body": {"top_q": 1}}, r"generate\.extra_body: vLLM's SamplingParams does not accept it.*top_q"),
         ({"offline": {"model_source": "/nowhere"}}, r"generate\.offline\.model_source, or else generate\.model: "),
     ],
