@@ -19,7 +19,6 @@ import yaml
 
 from data_tools.records.files import files_of
 from data_tools.records.locks import locked
-from data_tools.steps.generate import generate
 from data_tools.steps.generate_settings import GenerateSettings
 from data_tools.steps.judge import JudgeStepSettings, RecordJudge, judge
 from data_tools.steps.run import OnBytes, OnRecord, StepReport, count_records
@@ -103,6 +102,8 @@ def build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tupl
 
 
 def _build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tuple[Path, StepReport | Report]]:
+    from data_tools.steps.generate import generate  # takes seconds: it loads torch
+
     out, root, share = Path(settings.out), Path(settings.media_root).expanduser(), settings.max_reject_share
     inputs = files = files_of(settings.inputs)
     RecordJudge(settings.judge)  # finds a wrong setting of the judge before hours of generating

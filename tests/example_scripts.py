@@ -11,7 +11,8 @@ from pathlib import Path
 from omegaconf import DictConfig, open_dict
 from paths import EXAMPLES
 
-from verl_p2r.media.plan import MediaSettings, VisionSpec
+from verl_p2r.media.plan import VisionSpec
+from verl_p2r.media.rules import MediaSettings
 from verl_p2r.planner import SHAPES, worst_media
 from verl_p2r.planner.model_shape import find_shape
 from verl_p2r.plugin.plan.launches import Launch, composed, read

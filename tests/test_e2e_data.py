@@ -26,9 +26,10 @@ from vllm_server import end, vllm_server
 from data_tools.media.parts import media_parts
 from data_tools.steps.generate_settings import prompt_of
 from verl_p2r.data.record import Record
-from verl_p2r.media.plan import TRAINING, VisionSpec, plan_video, prompt_tokens
+from verl_p2r.media.plan import VisionSpec, plan_video, prompt_tokens
 from verl_p2r.media.positions import mrope_positions
 from verl_p2r.media.probe import probe_video
+from verl_p2r.media.rules import TRAINING
 from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("no_segments_left")]

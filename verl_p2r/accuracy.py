@@ -25,6 +25,7 @@ __all__ = [
     "Scorer",
     "answer_accuracy",
     "answer_text",
+    "is_problem_type",
     "problem_types",
     "read_number",
     "read_option",
@@ -154,6 +155,15 @@ def problem_types() -> tuple[str, ...]:
         ValueError: An installed package adds a problem type whose name is taken.
     """
     return _SCORERS.names()
+
+
+def is_problem_type(name: object) -> bool:
+    """Tell whether a value is the name of a known problem type.
+
+    >>> is_problem_type("OCR"), is_problem_type("ocr"), is_problem_type(["OCR"])
+    (True, False, False)
+    """
+    return name in _SCORERS
 
 
 def answer_text(text: str) -> str:

@@ -33,6 +33,9 @@ class Registry(Generic[T]):
         """
         return tuple(dict.fromkeys([*self._known, *self._entry_points()]))
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self._known or name in self._entry_points())
+
     def register(self, name: str, item: T) -> None:
         """Register an object; registering the same object again has no effect.
 

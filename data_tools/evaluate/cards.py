@@ -21,7 +21,7 @@ from verl_p2r.data.record import Medium
 from verl_p2r.evaluation import Protocol
 from verl_p2r.evaluation.items import CUT, score_item
 from verl_p2r.evaluation.mismatch import option_letter
-from verl_p2r.media.plan import EVALUATION
+from verl_p2r.media.rules import EVALUATION
 from verl_p2r.template import parse_response, perception_end
 
 T = TypeVar("T")

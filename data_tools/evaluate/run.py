@@ -21,7 +21,7 @@ from data_tools.steps.run import OnRecord, Outcome, StepReport
 from verl_p2r.cpus import available_cpus
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.record import Medium, Record
-from verl_p2r.media.plan import EVALUATION
+from verl_p2r.media.rules import EVALUATION
 
 STEP = "evaluate"
 

@@ -80,7 +80,7 @@ def _image(element: Mapping[str, Any]) -> tuple[list[tuple[Image.Image, float | 
 
 def _frames(element: Mapping[str, Any], frames: int) -> tuple[list[tuple[Image.Image, float | None]], int]:
     from verl_p2r.media.decode import decode_chosen
-    from verl_p2r.media.plan import TRAINING
+    from verl_p2r.media.rules import TRAINING
 
     taken = 0
 

@@ -71,7 +71,7 @@ def fault_of(medium: Medium, root: Path) -> RowError | None:
     """
     from verl_p2r.media.decode import fetch_video  # imports torch, 0.2 GB
     from verl_p2r.media.images import read_image
-    from verl_p2r.media.plan import TRAINING
+    from verl_p2r.media.rules import TRAINING
 
     path = root / medium.path
     try:

@@ -11,7 +11,7 @@ from PIL import Image
 from data_tools.media.check import medium_error
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.record import Record
-from verl_p2r.media.plan import MediaSettings
+from verl_p2r.media.rules import MediaSettings
 
 if TYPE_CHECKING:
     from verl_p2r.media.frame_cache import FrameCache

@@ -3,13 +3,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from data_tools.media.parts import VideoAs
 from verl_p2r.chat.client import Reply, UselessReply
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.record import Record
-from verl_p2r.media.plan import TRAINING, MediaSettings
+from verl_p2r.media.rules import TRAINING, MediaSettings
 
 NOT_IN_FINGERPRINT = ("base_urls", "api_key_env", "concurrency", "timeout_s", "deadline_s", "readers", "offline")
 """Settings that do not change a response."""
@@ -47,7 +46,7 @@ class GenerateSettings:
     max_tokens: int = 2048
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     prompt_template: str = "process_aware"
-    video_as: VideoAs = "video"
+    video_as: Literal["video", "images"] = "video"
     patch_size: int = 14
     media: MediaSettings = TRAINING
     readers: int = 0

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.settings import DataSettings
-from verl_p2r.media.plan import EVALUATION, TRAINING
+from verl_p2r.media.rules import EVALUATION, TRAINING
 
 
 def test_the_yaml_holds_the_defaults():

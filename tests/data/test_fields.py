@@ -12,7 +12,7 @@ import pytest
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import MEDIA_FIELDS, facts_of, media_of, options_of
 from verl_p2r.judge.facts import Fact
-from verl_p2r.media.plan import MediaSettings
+from verl_p2r.media.rules import MediaSettings
 
 RULES = {
     "fps": 2.0,

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Single values as files and libraries write them: read or refused, shown in errors, and never an exception."""
 
+import ast
 import json
 import math
+import random
 from decimal import Decimal
 from fractions import Fraction
 
@@ -138,3 +140,39 @@ def test_ordinary_rows_pass():
 )
 def test_escapes_in_texts_become_characters_or_nothing(text, value):
     assert read_text(text) == value
+
+
+def test_lists_of_texts_are_read_as_python_reads_them():
+    rng = random.Random(0)
+    pieces = [
+        "A. red",
+        "'",
+        '"',
+        "', '",
+        "\\",
+        "\\'",
+        "[",
+        "]",
+        ",",
+        ", ",
+        " ",
+        "\r",
+        "\n",
+        "\0",
+        "\ud800",
+        "é",
+        "😀",
+        "",
+    ]
+    read = 0
+    for _ in range(20_000):
+        items = ["".join(rng.choices(pieces, k=rng.randint(0, 3))) for _ in range(rng.randint(0, 3))]
+        text = "[" + ", ".join(repr(item) if rng.random() < 0.5 else f"'{item}'" for item in items) + "]"
+        try:
+            expected = ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # not a list that Python reads
+            continue
+        if "\ud800" not in "".join(map(str, expected)):
+            assert read_text(text) == expected
+            read += 1
+    assert read > 5000

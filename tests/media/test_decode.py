@@ -20,8 +20,9 @@ from verl_p2r.media.decode import (
     local_path,
     read_video,
 )
-from verl_p2r.media.plan import TRAINING, VideoInfo, sample_frames
+from verl_p2r.media.plan import VideoInfo, sample_frames
 from verl_p2r.media.probe import probe_video
+from verl_p2r.media.rules import TRAINING
 
 RULES = [
     {"fps": 2.0},

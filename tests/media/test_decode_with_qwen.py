@@ -21,8 +21,8 @@ from verl_p2r.media.decode import (
     fetch_video,
     read_video,
 )
-from verl_p2r.media.plan import TRAINING
 from verl_p2r.media.probe import probe_video
+from verl_p2r.media.rules import TRAINING
 
 
 @pytest.mark.parametrize("name", ["bigbuckbunny", "bikes", "carphone_pristine", "carphone_distorted"])

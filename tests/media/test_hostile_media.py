@@ -19,8 +19,9 @@ from verl_p2r.media.containers import inspect_container
 from verl_p2r.media.deadline import Deadline, timeout
 from verl_p2r.media.decode import decode_frames, fetch_video, read_video
 from verl_p2r.media.families import QWEN3_VL
-from verl_p2r.media.plan import TRAINING, MediaError, VideoInfo, VisionSpec, plan_video
+from verl_p2r.media.plan import MediaError, VideoInfo, VisionSpec, plan_video
 from verl_p2r.media.probe import probe_element, probe_video
+from verl_p2r.media.rules import TRAINING
 from verl_p2r.media.source import MediaFile
 
 

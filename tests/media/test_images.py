@@ -19,8 +19,9 @@ from verl_p2r.media import image_ends, images
 from verl_p2r.media.families import QWEN2_5_VL
 from verl_p2r.media.image_ends import jpeg_scans
 from verl_p2r.media.images import fetch_image, probe_image, read_image
-from verl_p2r.media.plan import MediaError, MediaSettings, VisionSpec, plan_image
+from verl_p2r.media.plan import MediaError, VisionSpec, plan_image
 from verl_p2r.media.probe import probe_element
+from verl_p2r.media.rules import MediaSettings
 from verl_p2r.plugin.media.media_cache import Source, sources_in
 
 ORIENTATION = 0x0112

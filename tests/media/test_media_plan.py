@@ -16,18 +16,9 @@ from qwen_vl_utils import process_vision_info, vision_process
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
 from verl_p2r.media.decode import install_reader
-from verl_p2r.media.plan import (
-    EVALUATION,
-    TRAINING,
-    MediaError,
-    VideoInfo,
-    VisionSpec,
-    plan_image,
-    plan_video,
-    prompt_tokens,
-    sample_frames,
-)
+from verl_p2r.media.plan import MediaError, VideoInfo, VisionSpec, plan_image, plan_video, prompt_tokens, sample_frames
 from verl_p2r.media.probe import probe_video
+from verl_p2r.media.rules import EVALUATION, TRAINING
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 CASES = 105  # per family that the real path accepts

@@ -6,14 +6,8 @@ from dataclasses import replace
 import pytest
 
 from verl_p2r.media.families import QWEN2_5_VL, QWEN3_VL
-from verl_p2r.media.plan import (
-    EVALUATION,
-    TRAINING,
-    MediaSettings,
-    VideoInfo,
-    VisionSpec,
-    plan_video,
-)
+from verl_p2r.media.plan import VideoInfo, VisionSpec, plan_video
+from verl_p2r.media.rules import EVALUATION, TRAINING, MediaSettings
 
 # By hand, for Qwen2.5-VL with 1920 x 1080 pixels at 30 fps for 10 seconds.
 HAND = [

@@ -18,8 +18,9 @@ from verl_p2r.data.record import Record
 from verl_p2r.media.deadline import RulesError
 from verl_p2r.media.decode import fetch_video, read_video
 from verl_p2r.media.families import QWEN3_VL
-from verl_p2r.media.plan import EVALUATION, TRAINING, MediaError, MediaSettings, VideoInfo, VisionSpec, plan_video
+from verl_p2r.media.plan import MediaError, VideoInfo, VisionSpec, plan_video
 from verl_p2r.media.probe import probe_video
+from verl_p2r.media.rules import EVALUATION, TRAINING, MediaSettings
 from verl_p2r.media.sampling import sample_frames, video_metadata
 
 QWEN3 = VisionSpec(QWEN3_VL, 16, 2, 2, None, None)

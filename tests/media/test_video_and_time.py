@@ -7,7 +7,8 @@ import pytest
 from paths import ROOT
 
 from verl_p2r.media.families import QWEN2_5_VL
-from verl_p2r.media.plan import EVALUATION, TRAINING, VideoInfo, VisionSpec, plan_video
+from verl_p2r.media.plan import VideoInfo, VisionSpec, plan_video
+from verl_p2r.media.rules import EVALUATION, TRAINING
 
 PAGE = ROOT / "docs" / "concepts" / "video-and-time.md"
 SPEC = VisionSpec(QWEN2_5_VL, 14, 2, 2, None, None)

@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from verl_p2r.media.families import QWEN2_5_VL
-from verl_p2r.media.plan import MediaSettings, VideoInfo, VisionSpec, plan_video
+from verl_p2r.media.plan import VideoInfo, VisionSpec, plan_video
+from verl_p2r.media.rules import MediaSettings
 from verl_p2r.planner import (
     GPUS,
     PHASES,

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from verl_p2r.accuracy import answer_accuracy, answer_text, problem_types
+from verl_p2r.accuracy import answer_accuracy, answer_text, is_problem_type, problem_types
 from verl_p2r.data.elements import KINDS, MediaSources, read_element
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import bool_of, facts_of, float_of, media_of, name_of, options_of, required_text, text_of
@@ -234,7 +234,7 @@ _DRIVE_OR_DATA = re.compile(r"(?i).:|data:")  # `C:` of Windows, or a data: URL
 def _kinds_of(raw: Mapping[str, Any]) -> tuple[str, str]:
     """Read `problem_type` and `data_type`."""
     problem_type, data_type = raw.get("problem_type"), raw.get("data_type")
-    if problem_type not in problem_types():
+    if not is_problem_type(problem_type):
         raise RowError(
             "problem_type",
             "unknown problem type",

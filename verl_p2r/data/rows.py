@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from verl_p2r.accuracy import problem_types
+from verl_p2r.accuracy import is_problem_type, problem_types
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import options_of
 from verl_p2r.data.values import is_unset, plain, read_text, shown
@@ -52,7 +52,7 @@ class Row:
         extra = _mapping(columns, "extra_info")
         name = name or f"{extra.get('split') or columns.get('data_source') or 'data'} row {extra.get('index', '?')}"
         problem_type = plain(columns.get("problem_type") or extra.get("problem_type"))
-        if problem_type not in problem_types():
+        if not is_problem_type(problem_type):
             raise RowError(
                 "problem_type",
                 "unknown problem type",

@@ -10,7 +10,7 @@ from verl_p2r.data.elements import KINDS, MediaSources, read_element
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.messages import build_messages
 from verl_p2r.media.deadline import RulesError
-from verl_p2r.media.plan import EVALUATION, TRAINING, MediaSettings
+from verl_p2r.media.rules import EVALUATION, TRAINING, MediaSettings
 from verl_p2r.settings import merge
 
 FOREIGN_KEYS = ("media_cache", "process_aware")

@@ -23,6 +23,8 @@ LONGEST_NUMBER = 64  # characters of a number
 
 _NOTHING = frozenset(("", "None", "null", "NULL", "nan", "NaN", "<NA>", "NaT"))  # missing values that became texts
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_PLAIN = r"'[^'\\\r\n\0\ud800-\udfff]*'"  # a text without escapes
+_PLAIN_TEXTS = re.compile(rf"\[{_PLAIN}(?:, {_PLAIN})*\]")
 _MISSING = ("NAType", "NaTType")  # types of pandas, which this module does not import
 
 
@@ -104,6 +106,8 @@ def read_text(value: Any) -> Any:
     text = value.strip()
     if is_unset(text):
         return None
+    if _PLAIN_TEXTS.fullmatch(text):  # as files whose values are all texts write options; ten times as fast
+        return text[2:-2].split("', '")
     # JSON first, because it writes characters beyond 16 bits as two escapes; Python's lists of texts are never JSON.
     for read in (ast.literal_eval,) if text.startswith(("['", "{'")) else (json.loads, ast.literal_eval):
         try:

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from verl_p2r.accuracy import problem_types
+from verl_p2r.accuracy import is_problem_type, problem_types
 from verl_p2r.judge.facts import Fact
 from verl_p2r.judge.protocol import Judge, JudgeRequest, Verdict
 
@@ -141,7 +141,7 @@ def _case(row: Any, number: int) -> Case:
     for field in ("problem_type", "question", "solution", "observation"):
         if not isinstance(row.get(field), str) or not row[field].strip():
             raise ValueError(f"field {field} is {row.get(field)!r}: give a text")
-    if row["problem_type"] not in problem_types():
+    if not is_problem_type(row["problem_type"]):
         raise ValueError(f"field problem_type is {row['problem_type']!r}: give one of {', '.join(problem_types())}")
     if not isinstance(row.get("label"), str) or row["label"] not in _LABELS:
         raise ValueError(f'field label is {row.get("label")!r}: give "Yes" or "No"')

@@ -16,68 +16,12 @@ from verl_p2r.media import torchvision_ops
 from verl_p2r.media.deadline import MediaError as MediaError
 from verl_p2r.media.deadline import RulesError
 from verl_p2r.media.families import Time
-from verl_p2r.media.sampling import VideoInfo, check_taken, checked, grid_times, sample_frames, video_metadata
+from verl_p2r.media.rules import checked
+from verl_p2r.media.sampling import VideoInfo, check_taken, grid_times, sample_frames, video_metadata
 from verl_p2r.media.source import name_of
 from verl_p2r.media.vision_spec import VisionSpec
 
 torchvision_ops.install()  # before anything imports transformers' processors, which import torchvision
-
-PIXELS_PER_TOKEN = 28 * 28  # for the paper's models; its pixel budgets are used for all families
-
-
-@dataclass(frozen=True)
-class MediaSettings:
-    """Sampling and sizes of media whose messages do not set them; the defaults are the paper's for training.
-
-    Args:
-        fps: frames taken per second of video.
-        min_frames: fewest frames taken of a video.
-        max_frames: most frames taken of a video.
-        video_min_pixels: smaller frames are enlarged to about this size, in pixels. [ours]: Video-R1's.
-        video_max_pixels: largest size of a frame, in pixels.
-        image_max_pixels: largest size of an image, in pixels.
-    """
-
-    fps: float = 2.0
-    min_frames: int = 4
-    max_frames: int = 16
-    video_min_pixels: int = 128 * PIXELS_PER_TOKEN
-    video_max_pixels: int = 128 * PIXELS_PER_TOKEN
-    image_max_pixels: int = 256 * PIXELS_PER_TOKEN
-
-    def fill(self, element: Mapping[str, Any]) -> dict[str, Any]:
-        """Add the missing fields to a message element; its own fields win, and `nframes` excludes `fps`.
-
-        Args:
-            element: a video or image element of a message; `resized_height` and `resized_width` set its size.
-
-        Returns:
-            A new element, without fields that are None.
-
-        Raises:
-            RulesError: a rule is not a number in its range.
-
-        >>> MediaSettings().fill({"type": "video", "video": "a.mp4", "nframes": 8})["max_pixels"]
-        100352
-        >>> MediaSettings().fill({"type": "image", "image": "a.png", "max_pixels": 50176})
-        {'type': 'image', 'image': 'a.png', 'max_pixels': 50176}
-        """
-        own = checked(element)
-        sized = "resized_height" in own and "resized_width" in own
-        fill: dict[str, Any] = {}
-        if "video" in own and "nframes" not in own:
-            most = max(self.max_frames, own.get("min_frames", 0))
-            fill |= {"fps": self.fps, "min_frames": self.min_frames, "max_frames": most}
-        if "video" in own and not sized:
-            most = max(self.video_max_pixels, own.get("min_pixels", 0))
-            fill |= {"min_pixels": min(self.video_min_pixels, own.get("max_pixels", most)), "max_pixels": most}
-        if "image" in own and not sized:
-            fill["max_pixels"] = max(self.image_max_pixels, own.get("min_pixels", 0))
-        return own | {key: value for key, value in fill.items() if key not in own}
-
-
-TRAINING = MediaSettings()
-EVALUATION = MediaSettings(max_frames=32, video_max_pixels=256 * PIXELS_PER_TOKEN)
 
 
 @dataclass(frozen=True)

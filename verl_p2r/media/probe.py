@@ -15,7 +15,8 @@ from verl_p2r.media.deadline import TIMEOUT_VARIABLE as TIMEOUT_VARIABLE
 from verl_p2r.media.deadline import Deadline, MediaError
 from verl_p2r.media.images import probe_image
 from verl_p2r.media.opening import open_video
-from verl_p2r.media.sampling import FRAME_LIST_FPS, VideoInfo, checked, shown_times
+from verl_p2r.media.rules import checked
+from verl_p2r.media.sampling import FRAME_LIST_FPS, VideoInfo, shown_times
 from verl_p2r.media.source import MediaFile, kind_of, name_of, resolve
 
 CHECK_EVERY = 4096  # entries of an index between two checks of the deadline

@@ -6,7 +6,6 @@ variable rate, frame i is shown at `VideoInfo.times[i]`; as many frames are take
 that length, each the one nearest to evenly spaced times. Time starts with the first frame shown. [ours]
 """
 
-import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,26 +16,12 @@ import torch
 
 from verl_p2r.media import torchvision_ops
 from verl_p2r.media.deadline import RulesError
+from verl_p2r.media.rules import checked
 from verl_p2r.media.source import name_of
 
 NOMINAL_FPS = 1000.0  # in the metadata of a file with a variable rate, whose frames are numbered by milliseconds
 ROUNDING = 1e-6  # seconds; the time of a frame at 0.5 s may be a float just below it
 FRAME_LIST_FPS = 2.0  # frames per second of a list of frames without `sample_fps`, as in qwen-vl-utils
-MOST = {  # largest accepted value of each rule
-    "fps": 1000,
-    "sample_fps": 1000,
-    "nframes": 1 << 16,
-    "min_frames": 1 << 16,
-    "max_frames": 1 << 16,
-    "video_start": 1e9,
-    "video_end": 1e9,
-    "min_pixels": 1 << 40,
-    "max_pixels": 1 << 40,
-    "total_pixels": 1 << 40,
-    "resized_height": 1 << 14,
-    "resized_width": 1 << 14,
-}
-RATES, TIMES = ("fps", "sample_fps"), ("video_start", "video_end")  # a time before the start means the start
 MAX_TAKEN_PIXELS = 1 << 29  # pixels of all frames of a video together, or of an image, after the resize
 
 
@@ -58,32 +43,6 @@ class VideoInfo:
     height: int
     width: int
     times: array | None = None
-
-
-def checked(element: Mapping[str, Any]) -> dict[str, Any]:
-    """Check that the sampling and size rules of an element are finite numbers in their ranges.
-
-    Args:
-        element: a video or image element.
-
-    Returns:
-        A copy without the fields that are None, which count as not given.
-
-    Raises:
-        RulesError: a rule is out of its range; the message names it.
-    """
-    for rule, most in MOST.items():
-        value = element.get(rule)
-        if value is None:
-            continue
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        least = -most if rule in TIMES else math.nextafter(0, 1) if rule in RATES else 0
-        if not number or not math.isfinite(value) or not least <= value <= most:
-            raise RulesError(
-                f"{name_of(element)}: its sampling rules cannot be met: {rule} is {value!r}: give a positive number, "
-                f"at most {most:g}"
-            )
-    return {key: value for key, value in element.items() if value is not None}
 
 
 def check_taken(element: Mapping[str, Any], frames: int, height: int, width: int) -> None:

@@ -7,16 +7,9 @@ from typing import Any
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.screening import Sample
 from verl_p2r.media.families import Time
-from verl_p2r.media.plan import (
-    MediaSettings,
-    VideoInfo,
-    VisionSpec,
-    plan_element,
-    plan_image,
-    plan_video,
-    prompt_tokens,
-)
+from verl_p2r.media.plan import VideoInfo, VisionSpec, plan_element, plan_image, plan_video, prompt_tokens
 from verl_p2r.media.probe import probe_element
+from verl_p2r.media.rules import MediaSettings
 
 SHAPES = [(1080, 1920), (1920, 1080), (720, 720), (480, 640), (816, 1920), (339, 678), (360, 1080)]  # height, width
 SMALL = [(60, 3 * k) for k in range(20, 81)]  # enlarged and rounded up; 1:1 to 1:4

@@ -127,7 +127,7 @@ def test_video_mmmu_reads_fourteen_options_equal_ones_and_open_items(tmp_path):
 
 def test_the_last_frame_of_a_lecture_is_among_those_that_are_sampled(tmp_path):
     from data_tools.media.parts import media_parts
-    from verl_p2r.media.plan import EVALUATION
+    from verl_p2r.media.rules import EVALUATION
 
     _, records, _ = prepared(tmp_path, "video_mmmu", few("video_mmmu", 1), videos=True)
     _, body = media_parts(records[0], tmp_path / "video_mmmu", EVALUATION)

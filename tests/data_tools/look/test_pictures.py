@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_tools.look.pictures import pictures_of
 from verl_p2r.media.decode import read_video
-from verl_p2r.media.plan import TRAINING
+from verl_p2r.media.rules import TRAINING
 
 ROOM = 1 << 20
 

@@ -11,7 +11,7 @@ from release_files import release_record
 from data_tools.media.parts import media_parts
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.record import Record
-from verl_p2r.media.plan import MediaSettings
+from verl_p2r.media.rules import MediaSettings
 
 
 def images_of(url: str) -> list[Image.Image]:

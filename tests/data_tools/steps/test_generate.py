@@ -18,7 +18,7 @@ from verl_p2r.chat import client as chat_client
 from verl_p2r.chat import endpoints
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.record import Record
-from verl_p2r.media.plan import MediaSettings
+from verl_p2r.media.rules import MediaSettings
 
 
 @pytest.fixture(autouse=True)

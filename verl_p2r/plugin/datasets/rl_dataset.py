@@ -23,7 +23,8 @@ from verl_p2r.data.screening import Limit, Sample, check_modalities, columns_at_
 from verl_p2r.data.settings import DataSettings
 from verl_p2r.data.tables import load, rows_of
 from verl_p2r.data.truths import check_truth
-from verl_p2r.media.plan import MediaSettings, VisionSpec
+from verl_p2r.media.plan import VisionSpec
+from verl_p2r.media.rules import MediaSettings
 from verl_p2r.plugin.media.media_cache import cache_of, sources_in
 
 
