@@ -28,6 +28,7 @@ import tempfile
 from pathlib import Path
 
 os.environ["VERL_PLATFORM"] = "cpu"
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # rl.sh calls this Python
 
 import media  # the benchmark next to this one: its clips and rows
 import pyarrow as pa

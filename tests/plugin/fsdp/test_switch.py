@@ -54,6 +54,7 @@ def test_by_default_the_config_stays_verls():
             "ulysses_sequence_parallel_size=1",
         ),
         (["ref.ulysses_sequence_parallel_size=2"], "not support", "ulysses_sequence_parallel_size=1"),
+        (["model.enable_activation_offload=True"], "has never run", "enable_activation_offload=False"),
         (["actor.pad_to_length=True"], "not pack rows to a fixed length", "pad_to_length=False"),
     ],
 )

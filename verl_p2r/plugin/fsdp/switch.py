@@ -37,6 +37,11 @@ def share_prefix(config: DictConfig) -> None:
             "shared_prefix with actor.shuffle=True: verl would spread the rollouts of a prompt over mini-batches, and "
             f"nothing would be shared: set actor_rollout_ref.actor.shuffle=False, {OFF}"
         )
+    if roles.model.get("enable_activation_offload", False):
+        raise ValueError(
+            "shared_prefix with enable_activation_offload=True: this has never run, because it needs an accelerator: "
+            f"set actor_rollout_ref.model.enable_activation_offload=False, {OFF}"
+        )
     for name in ("actor", "ref"):
         role = roles[name]
         if role.strategy not in ("fsdp", "fsdp2"):
