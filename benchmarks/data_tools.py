@@ -261,8 +261,8 @@ def main() -> None:
     quick = arguments.quick
     with tempfile.TemporaryDirectory() as name:
         (release := Path(name) / "release").mkdir()
-        figures = measure_import(release, RECORDS // (30 if quick else 1))
-        figures |= measure_verify(Path(name), 12_000 if quick else 200_000)
+        figures = measure_import(release, RECORDS // (60 if quick else 1))
+        figures |= measure_verify(Path(name), 6_000 if quick else 200_000)
         figures |= measure_servers(Path(name), 2 if quick else 10, speed=2 if quick else 1)
     for figure, (target, sign) in TARGETS.items():
         met = "met" if sign * (figures[figure] - target) >= 0 else "MISSED"
