@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `verl-p2r-eval` that analyse finished runs: `mismatch`, `sufficiency`, `report`."""
+"""The commands of `verl-p2r-eval` that analyse finished runs: `mismatch`, `mismatch-eval`, `sufficiency`, `report`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from data_tools.evaluate.inputs import read_runs, score_runs, server_of
-from data_tools.evaluate.options import BaseUrl, Concurrency, MaxLost, Model, Out, Prepared, Protocol, RunFolder
+from data_tools.evaluate.options import (
+    BaseUrl,
+    Concurrency,
+    MaxLost,
+    Model,
+    Out,
+    Prepared,
+    Protocol,
+    RunFolder,
+    TrainedOn,
+)
 from data_tools.terminal import errors, exit_if_failed, kept_bar, say, show_step
 
 
@@ -42,6 +52,29 @@ def mismatch_command(
         say(line)
     show_step(report, out)
     exit_if_failed(report, remedy="start again, which asks only the items without a verdict")
+
+
+def mismatch_eval_command(
+    cases: Annotated[
+        Path | None, typer.Option(help="Your own labelled thinking, JSON lines; default: the package's 36 cases.")
+    ] = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    concurrency: Concurrency = 64,
+) -> None:
+    """Measure how well the rule and a judge read labelled thinking, before you trust them with `mismatch`.
+
+    Example: verl-p2r-eval mismatch-eval --model Qwen2.5-32B-Instruct --base-url http://localhost:8000/v1
+    """
+    from data_tools.evaluate.mismatch import DEFAULTS
+    from data_tools.evaluate.mismatch_quality import measure_readers
+    from data_tools.evaluate.tables import reading_markdown
+    from verl_p2r.evaluation.labelled import labelled_thinking
+
+    with errors():
+        table = measure_readers(labelled_thinking(cases), server_of(DEFAULTS, model, base_url, concurrency))
+    for line in reading_markdown(table).splitlines():
+        say(line)
 
 
 def sufficiency_command(
@@ -82,7 +115,8 @@ def report_command(
     runs: Annotated[list[Path] | None, typer.Argument(help="Outputs of `run`.")] = None,
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("evaluation.html"),
     rollouts: Annotated[
-        Path | None, typer.Option(help="Instead of runs, the trainer.rollout_data_dir of a training.")
+        Path | None,
+        typer.Option(help="Instead of runs, the trainer.rollout_data_dir or validation_data_dir of a training."),
     ] = None,
     protocol: Protocol = "video_r1",
     media_root: Annotated[Path | None, typer.Option(help="Media root that `run` was given; shows frames.")] = None,
@@ -92,6 +126,11 @@ def report_command(
     frames: Annotated[int, typer.Option(min=1, max=64, help="Most pictures of a video.")] = 8,
     tokenizer: Annotated[str | None, typer.Option(help="Colour this model's tokens instead of words.")] = None,
     max_lost: MaxLost = 0.01,
+    trained_on: TrainedOn = None,
+    verdicts: Annotated[
+        list[Path] | None,
+        typer.Option(help="What `verl-p2r-data judge` or `mismatch` wrote about a run, to show; may be repeated."),
+    ] = None,
 ) -> None:
     """Write one HTML page: scores and published ones, curves over steps, and a sample of replies with their frames.
 
@@ -104,6 +143,7 @@ def report_command(
     from data_tools.evaluate.cards import card_of, draw, replies_of
     from data_tools.evaluate.report import Report, score_plots, training_plots, write_report
     from data_tools.evaluate.rollouts import Rollouts
+    from data_tools.evaluate.verdicts import Verdicts
 
     with errors():
         if bool(runs) == bool(rollouts):
@@ -117,14 +157,15 @@ def report_command(
             )
         else:
             read = read_runs(list(runs or ()), prepared)
-            scored = score_runs(read, protocol, max_lost, None)
+            scored = score_runs(read, protocol, max_lost, trained_on)
+            said = Verdicts(verdicts or ())
             loaded = _tokenizer(tokenizer) if tokenizer else None
             drawn = draw((one for run in read for one in replies_of(run, protocol)), count, seed)
             page = Report(
                 "Evaluation of " + ", ".join(run.name for run in read),
                 scored,
                 score_plots(scored),
-                [card_of(record, loaded) for record in drawn],
+                [card_of(record, loaded, said) for record in drawn],
                 media_root,
                 frames,
             )

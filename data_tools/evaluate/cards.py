@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from data_tools.evaluate.results import Run
+from data_tools.evaluate.verdicts import Verdicts
 from data_tools.look.cards import Option
 from data_tools.look.pictures import Pictures, pictures_of
 from verl_p2r.accuracy import answer_text
@@ -51,8 +52,10 @@ class Card:
         facts: short texts next to the title.
         question, options, solution: the item.
         perception, reasoning: the tokens of both segments.
-        notes: more lines, such as why the item was lost.
+        notes: faults, such as why the item was lost.
         medium: the video to show; None to show none.
+        verdict: `Yes`, `No` or `no verdict` on the observation; empty if no judge was asked.
+        reason: the judge's reason.
     """
 
     title: str
@@ -68,6 +71,8 @@ class Card:
     reasoning: Sequence[Token]
     notes: Sequence[str] = ()
     medium: Medium | None = field(default=None, compare=False)
+    verdict: str = ""
+    reason: str = ""
 
 
 Drawable = tuple[tuple[str, ...], str, T]
@@ -111,13 +116,15 @@ def draw(found: Iterable[Drawable[T]], count: int, seed: int) -> list[T]:
     return [value for turn in zip_longest(*ordered) for value in turn if value is not None][:count]
 
 
-def card_of(record: Mapping[str, Any], tokenizer: Any = None) -> Card:
+def card_of(record: Mapping[str, Any], tokenizer: Any = None, verdicts: Verdicts | None = None) -> Card:
     """Make the card of a record from `replies_of`.
 
     Args:
         record: the record, with its score under `item`.
         tokenizer: a fast tokenizer; None to colour words instead of tokens.
+        verdicts: what judges said about the replies.
     """
+    verdicts = verdicts or Verdicts()
     item, response = record["item"], record["response"] or ""
     perception, reasoning = tokens_of(response[:SHOWN], tokenizer)
     chosen = option_letter(parse_response(response).answer or response, record["options"] or []) if response else None
@@ -125,9 +132,14 @@ def card_of(record: Mapping[str, Any], tokenizer: Any = None) -> Card:
     facts = [f"strict {item.strict:.2f}", f"lenient {item.lenient:.2f}"]
     facts += ["in the template" if item.well_formed else "not in the template"]
     facts += [f"{record['completion_tokens']:,} tokens"] if record.get("completion_tokens") else []
+    thought = verdicts.thought(record)
+    facts += [f"thinking: {thought}"] if thought else []
     notes = [f"No reply: {item.lost}"] if item.lost else []
+    if thought and chosen and thought != chosen:
+        notes.append(f"The thinking concludes with {thought}, the answer is {chosen}")
     notes += ["Cut off by max_tokens"] if record["finish_reason"] == CUT else []
     notes += [f"{len(response) - SHOWN:,} more characters are not shown"] if len(response) > SHOWN else []
+    verdict, reason = verdicts.verdict(record)
     return Card(
         title=record["problem_id"],
         run=record["run"],
@@ -145,6 +157,8 @@ def card_of(record: Mapping[str, Any], tokenizer: Any = None) -> Card:
         reasoning=reasoning,
         notes=notes,
         medium=Medium(record["data_type"], record["path"], tuple(sorted((record["media"] or {}).items()))),
+        verdict=verdict,
+        reason=reason,
     )
 
 

@@ -13,9 +13,25 @@ from typing import Annotated, Any
 
 import typer
 
-from data_tools.evaluate.analyses import mismatch_command, report_command, sufficiency_command
+from data_tools.evaluate.analyses import (
+    mismatch_command,
+    mismatch_eval_command,
+    report_command,
+    sufficiency_command,
+)
 from data_tools.evaluate.inputs import read_runs, score_runs, server_of
-from data_tools.evaluate.options import BaseUrl, Concurrency, MaxLost, Model, Out, Prepared, Protocol, RunFolder, Runs
+from data_tools.evaluate.options import (
+    BaseUrl,
+    Concurrency,
+    MaxLost,
+    Model,
+    Out,
+    Prepared,
+    Protocol,
+    RunFolder,
+    Runs,
+    TrainedOn,
+)
 from data_tools.terminal import console, errors, exit_if_failed, kept_bar, say, show_step
 
 app = typer.Typer(help="Evaluation on the paper's seven benchmarks.", no_args_is_help=True)
@@ -121,9 +137,7 @@ def score_command(
     out: Annotated[Path | None, typer.Option(help="Also write scores.json and scores.md into this folder.")] = None,
     prepared: Prepared = None,
     max_lost: MaxLost = 0.01,
-    trained_on: Annotated[
-        list[Path] | None, typer.Option(help="Training records to look for the items in; may be repeated.")
-    ] = None,
+    trained_on: TrainedOn = None,
     check: Annotated[
         str | None,
         typer.Option(help="A published row, such as videop2r-base: fail if a score differs by more than 2 points."),
@@ -201,6 +215,7 @@ def _check(scored: list[dict[str, Any]], name: str) -> bool:
 
 for _name, _command in (
     ("mismatch", mismatch_command),
+    ("mismatch-eval", mismatch_eval_command),
     ("sufficiency", sufficiency_command),
     ("report", report_command),
 ):

@@ -28,7 +28,7 @@ from verl_p2r.evaluation.mismatch import (
 from verl_p2r.template import parse_response
 
 STEP = "mismatch"
-RULE = 1  # version of `stated_option`; raise it when it reads a text differently
+RULE = 2  # version of `stated_option`; raise it when it reads a text differently
 SHAPE = {"letter": str, "source": str}
 DEFAULTS = GenerateSettings(temperature=0.0, max_tokens=256)
 

@@ -81,8 +81,9 @@ def score_plots(scored: Sequence[Scored]) -> list[Plot]:
 
 
 def training_plots(rollouts: Rollouts) -> list[Plot]:
-    """Plot the paper's curves from the rollout files of a training."""
-    plots = []
+    """Plot the paper's curves from the rollout or validation files of a training, and the accuracy by data source."""
+    by_source = {title_of(source): points for source, points in sorted(rollouts.scores().items())}
+    plots = [Plot("Accuracy of the answers by data source", by_source, percent=True)] if by_source else []
     for name, title in CURVES.items():
         lines = {process: points for process in PROCESSES if (points := rollouts.curve(name, process))}
         if lines:
@@ -132,6 +133,7 @@ def render(report: Report) -> str:
             "group": sorted({card.group for card in report.cards}),
             "kind": sorted({card.kind for card in report.cards} - {""}),
             "outcome": [outcome for outcome in OUTCOMES if any(card.outcome == outcome for card in report.cards)],
+            "verdict": sorted({card.verdict for card in report.cards} - {""}),
         },
     )
 

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from data_tools.evaluate.cards import SHOWN, Card, Drawable, Token, outcome_of, tokens_of
+from data_tools.evaluate.verdicts import NO_VERDICT
 from verl_p2r.data.reading import read_values
 
 PROCESSES = ("perception", "reasoning")
@@ -56,6 +57,18 @@ class Rollouts:
         points = [(step, of(rows, process)) for step, rows in self.steps.items()]
         return [(step, value) for step, value in points if value is not None]
 
+    def scores(self) -> dict[str, list[tuple[int, float]]]:
+        """Return the mean accuracy of the answers by data source, as (step, share)."""
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for step, rows in self.steps.items():
+            sources: dict[str, list[float]] = defaultdict(list)
+            for row in rows:
+                if row.get("data_source") and isinstance(row.get("acc"), int | float):
+                    sources[str(row["data_source"])].append(row["acc"])
+            for source, values in sources.items():
+                lines.setdefault(source, []).append((step, fmean(values)))
+        return lines
+
     def drawables(self) -> list[Drawable[Card]]:
         """Return every rollout as a card with its stratum (step and outcome), for `cards.draw`."""
         return [
@@ -97,10 +110,6 @@ def _card(row: Mapping[str, Any], step: int, number: int) -> Card:
         if isinstance(reward := row.get(f"{process}_reward"), int | float):
             facts.append(f"R_{process[0].upper()} {reward:.2f}")
     accuracy = row.get("reasoning_accuracy", row.get("acc"))
-    verdict = row.get("perception_accuracy")
-    facts.append(
-        "judge: " + {1.0: "Yes", 0.0: "No"}.get(verdict, "no verdict") if verdict is not None else "no verdict"
-    )
     error = row.get("judge_error")
     return Card(
         title=f"step {step}, rollout {number + 1}",
@@ -115,6 +124,7 @@ def _card(row: Mapping[str, Any], step: int, number: int) -> Card:
         perception=perception,
         reasoning=reasoning,
         notes=[f"Judge: {error}"] if error else [],
+        verdict={1.0: "Yes", 0.0: "No"}.get(row.get("perception_accuracy"), NO_VERDICT),
     )
 
 

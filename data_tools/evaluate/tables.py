@@ -32,7 +32,7 @@ def markdown(runs: Sequence[Scored]) -> str:
 
 
 def heads(runs: Sequence[Scored]) -> list[str]:
-    """Return what must accompany every score: the protocol, and the setting and items of each run."""
+    """Return what must accompany every score: the protocol, its notes, and the setting and items of each run."""
     lines = [f"Protocol **{runs[0]['protocol']}**: {runs[0]['protocol_description']}."]
     for run in runs:
         items = sum(row["n"] for row in run["benchmarks"].values())
@@ -42,6 +42,8 @@ def heads(runs: Sequence[Scored]) -> list[str]:
                 f"  - Its items were prepared for {', '.join(run['prepared_for'])}, so what is asked differs from the "
                 "protocol's own"
             )
+    noted = {title_of(name): row["note"] for run in runs for name, row in run["benchmarks"].items()}
+    lines += [f"- {title}: {note}" for title, note in noted.items() if note]
     return [lines[0], "\n".join(lines[1:])]
 
 
@@ -108,6 +110,12 @@ def notes(row: Mapping[str, Any]) -> list[str]:
     if "overall" in row:
         averages = ", ".join(f"{name} {percent(value)}" for name, value in row["overall"].items())
         found.append(f"averages: {averages}")
+    if "knowledge_gain" in row:
+        gain = row["knowledge_gain"]
+        found.append(
+            f"Δknowledge {100 * gain['score']:+.1f} (Adaptation {percent(gain['before'])} without the lectures, "
+            f"{percent(gain['after'])} with them)"
+        )
     if "overlap" in row:
         found.append(
             f"in the training data: {percent(row['overlap']['media'])} % of items by their medium, "
@@ -150,6 +158,17 @@ def mismatch_markdown(tables: Mapping[str, Mapping[str, Any]]) -> str:
         counts = [f"{row['n']:,}", f"{row['read']:,}"]
         rows.append(
             [title_of(name), *counts, percent(row["mismatch"]), interval, *shares, *(f"{count:,}" for count in corners)]
+        )
+    return _markdown(rows)
+
+
+def reading_markdown(readers: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how well readers of thinking agree with labels, see `mismatch_quality.measure_readers`."""
+    rows = [["", "cases", "right", "95 %", "wrong letter", "not read"]]
+    for name, row in readers.items():
+        shares = [percent(row["wrong"]), percent(row["missed"])]
+        rows.append(
+            [name, f"{row['n']:,}", percent(row["right"]), f"{percent(row['low'])}–{percent(row['high'])}", *shares]
         )
     return _markdown(rows)
 

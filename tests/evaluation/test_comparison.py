@@ -33,7 +33,7 @@ def test_a_difference_by_hand():
     assert result["p"] < 0.001
 
 
-def test_equal_runs_differ_by_nothing():
+def test_identical_runs_do_not_differ():
     result = compare(run("AB" * 10), run("AB" * 10), "official")["mvbench"]
     assert (result["difference"], result["low"], result["high"], result["p"]) == (0, 0, 0, 1)
 

@@ -29,7 +29,7 @@ def test_choices(reply, letter):
     assert choice_letter(reply, TEN) == letter
 
 
-def test_the_last_option_text_wins_and_letters_before_texts_are_not_part_of_them():
+def test_the_last_option_text_wins_and_option_letters_are_ignored():
     options = ["A. red ball", "B. blue box"]
     assert choice_letter("first i saw one red ball, then the blue box", options) == "B"
 

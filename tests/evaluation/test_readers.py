@@ -90,7 +90,7 @@ def test_letters_beyond_j():
         assert scores("<answer>N</answer>", "N", protocol=protocol, benchmark="video_mmmu", options=options) == (1, 1)
 
 
-def test_the_short_cut_for_letters_reads_as_the_lenient_accuracy_does():
+def test_the_shortcut_for_letters_agrees_with_the_lenient_accuracy():
     for options in (OPTIONS, ["A. red"], ["red", "blue"], ["B. red", "A. blue"], ["1. red", "2. blue"], []):
         for solution in "ABEZ":
             for answer in "ABCEZ1a":
@@ -99,7 +99,7 @@ def test_the_short_cut_for_letters_reads_as_the_lenient_accuracy_does():
                 assert got == expected, (options, solution, answer)
 
 
-def test_the_strict_reading_is_trainings_strict_accuracy_on_made_replies():
+def test_strict_reading_agrees_with_training_on_generated_replies():
     draw = random.Random(0)
     says = ["A", "B", " B ", "(B)", "B.", "", "3", "3.0", "1,000", "x"]
     for _ in range(1000):
@@ -109,7 +109,7 @@ def test_the_strict_reading_is_trainings_strict_accuracy_on_made_replies():
         assert scores(WHOLE.format(said), solution, kind)[0] == expected, (kind, solution, said)
 
 
-def test_unknown_names_are_refused_with_the_known_ones():
+def test_unknown_names_are_rejected_with_a_list_of_known_ones():
     with pytest.raises(ValueError, match="name one of official, video_r1"):
         Protocol.load("videor1")
     with pytest.raises(ValueError, match="unknown problem type 'choice'"):
@@ -117,7 +117,7 @@ def test_unknown_names_are_refused_with_the_known_ones():
     assert protocol_names() == ["official", "video_r1"]
 
 
-def test_a_protocol_of_ones_own(tmp_path):
+def test_a_custom_protocol(tmp_path):
     text = "description: mine\ninclusive: true\nclips: false\nlast_frame_note: false\n"
     text += "readers: {default: lenient}\noverall: {default: items}\n"
     file = tmp_path / "mine.yaml"

@@ -8,7 +8,7 @@ import pytest
 from verl_p2r.evaluation import Protocol, score
 from verl_p2r.evaluation.intervals import effective_size, wilson
 from verl_p2r.evaluation.items import ItemScore
-from verl_p2r.evaluation.summary import summary
+from verl_p2r.evaluation.summary import knowledge_gain, summary
 
 # Qwen2.5-VL-7B at 64 frames, by type: items and percent (VLMEvalKit, pull request 1342).
 VSI = {
@@ -81,13 +81,41 @@ def test_the_same_figures_from_replies():
         assert figures["overall"]["items"] * 100 == pytest.approx(32.47, abs=0.05)
 
 
-def test_means_of_types_and_of_two():
+def test_mean_of_types_and_mean_of_two_means():
     items = [item("a", 1), item("a", 0), item("b", 1), item("object_rel_direction_easy", 0), item("c", 0.5, "w", "mra")]
     assert summary(items, Protocol.load("video_r1"))["score"] == pytest.approx((0.5 + 2 / 4) / 2)
     assert summary(items, Protocol.load("official"))["score"] == pytest.approx((0.5 + 1 + 0 + 0.5) / 4)
     tracks = [item("Perception", 1, benchmark="VideoMMMU")] * 3 + [item("Adaptation", 0, benchmark="VideoMMMU")]
     assert summary(tracks, Protocol.load("official"))["score"] == 0.5
     assert summary(tracks, Protocol.load("video_r1"))["score"] == 0.75
+
+
+def test_knowledge_gain_by_hand():
+    """Adaptation: 1 of 4 without the lecture, 2 of 4 with it. Of the 3/4 that were missing, 1/3 was gained."""
+
+    def items(benchmark, track, right, count=4):
+        return [
+            record("A" if i < right else "B", "A", benchmark, f"{track} {i}", question_type=track) for i in range(count)
+        ]
+
+    before = items("video_mmmu_question_only", "Adaptation", 1)
+    after = items("video_mmmu", "Adaptation", 2) + items("video_mmmu", "Perception", 4)
+    for protocol in ("official", "video_r1"):
+        row = score([*after, *before], protocol)["video_mmmu"]
+        assert row["knowledge_gain"] == pytest.approx({"score": 1 / 3, "before": 0.25, "after": 0.5})
+        assert row["score"] == 0.75  # the tracks' mean; the items without lectures are not in it
+    assert "knowledge_gain" not in score(after, "official")["video_mmmu"]
+    assert knowledge_gain(0.5, 0.25) == -0.5
+    assert knowledge_gain(1.0, 1.0) == 0
+
+
+def test_a_reading_that_is_not_the_benchmarks_own_is_noted():
+    records = [record(benchmark=name) for name in ("mmvu", "MVBench", "video_mme")]
+    notes = {name: row["note"] for name, row in score(records, "official").items()}
+    assert notes["mmvu"] == "read by our lenient reader; its own code asks GPT-4o"
+    assert notes["MVBench"].startswith("read by our lenient reader")
+    assert notes["video_mme"] == ""
+    assert {row["note"] for row in score(records, "video_r1").values()} == {""}
 
 
 def test_wilson_by_hand():
@@ -115,7 +143,7 @@ def test_clusters_by_hand():
     assert figures["clustered"]["high"] - figures["clustered"]["low"] > 2 * (figures["high"] - figures["low"])
 
 
-def test_scoring_twice_is_scoring_once_and_two_replies_to_one_item_are_refused():
+def test_duplicates_count_once_and_conflicting_replies_are_rejected():
     records = [record("AB"[i % 2], number=i) for i in range(6)]
     assert score(records * 2, "video_r1") == score(records, "video_r1")
     with pytest.raises(ValueError, match=r"record 6: mmvu 0 occurs twice, with different replies"):
@@ -127,7 +155,7 @@ def test_records_without_an_id_all_count():
     assert score(rows, "video_r1")["mmvu"]["n"] == 3
 
 
-def test_lost_items_score_nothing_stay_in_the_denominator_and_are_named():
+def test_lost_items_score_zero_and_are_counted_by_reason():
     records = [
         record(number=0),
         record(number=1, response=None, lost="unreadable medium"),
@@ -142,7 +170,7 @@ def test_lost_items_score_nothing_stay_in_the_denominator_and_are_named():
     assert figures["length"]["median"] == len(records[3]["response"])  # three replies have 66, 41 and 0 characters
 
 
-def test_categories_and_further_ones():
+def test_categories():
     records = [record("AB"[i % 2], number=i, categories={"duration": ["short", "long"][i % 2]}) for i in range(4)]
     figures = score(records, "video_r1")["mmvu"]
     assert figures["categories"]["kind"]["score"] == 0.5
@@ -165,12 +193,12 @@ def test_the_official_protocol_leaves_captions_out():
         ({"response": 3}, "record 0: field response is a int"),
     ],
 )
-def test_bad_records_are_named(change, message):
+def test_errors_name_the_bad_record(change, message):
     with pytest.raises(ValueError, match=message):
         score([record(**change)], "video_r1")
 
 
-def test_intervals_hold_their_score_and_stay_within_0_and_1():
+def test_intervals_contain_the_score_and_stay_within_0_and_1():
     for right in range(0, 21):
         figures = score([record("A" if i < right else "B", number=i) for i in range(20)], "official")["mmvu"]
         for bounds in (figures, figures["clustered"] | {"score": figures["score"]}, figures["lenient"]):

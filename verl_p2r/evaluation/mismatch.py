@@ -47,7 +47,7 @@ class Conclusion:
 
 
 def stated_option(text: str, options: Sequence[str]) -> str | None:
-    """Read the option that a text says outright is the answer, the last one if there are several.
+    """Read the option that a text says outright is the answer, the last one if there are several; no question counts.
 
     Args:
         text: a text, such as the thinking of a response.
@@ -61,7 +61,8 @@ def stated_option(text: str, options: Sequence[str]) -> str | None:
     >>> stated_option("It might be blue.", ["A. red", "B. blue"]) is None
     True
     """
-    found = [*_ANNOUNCED.finditer(text), *_NAMED.finditer(text)]
+    announced = (match for match in _ANNOUNCED.finditer(text) if text[match.end() : match.end() + 1] != "?")
+    found = [*announced, *_NAMED.finditer(text)]
     if not found:
         return None
     return option_letter(max(found, key=lambda match: match.start())["tail"], options)

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -45,6 +45,7 @@ class Protocol:
         readers: benchmark → reader, with `default`.
         overall: benchmark → how its items become one figure, with `default`; one of `OVERALL`.
         left_out: question types that are not scored.
+        notes: benchmark → how its reading differs from the one that the protocol is named after. Printed with scores.
     """
 
     name: str
@@ -55,13 +56,15 @@ class Protocol:
     readers: Mapping[str, str]
     overall: Mapping[str, str]
     left_out: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name: str) -> "Protocol":
         """Read a protocol.
 
         Args:
-            name: one of the package's (`video_r1`, `official`), or the path of a YAML file of the same fields.
+            name: one of the package's (`video_r1`, `official`), or the path of a YAML file of the same fields, of which
+                only `notes` may be left out.
 
         Raises:
             ValueError: there is no such protocol, or one of its fields is missing, unknown or has an unknown value.
@@ -78,6 +81,10 @@ class Protocol:
     def overall_of(self, benchmark: str) -> str:
         """Return how a benchmark's items become one figure."""
         return _pick(self.overall, benchmark)
+
+    def note_on(self, benchmark: str) -> str:
+        """Return how the reading of a benchmark differs from the one that the protocol is named after, or nothing."""
+        return self.notes.get(canonical(benchmark), "")
 
 
 def protocol_names() -> list[str]:
@@ -101,13 +108,16 @@ def _load(name: str) -> Protocol:
             f"protocol {name!r} cannot be read ({error}): name one of {', '.join(protocol_names())}, or a YAML file"
         ) from error
     known = {field.name for field in fields(Protocol)} - {"name"}
-    if not isinstance(raw, dict) or set(raw) != known:
+    if not isinstance(raw, dict) or set(raw) | {"notes"} != known:
         given = ", ".join(map(str, raw)) if isinstance(raw, dict) else "no mapping"
-        raise ValueError(f"protocol {name!r} has the fields {given}: it must have {', '.join(sorted(known))}")
-    for field, allowed in (("readers", tuple(READERS)), ("overall", OVERALL)):
-        table = raw[field]
+        raise ValueError(
+            f"protocol {name!r} has the fields {given}: it must have {', '.join(sorted(known - {'notes'}))}, and may "
+            "have notes"
+        )
+    for table_name, allowed in (("readers", tuple(READERS)), ("overall", OVERALL)):
+        table = raw[table_name]
         if not isinstance(table, dict) or "default" not in table or not set(table.values()) <= set(allowed):
             raise ValueError(
-                f"protocol {name!r}, field {field}: map benchmarks and `default` to one of {', '.join(allowed)}"
+                f"protocol {name!r}, field {table_name}: map benchmarks and `default` to one of {', '.join(allowed)}"
             )
     return Protocol(**{**raw, "name": Path(name).stem, "left_out": tuple(raw["left_out"])})

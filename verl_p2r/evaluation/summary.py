@@ -22,6 +22,7 @@ from verl_p2r.evaluation.items import ItemScore, score_items
 from verl_p2r.evaluation.protocol import Protocol, canonical
 
 _DIRECTION = "object_rel_direction"
+_ADAPTATION = "Adaptation"
 
 Path = tuple[str, ...]
 _PATHS: Mapping[str, Callable[[ItemScore], Path]] = {
@@ -58,12 +59,16 @@ def score(records: Iterable[Mapping[str, Any]], protocol: str) -> dict[str, dict
         | `lost`                      | reason → items without a reply; they score 0                                  |
         | `length`                    | `mean`, `median`, `p95` of the replies that came                              |
         | `protocol`, `average`       | how this was scored                                                           |
+        | `note`                      | how the reading differs from the benchmark's own; empty if it does not        |
+        | `knowledge_gain`            | VideoMMMU's Δknowledge, if its Adaptation was also asked without the lectures |
 
     Raises:
         ValueError: the protocol is unknown, or a record is wrong; the message names record and field.
     """
     rules = Protocol.load(protocol)
-    return {name: summary(items, rules) for name, items in by_benchmark(score_items(records, rules)).items()}
+    figures = {name: summary(items, rules) for name, items in by_benchmark(score_items(records, rules)).items()}
+    _add_knowledge_gain(figures)
+    return figures
 
 
 def by_benchmark(items: Iterable[ItemScore]) -> dict[str, list[ItemScore]]:
@@ -124,6 +129,7 @@ def summary(items: Sequence[ItemScore], protocol: Protocol) -> dict[str, Any]:
         "n": len(items),
         "protocol": protocol.name,
         "average": average,
+        "note": protocol.note_on(benchmark),
         "clustered": _clustered(items, strict, average),
         "lenient": _bounded(items, [item.lenient for item in items], average),
         "categories": _categories(items, lambda item: item.group),
@@ -139,6 +145,34 @@ def summary(items: Sequence[ItemScore], protocol: Protocol) -> dict[str, Any]:
     if canonical(benchmark) == "vsi_bench":
         result["overall"] = {name: float(item_weights(items, way)[0] @ np.array(strict)) for name, way in _VSI.items()}
     return result
+
+
+def knowledge_gain(before: float, after: float) -> float:
+    """Measure what a lecture teaches: VideoMMMU's Δknowledge (arXiv 2501.13826).
+
+        Δknowledge = (after − before) / (1 − before)
+
+    Args:
+        before: accuracy without the lecture, in [0, 1].
+        after: accuracy with it, in [0, 1].
+
+    Returns:
+        The share of what was missing that was gained, at most 1; negative if the lecture makes answers worse; 0 if
+        nothing was missing [ours].
+
+    >>> round(knowledge_gain(0.5, 0.6), 6), round(knowledge_gain(0.5, 0.4), 6)
+    (0.2, -0.2)
+    """
+    return (after - before) / (1 - before) if before < 1 else 0.0
+
+
+def _add_knowledge_gain(figures: Mapping[str, dict[str, Any]]) -> None:
+    rows = {canonical(name): row for name, row in figures.items()}
+    after = rows.get("video_mmmu", {}).get("categories", {}).get(_ADAPTATION)
+    before = rows.get("video_mmmu_question_only", {}).get("categories", {}).get(_ADAPTATION)
+    if before and after:
+        gain = knowledge_gain(before["score"], after["score"])
+        rows["video_mmmu"]["knowledge_gain"] = {"score": gain, "before": before["score"], "after": after["score"]}
 
 
 def _bounded(items: Sequence[ItemScore], scores: Sequence[float], average: str) -> dict[str, float]:

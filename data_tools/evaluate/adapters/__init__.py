@@ -18,9 +18,9 @@ from data_tools.evaluate.adapters.base import Adapter, Item
 
 __all__ = ["ADAPTERS", "Adapter", "Item", "find_adapter"]
 
+_MODULES = (vsi_bench, video_mmmu, mmvu, vcr_bench, mvbench, tempcompass, video_mme, video_r1)
 ADAPTERS: Mapping[str, Adapter] = {
-    module.ADAPTER.name: module.ADAPTER
-    for module in (vsi_bench, video_mmmu, mmvu, vcr_bench, mvbench, tempcompass, video_mme, video_r1)
+    adapter.name: adapter for adapter in (*(module.ADAPTER for module in _MODULES), video_mmmu.QUESTION_ONLY)
 }
 """Every adapter by its name on the command line; `video_r1` reads Video-R1's own files."""
 

@@ -48,13 +48,27 @@ def test_mismatch_asks_the_judge_only_what_the_rule_cannot_read(tmp_path):
     assert "| MMVU | 4 | 3 | 66.7 |" in output
 
 
-def test_mismatch_without_a_judge_reads_by_the_rule_alone(tmp_path):
+def test_mismatch_without_a_judge_uses_the_rule_alone(tmp_path):
     run = make_run(tmp_path, REPLIES)
     output = invoke("mismatch", run, "--out", tmp_path / "mm")
     assert "judge none, rule only" in output
     tables = json.loads((tmp_path / "mm" / "mismatch.json").read_text())
     assert (tables["all"]["read"], tables["all"]["mismatch"]) == (2, 0.5)
     assert tables["all"]["unread_thinking"] == 0.5
+
+
+def test_readers_of_thinking_are_measured_on_labelled_cases():
+    """The judge says B to everything that the rule cannot read."""
+    output = invoke("mismatch-eval")
+    assert "| rule alone | 36 | 58.3 | 42.2–72.9 | 0.0 | 41.7 |" in output
+    assert "judge" not in output
+    with text_server(lambda prompt: "<option>B</option>") as (url, prompts):
+        output = invoke("mismatch-eval", "--model", "judge", "--base-url", url)
+    # The rule reads 12 of 36. Of the 24 others, 7 are B, 8 another letter, and 9 conclude with none.
+    assert len(prompts) == 24
+    assert "| rule, then the judge | 36 | 52.8 |" in output
+    assert "| 47.2 | 0.0 |" in output
+    assert all("<answer>" not in prompt for prompt in prompts)
 
 
 def test_sufficiency_and_its_controls(tmp_path):

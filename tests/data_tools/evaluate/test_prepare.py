@@ -60,7 +60,7 @@ def test_a_complete_download_passes_its_counts(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_choice_names_an_option_and_every_path_is_the_videos(tmp_path, name):
+def test_every_answer_names_an_option_and_every_path_is_a_video(tmp_path, name):
     report, records, videos = prepared(tmp_path, name, videos=True)
     assert report.missing == () if name != "mvbench" else all("tvqa" in path for path in report.missing)
     for record in records:
@@ -74,19 +74,19 @@ def test_every_choice_names_an_option_and_every_path_is_the_videos(tmp_path, nam
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_count_that_is_not_the_published_one_stops_it(tmp_path, name):
+def test_an_unexpected_count_stops_prepare(tmp_path, name):
     with pytest.raises(ValueError, match=r"is not what was published: .*3 instead of .*--partial"):
         prepared(tmp_path, name, partial=False)
 
 
-def test_items_of_one_video_stand_together(tmp_path):
+def test_items_of_one_video_are_adjacent(tmp_path):
     _, records, _ = prepared(tmp_path, "tempcompass", few("tempcompass", 4))
     paths = [record.path for record in records]
     assert paths == sorted(paths, key=paths.index)
     assert paths == [path for path in dict.fromkeys(paths) for _ in range(4)]
 
 
-def test_missing_media_are_named_and_their_items_stay(tmp_path):
+def test_missing_media_are_listed_and_their_items_kept(tmp_path):
     report, records, _ = prepared(tmp_path, "video_mme")
     assert report.missing == ("data/v_0.mp4", "data/v_1.mp4", "data/v_2.mp4")
     assert len(records) == 9
@@ -94,7 +94,7 @@ def test_missing_media_are_named_and_their_items_stay(tmp_path):
     assert manifest["missing_media"] == list(report.missing)
 
 
-def test_paths_start_from_the_media_root(tmp_path):
+def test_paths_are_relative_to_the_media_root(tmp_path):
     _, records, _ = prepared(tmp_path, "mmvu", media_root=tmp_path)
     assert records[0].path == "mmvu/videos/Art/0.mp4"
     with pytest.raises(ValueError, match="is not below the media root"):
@@ -125,7 +125,19 @@ def test_video_mmmu_reads_fourteen_options_equal_ones_and_open_items(tmp_path):
     assert {record.extra["question_type"] for record in plain} == {"Perception", "Comprehension", "Adaptation"}
 
 
-def test_the_last_frame_of_a_lecture_is_among_those_that_are_sampled(tmp_path):
+def test_video_mmmu_question_only_uses_the_picture_clips(tmp_path):
+    source = tmp_path / "video_mmmu"
+    benchmark_files.video_mmmu(source, few("video_mmmu", 300))
+    report = prepare("video_mmmu_question_only", source, tmp_path / "out", protocol="official")
+    records = records_of(tmp_path / "out")
+    assert (report.items, report.differences) == (300, ())
+    assert records[0].path == "question_only/validation_Energy_and_Power_0_image.mp4"
+    assert records[0].problem_id == "video_mmmu_question_only/Adaptation/validation_Energy_and_Power_0"
+    assert records[0].problem == "What colour has the ball?"  # the official prompt has no note here
+    assert {record.extra["benchmark"] for record in records} == {"video_mmmu_question_only"}
+
+
+def test_the_last_frame_of_a_lecture_is_sampled(tmp_path):
     from data_tools.media.parts import media_parts
     from verl_p2r.media.rules import EVALUATION
 
@@ -135,7 +147,7 @@ def test_the_last_frame_of_a_lecture_is_among_those_that_are_sampled(tmp_path):
     assert video["frames_indices"][-1] == video["total_num_frames"] - 1
 
 
-def test_mvbench_keeps_folders_of_equal_names_apart(tmp_path):
+def test_mvbench_distinguishes_files_of_the_same_name(tmp_path):
     _, records, _ = prepared(tmp_path, "mvbench", few("mvbench", 1), videos=True)
     named = [record.path for record in records if record.path.endswith("video_0.mp4")]
     assert {"video/clevrer/video_validation/video_0.mp4", "video/perception/videos/video_0.mp4"} <= set(named)
@@ -150,7 +162,7 @@ def test_mvbench_keeps_folders_of_equal_names_apart(tmp_path):
         ("official", 1, "video/star/Charades_segment/video_0.mp4", {}),  # cut already
     ],
 )
-def test_mvbench_is_cut_as_its_protocol_says(tmp_path, protocol, layout, path, media):
+def test_mvbench_clips_follow_the_protocol(tmp_path, protocol, layout, path, media):
     _, records, _ = prepared(tmp_path, "mvbench", few("mvbench", 1), protocol=protocol, layout=layout, videos=True)
     (record,) = [record for record in records if record.extra["question_type"] == "action_sequence"]
     assert (record.path, dict(record.media)) == (path, media)
@@ -158,7 +170,7 @@ def test_mvbench_is_cut_as_its_protocol_says(tmp_path, protocol, layout, path, m
     assert converted == [f"video/ssv2_video{'_mp4/video_0.mp4' if layout else '/video_0.webm'}"]
 
 
-def test_cut_videos_are_missing_where_whole_ones_are_asked_for(tmp_path):
+def test_clips_do_not_replace_whole_videos(tmp_path):
     report, _, _ = prepared(tmp_path, "mvbench", few("mvbench", 1), layout=1, videos=True)
     assert "video/star/Charades_v1_480/video_0.mp4" in report.missing
 
@@ -174,7 +186,7 @@ def test_tempcompass_asks_all_four_types_as_choices(tmp_path):
     assert kinds["tempcompass/multi-choice/1"].solution == "B"
 
 
-def test_tempcompass_reads_its_repositorys_json_too(tmp_path):
+def test_tempcompass_also_reads_the_json_of_its_repository(tmp_path):
     row = {"question": "What happens?\nA. red\nB. blue", "answer": "B. blue"}
     files = {
         "multi-choice": row,
@@ -196,7 +208,7 @@ def test_open_items_and_empty_choices_are_left_out(tmp_path):
     assert len(records) == 3
 
 
-def test_video_r1s_own_file_is_read_as_it_is(tmp_path):
+def test_video_r1_files_are_read_unchanged(tmp_path):
     file = benchmark_files.video_r1(tmp_path)
     report = prepare("video_r1", file, tmp_path / "out", media_root=tmp_path)
     records = records_of(tmp_path / "out")
@@ -218,7 +230,7 @@ def test_the_revision_that_the_hub_client_notes_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"), [("mmmu", "benchmark 'mmmu' is unknown: name one of vsi_bench"), ("mmvu", "is not a folder")]
 )
-def test_what_cannot_be_prepared_is_said(tmp_path, name, message):
+def test_unusable_input_is_rejected(tmp_path, name, message):
     with pytest.raises(ValueError, match=message):
         prepare(name, tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()

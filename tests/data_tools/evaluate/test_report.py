@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from data_tools.evaluate.cards import draw, tokens_of
 from data_tools.evaluate.cli import app
 from data_tools.evaluate.rollouts import Rollouts
+from data_tools.records.files import files_of
+from data_tools.steps.judge import JudgeStepSettings, judge
 
 ATTACK = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 2'>{{ 6 * 7 }}"
 REPLIES = {
@@ -41,7 +43,7 @@ def page(tmp_path_factory):
     return folder / "page.html"
 
 
-def test_scores_stand_beside_their_setting_and_the_published_rows(page):
+def test_scores_are_shown_with_their_setting_and_published_rows(page):
     text = page.read_text()
     assert "Protocol video_r1" in text
     assert "at most 32 frames (2 a second) of at most 200,704 pixels" in text
@@ -51,6 +53,46 @@ def test_scores_stand_beside_their_setting_and_the_published_rows(page):
     assert text.count("<article") == 12
     assert "Score over steps, protocol video_r1" in text
     assert ATTACK not in text
+
+
+def test_verdicts_of_judges_are_on_the_cards(page, tmp_path, judge_server):
+    """Three of the four observations hold a colour, and two thoughts name their option outright."""
+    run = page.parent / "step_20"
+    judge_server.control(yes_when="red|blue|green")
+    judged = JudgeStepSettings(kwargs={"model": "judge", "base_urls": judge_server.base_url}, health_check=False)
+    judge(files_of([run]), tmp_path / "judged", judged, max_reject_share=1.0)
+    invoke("mismatch", run, "--out", tmp_path / "mm")
+    verdicts = ["--verdicts", tmp_path / "judged", "--verdicts", tmp_path / "mm", "--max-lost", "0.2"]
+    invoke("report", run, "--out", tmp_path / "page.html", *verdicts)
+    text = (tmp_path / "page.html").read_text()
+    cards = {re.search(r"<b>mmvu/(\w+)</b>", card)[1]: card for card in text.split("<article")[1:]}
+    found = {name: re.search(r'data-verdict="([\w ]*)"', card)[1] for name, card in cards.items()}
+    assert found == {
+        "validation_0": "Yes",
+        "validation_1": "No",
+        "validation_2": "Yes",
+        "validation_3": "no verdict",  # not in the template
+        "validation_4": "Yes",
+        "validation_5": "no verdict",  # lost
+    }
+    assert '<span class="badge No">judge: No</span>' in cards["validation_1"]
+    assert "The judge: " in cards["validation_1"]
+    assert "<span>thinking: A</span>" in cards["validation_1"]
+    assert "thinking:" not in cards["validation_2"]
+    assert '<option value="no verdict">' in text
+
+
+def test_a_mismatch_is_shown_on_its_card(tmp_path):
+    run = make_run(tmp_path, {"validation_0": response("o", "So the answer is B.", "A")})
+    invoke("mismatch", run, "--out", tmp_path / "mm")
+    invoke("report", run, "--out", tmp_path / "page.html", "--verdicts", tmp_path / "mm")
+    text = (tmp_path / "page.html").read_text()
+    assert "The thinking concludes with B, the answer is A" in text
+    assert 'data-verdict=""' in text
+    output = invoke(
+        "report", run, "--out", tmp_path / "page.html", "--verdicts", tmp_path / "prepared" / "mmvu", code=2
+    )
+    assert "holds no verdicts: name an output of `verl-p2r-data judge` or `verl-p2r-eval mismatch`" in output
 
 
 def test_a_run_with_too_many_lost_items_is_not_shown(page):
@@ -99,7 +141,7 @@ def rollouts(folder, steps=2):
     return folder
 
 
-def test_curves_of_a_training_come_from_its_own_files(tmp_path):
+def test_training_curves_come_from_rollout_files(tmp_path):
     own = Rollouts.read(rollouts(tmp_path / "rollouts"))
     assert own.curve("reward", "perception") == [(1, 0.5), (2, 0.75)]
     assert own.curve("collapse", "reasoning") == [(1, 0.0), (2, 0.5)]
@@ -112,6 +154,22 @@ def test_curves_of_a_training_come_from_its_own_files(tmp_path):
     assert "judge: Yes" in text
 
 
+def test_validation_curves_by_benchmark(tmp_path):
+    """`trainer.validation_data_dir` after steps 0 and 20."""
+    for step, right in ((0, 1), (20, 2)):
+        rows = [{"output": "x", "data_source": "mmvu", "acc": float(i < right)} for i in range(4)]
+        rows += [{"output": "x", "data_source": "vsi_bench", "acc": 0.3}]
+        (tmp_path / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Rollouts.read(tmp_path).scores() == {
+        "mmvu": [(0, 0.25), (20, 0.5)],
+        "vsi_bench": [(0, 0.3), (20, 0.3)],
+    }
+    invoke("report", "--rollouts", tmp_path, "--out", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "Accuracy of the answers by data source" in text
+    assert "<title>VSI-Bench, 20: 30 %</title>" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,7 +178,7 @@ def test_curves_of_a_training_come_from_its_own_files(tmp_path):
         (("report", "nowhere"), "cannot be read"),
     ],
 )
-def test_what_cannot_be_shown_is_said(arguments, message):
+def test_unusable_arguments_are_rejected(arguments, message):
     assert re.search(message, invoke(*arguments, code=2))
 
 

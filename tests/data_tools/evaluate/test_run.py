@@ -90,7 +90,7 @@ def test_a_second_run_takes_frames_from_the_cache(tmp_path, judge_server, monkey
     ]
 
 
-def test_unreadable_media_and_refused_items_are_named_and_stay_in_the_denominator(tmp_path, judge_server):
+def test_unreadable_media_are_reported_and_stay_in_the_denominator(tmp_path, judge_server):
     folders = make(tmp_path, ("mmvu",), count=5)
     (tmp_path / "mmvu/videos/Art/1.mp4").write_bytes(b"no video")
     (tmp_path / "mmvu/videos/Art/2.mp4").unlink()
@@ -108,7 +108,7 @@ def test_unreadable_media_and_refused_items_are_named_and_stay_in_the_denominato
     assert len(judge_server.calls()) == calls + 2
 
 
-def test_a_lost_item_with_a_long_id_has_its_reason(tmp_path):
+def test_lost_items_with_long_ids_keep_their_reason(tmp_path):
     """The list of rejects shortens ids, so the reason must be found in another way."""
     prepared = tmp_path / "prepared" / "mmvu"
     make(tmp_path, ("mmvu",), count=2)
@@ -126,7 +126,7 @@ def test_an_empty_reply_is_a_reply(tmp_path, judge_server):
     assert (figures["score"], figures["lost"]) == (pytest.approx(2 / 3), {})
 
 
-def test_another_setting_asks_anew_and_another_protocol_does_not(tmp_path, judge_server):
+def test_a_changed_setting_asks_again_and_a_changed_protocol_does_not(tmp_path, judge_server):
     folders = make(tmp_path, ("mmvu",))
     run(tmp_path, judge_server, folders)
     run(tmp_path, judge_server, folders)
@@ -152,7 +152,7 @@ def test_baseline_prompts(tmp_path, judge_server, prompt, said):
     assert said in prompt_of(record, PromptTemplate.load(prompt))
 
 
-def test_prepared_files_that_moved_or_changed_are_noticed(tmp_path, judge_server):
+def test_moved_or_changed_inputs_are_detected(tmp_path, judge_server):
     (folder,) = make(tmp_path, ("mmvu",))
     run(tmp_path, judge_server, [folder])
     moved = folder.rename(tmp_path / "elsewhere")
@@ -196,7 +196,7 @@ def test_the_commands(tmp_path, judge_server):
     assert "name one of official, video_r1" in done.output
 
 
-def test_a_run_that_lost_too_many_items_names_its_own_option(tmp_path, judge_server):
+def test_too_many_lost_items_fail_the_run_and_name_max_lost(tmp_path, judge_server):
     folders = make(tmp_path, ("mmvu",))
     next((tmp_path / "mmvu").rglob("*.mp4")).unlink()
     command = ["run", *map(str, folders), "--media-root", str(tmp_path), "--model", "judge", "--out"]
@@ -206,7 +206,7 @@ def test_a_run_that_lost_too_many_items_names_its_own_option(tmp_path, judge_ser
     assert "max_reject_share" not in done.output
 
 
-def test_training_data_that_holds_the_items_is_reported(tmp_path, judge_server):
+def test_overlap_with_training_data_is_reported(tmp_path, judge_server):
     folders = make(tmp_path, ("mmvu",), count=4)
     run(tmp_path, judge_server, folders)
     trained = [{"path": "x/0.mp4", "problem": "Another?"}, {"path": "Art/1.mp4", "problem": "What?"}]

@@ -19,7 +19,7 @@ SAID = ("A", "B", "3", "(c)", "12.35", "")
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_both_paths_give_equal_scores_on_equal_replies(tmp_path, name):
+def test_validation_and_score_agree_on_the_same_replies(tmp_path, name):
     counts = dict.fromkeys(ADAPTERS[name].counts, 6)
     benchmark_files.MAKERS[name](tmp_path / name, counts)
     prepare(name, tmp_path / name, tmp_path / "prepared", partial=True)

@@ -221,8 +221,8 @@ def test_what_a_record_says_is_where_it_belongs(open_page, page_file):
     assert "verify: accuracy below 0.6" in says("6")
     assert WRONG["message"] in says("6")
     assert "A ball, plainly. <answer>A</answer>" in says("7")
-    assert "does not keep to the template" in says("7")
-    assert "does not keep to the template" not in says("0")
+    assert "does not follow the template" in says("7")
+    assert "does not follow the template" not in says("0")
     assert "(cache)" in says("8")
     assert NO["reason"] in says("8")
     assert page.inner_text("article:has(b:text-is('8')) .judge .badge") == "No"

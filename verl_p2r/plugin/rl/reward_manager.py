@@ -42,6 +42,7 @@ class P2RRewardManager(RewardManagerBase):
     | `judge_error`                        | why there is no verdict; empty when there is one                     |
     | `judge_{seconds,cached,retries}`     | time of the verdict, whether it was cached, number of retries; None  |
     |                                      | when the judge was not needed                                        |
+    | `data_source`                        | of the row, so that dumped responses can be grouped by it            |
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class P2RRewardManager(RewardManagerBase):
             "judge_seconds": seconds if judged else None,
             "judge_cached": int(verdict.source == "cache") if judged else None,
             "judge_retries": verdict.retries if judged else None,
+            "data_source": source,
         }
         return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
 

@@ -31,6 +31,7 @@ from verl_p2r.plugin.fsdp.vision_tower import freeze_actor
 from verl_p2r.plugin.rl.advantage import ProcessRewards, process_rewards
 from verl_p2r.plugin.rl.bypass import check_bypass
 from verl_p2r.plugin.rl.checkpoints import correct_tracker, save_place
+from verl_p2r.plugin.rl.generations import score_lines
 from verl_p2r.plugin.rl.metrics import process_metrics
 from verl_p2r.plugin.rl.verl_judge import make_judge
 from verl_p2r.plugin.rl.watchdog import Watchdog
@@ -91,6 +92,8 @@ _Trainer: Any = object  # one of verl's trainers, behind the mixin
 
 class ProcessAware(_Trainer):
     """Mixin over a v1 trainer of verl, see the module."""
+
+    _generations: tuple[list[str], list[str], list[float]] | None = None  # kept until their rewards are known
 
     def __init__(self, config: DictConfig) -> None:
         self.p2r = check_config(config)
@@ -212,8 +215,16 @@ class ProcessAware(_Trainer):
                 f"and answers in the form its prompt asks for. Its errors:{reasons}"
             )
 
+    def _maybe_log_val_generations(self, inputs, outputs, scores):
+        """Wait for the process rewards, which verl passes to `_val_metrics_update` only."""
+        self._generations = inputs, outputs, scores
+
     def _val_metrics_update(self, data_sources, sample_uids, reward_extra_infos_dict, *args, **kwargs):
-        """Apply the no-verdict limit to validation too."""
+        """Log the generations with both rewards, and apply the no-verdict limit to validation too."""
+        if self._generations is not None:
+            inputs, outputs, scores = self._generations
+            self._generations = None
+            super()._maybe_log_val_generations(inputs, outputs, score_lines(scores, reward_extra_infos_dict))
         valid = reward_extra_infos_dict.get("perception_valid") or []
         errors = reward_extra_infos_dict.get("judge_error") or [None] * len(valid)
         infos = [
