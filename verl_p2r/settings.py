@@ -135,12 +135,14 @@ class P2RSettings:
         separate: Whether each segment gets its own advantage. None: if both rewards are on; False is the "no
             separation" ablation, R_P + R_R over all tokens.
         segment_weighting: `token`, or `segment` to give both segments of a response equal weight in the loss.
+        cross_credit: λ: perception tokens get A_P + λ A_R; 0 is the paper's [ours].
         perception: The perception reward.
         reasoning: The reasoning reward.
         judge: The judge of the perception reward.
 
     Raises:
-        ValueError: Both rewards are off, or `separate` is true although one of them is off.
+        ValueError: Both rewards are off, `separate` is true although one of them is off, or `cross_credit` is negative
+            or set although the advantages are not separated.
 
     >>> P2RSettings().separated
     True
@@ -152,6 +154,7 @@ class P2RSettings:
     length_reward: bool = True
     separate: bool | None = None
     segment_weighting: Literal["token", "segment"] = "token"
+    cross_credit: float = 0.0
     perception: ProcessSettings = ProcessSettings(LengthBand(128, 320))
     reasoning: ProcessSettings = ProcessSettings(LengthBand(320, 512))
     judge: JudgeSettings = field(default_factory=JudgeSettings)
@@ -168,6 +171,14 @@ class P2RSettings:
                     f"separate is true but {process}.enabled is false, so there is one reward and nothing to separate: "
                     f"set separate: null, or {process}.enabled: true"
                 )
+
+        _not_negative(self, "cross_credit")
+        if self.cross_credit and not self.separated:
+            raise ValueError(
+                f"cross_credit is {self.cross_credit}, but the advantages are not separated (separate is false, or one "
+                "reward is off), so every token already has the only advantage there is: set cross_credit: 0, or "
+                "separate: true with both rewards on"
+            )
 
     @property
     def separated(self) -> bool:

@@ -33,6 +33,10 @@ pytestmark = pytest.mark.slow  # a server for each test, and imports of verl
             "separate is true but perception.enabled is false.*set separate: null",
         ),
         (["algorithm.p2r.perception.enabled=False", "algorithm.p2r.reasoning.enabled=False"], "switch at least one on"),
+        (
+            ["algorithm.p2r.cross_credit=0.5", "algorithm.p2r.separate=False"],
+            "algorithm.p2r.cross_credit is 0.5, but the advantages are not separated.*set cross_credit: 0",
+        ),
         (["algorithm.p2r.judge.name=oracle"], "'oracle' is unknown: use one of .*facts.*module:Class"),
         (["algorithm.p2r.judge.name=no.such:Judge"], "cannot be imported"),
         (["+algorithm.p2r.judge.kwargs.url=x"], "kwargs does not fit judge 'facts'.*it takes"),
