@@ -32,6 +32,7 @@ PAPER = {
         "max_no_verdict_share": 0.05,
         "health_check": True,
         "guards": {"answer_only": False, "copied_question": False},
+        "second_answer": {"max_tokens": 64, "think": False},
         "kwargs": {},
     },
 }
@@ -125,6 +126,7 @@ def test_unknown_key_names_its_path_and_the_valid_ones(mapping, path, remedy):
         ({"reasoning": {"accuracy_weight": 0, "format_weight": 0}}, "reasoning.accuracy_weight", "enabled: false"),
         ({"judge": {"name": None}}, "judge.name", "give a text"),
         ({"judge": {"name": " "}}, "judge.name", "name a judge"),
+        ({"judge": {"second_answer": {"max_tokens": 0}}}, "judge.second_answer.max_tokens", "a whole number above 0"),
         ({"judge": {"kwargs": None}}, "judge.kwargs", "give a mapping"),
         ({"judge": {"max_no_verdict_share": 5}}, "judge.max_no_verdict_share", "between 0 and 1"),
         ({"judge": {"max_no_verdict_share": -0.1}}, "judge.max_no_verdict_share", "between 0 and 1"),

@@ -96,6 +96,26 @@ class JudgeGuards:
 
 
 @dataclass(frozen=True)
+class SecondAnswerSettings:
+    """How the policy answers from its own observation without the media, for the judge `self` [ours].
+
+    Args:
+        max_tokens: Most tokens of the second answer.
+        think: Whether it may think before it answers, which costs about as much as the response's own thinking.
+
+    Raises:
+        ValueError: `max_tokens` is not positive.
+    """
+
+    max_tokens: int = 64
+    think: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}: give a whole number above 0")
+
+
+@dataclass(frozen=True)
 class JudgeSettings:
     """The judge, which decides whether an observation suffices to deduce the answer.
 
@@ -104,6 +124,7 @@ class JudgeSettings:
         max_no_verdict_share: The largest share of a batch's rows without a verdict, in [0, 1].
         health_check: Whether to ask the judge two questions with known verdicts before the run.
         guards: Rules applied before the judge.
+        second_answer: The answer that the judge `self` reads; asked for by the agent loop `p2r_self_judge`.
         kwargs: The judge's own options.
 
     Raises:
@@ -114,6 +135,7 @@ class JudgeSettings:
     max_no_verdict_share: float = 0.05
     health_check: bool = True
     guards: JudgeGuards = JudgeGuards()
+    second_answer: SecondAnswerSettings = SecondAnswerSettings()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
