@@ -81,6 +81,7 @@ CASES = [
     Case("pa_grpo_qwen3_vl_8b.sh", "Qwen3-VL-8B", START),
     Case("pa_grpo_32b.sh", "Qwen2.5-VL-32B"),
     Case("pa_grpo_7b_separate_async.sh", env=START),
+    Case("pa_grpo_7b_self.sh", env=START),
     Case("pa_grpo_7b_judge_external.sh", env={**START, **JUDGE}),
     Case("pa_grpo_7b_judge_in_cluster.sh", env=START),
     Case("pa_grpo_7b_judge_in_cluster.sh", env={**START, "GPUS": "4", "JUDGE_GPUS": "4"}),

@@ -65,6 +65,22 @@ def test_rows_without_a_verdict_by_hand():
     torch.testing.assert_close(golden(norm_by_std=False, perception_valid=valid, separate=False), expected)
 
 
+def test_cross_credit_by_hand():
+    # λ = 1/4 adds A_R / 4 to tokens of P. Row 0: 1/2 − 1/4. Row 1: −1/2 + 1/4. Row 3: −1/2 + 0. R is unchanged.
+    expected = torch.tensor([[0.25, -1, -1, 0], [-0.25, -0.25, 1, 1], [0, 0, 0, 0], [-0.5, -0.5, -0.5, 0]])
+    assert torch.equal(golden(norm_by_std=False, cross_credit=0.25), expected)
+    # Row 1 without a verdict: the others have R_P 1 1 0, mean 2/3, and row 1 keeps A_R / 4 on its tokens of P.
+    third = 1 / 3
+    expected = torch.tensor(
+        [[third - 0.25, -1, -1, 0], [0.25, 0.25, 1, 1], [0, 0, 0, 0], [-2 * third, -2 * third, -2 * third, 0]]
+    )
+    valid = torch.tensor([True, False, True, True])
+    torch.testing.assert_close(golden(norm_by_std=False, perception_valid=valid, cross_credit=0.25), expected)
+    # Weights of equal segments come after it: row 0 has T_P = 1 of T = 3, so 1/4 × 3/2.
+    weighted = golden(norm_by_std=False, cross_credit=0.25, segment_weighting="segment")
+    assert weighted[0].tolist() == [0.375, -0.75, -0.75, 0]
+
+
 def test_one_verdict_in_a_larger_group_compares_with_nothing():
     advantages = golden(perception_valid=torch.tensor([True, False, False, False]))
     assert not advantages[torch.arange(4) < LENGTH[:, None]].any()
@@ -77,7 +93,7 @@ def test_a_group_of_one_has_mean_zero_and_deviation_one():
     assert pa_grpo_advantages(*arguments, epsilon=0.0, perception_valid=torch.tensor([False])).tolist() == [[0.0, 2.0]]
 
 
-def slow(rewards_p, rewards_r, length, mask, ids, *, norm_by_std, epsilon, separate, valid, segment_weighting):
+def slow(rewards_p, rewards_r, length, mask, ids, *, valid, norm_by_std, epsilon, separate, segment_weighting, cross):
     """Compute the definition row by row and token by token, in float64."""
 
     def relative(rewards, row, counted):
@@ -99,6 +115,7 @@ def slow(rewards_p, rewards_r, length, mask, ids, *, norm_by_std, epsilon, separ
     for row in range(len(ids)):
         a_p = relative(rewards_p, row, valid) if separate else relative(total, row, valid)
         a_r = relative(rewards_r, row, everyone) if separate else relative(total, row, valid)
+        a_p += cross * a_r
         generated = [place for place, one in enumerate(mask[row]) if one]
         of_p = [place for place in generated if place < length[row]]
         of_r = [place for place in generated if place >= length[row]]
@@ -131,12 +148,13 @@ def test_seeded_batches_agree_with_the_slow_loop():
             "separate": generator.random() < 0.7,
             "segment_weighting": generator.choice(["token", "segment"]),
         }
+        cross = generator.choice([0.0, 0.5, 1.5]) if settings["separate"] else 0.0
         ours = pa_grpo_advantages(
             torch.tensor(p), torch.tensor(r), torch.tensor(length), torch.tensor(mask), ids,
-            perception_valid=torch.tensor(valid), **settings,
+            perception_valid=torch.tensor(valid), cross_credit=cross, **settings,
         )  # fmt: skip
         assert ours.dtype == torch.float32
-        expected = torch.tensor(slow(p, r, length, mask, ids, valid=valid, **settings))
+        expected = torch.tensor(slow(p, r, length, mask, ids, valid=valid, cross=cross, **settings))
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5, msg=lambda text, case=case: f"{case}: {text}")
 
 
@@ -207,6 +225,10 @@ def test_what_always_holds():
         other = torch.rand(len(ids), generator=torch.Generator().manual_seed(generator.randint(0, 999)))
         assert torch.equal(pa_grpo_advantages(other, r, length, mask, ids)[~before], advantages[~before])
         assert torch.equal(pa_grpo_advantages(p, other, length, mask, ids)[before], advantages[before])
+        # Cross credit moves tokens of P only; a credit of 0 is the default, bit for bit.
+        crossed = pa_grpo_advantages(p, r, length, mask, ids, cross_credit=0.5)
+        assert torch.equal(crossed[~before], advantages[~before])
+        assert torch.equal(pa_grpo_advantages(p, r, length, mask, ids, cross_credit=0.0), advantages)
 
         # In a group of two or more the mean is 0.
         whole = pa_grpo_advantages(p, r, length, torch.ones(len(ids), 1), ids, separate=False)
@@ -282,6 +304,9 @@ def test_a_reward_that_is_not_finite_is_named(name, value):
         ({"group_ids": ["a"] * 3}, r"group_ids of shape \(4,\)"),
         ({"group_ids": torch.tensor(1)}, r"group_ids of shape \(4,\)"),
         ({"segment_weighting": "word"}, "segment_weighting must be .*'word'"),
+        ({"cross_credit": -0.5}, "cross_credit must be finite and at least 0, got -0.5"),
+        ({"cross_credit": math.nan}, "cross_credit must be finite and at least 0, got nan"),
+        ({"cross_credit": 0.5, "separate": False}, "cross_credit is 0.5 with separate=False"),
     ],
 )
 def test_bad_input_is_refused(changes, message):

@@ -289,6 +289,28 @@ def test_rl_is_rewarded_by_a_judge_over_http(work, sft, judge_server):
     assert not [path for path in written if key.encode() in path.read_bytes()]
 
 
+def test_rl_without_a_judge_is_rewarded_by_the_policys_second_answer(work, sft):
+    """The second answers come from the same vLLM server; the rows that train hold the first responses only."""
+    out = work / "self"
+    rl("self", work, sft, out, "trainer.val_before_train=False", JUDGE="self")
+    steps = metrics(out / "metrics.jsonl")
+    rows = []
+    for i in range(1, RL_STEPS + 1):
+        assert steps[i]["p2r/no_verdict"] == 0
+        assert steps[i]["training/rollout_actor_probs_pearson_corr"] >= 0.999
+        rows += [json.loads(line) for line in (out / "rollouts" / f"{i}.jsonl").read_text().splitlines()]
+    asked = [row for row in rows if row["judge_seconds"] is not None]
+    assert asked
+    for row in asked:
+        assert parse_response(row["output"]).observation
+        assert row["judge_prompt_tokens"] > 0 < row["judge_share_of_sampling"]
+        assert 0 < row["judge_completion_tokens"] <= 24
+        assert row["judge_agrees"] in (0, 1)  # with the facts judge
+    for row in rows:
+        assert len(row["tokens"]) == len(row["advantages"]) == row["perception_tokens"] + row["reasoning_tokens"]
+        assert row["perception_accuracy"] == 0 or row in asked
+
+
 def test_a_judge_that_cannot_be_reached_ends_the_run_before_it_begins(work, sft, judge_server):
     judge_server.kill()
     hurry = [f"algorithm.p2r.judge.kwargs.{name}=2" for name in ("connect_timeout_s", "timeout_s", "deadline_s")]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
@@ -27,12 +28,14 @@ def pa_grpo_advantages(
     separate: bool = True,
     perception_valid: Tensor | None = None,
     segment_weighting: Literal["token", "segment"] = "token",
+    cross_credit: float = 0.0,
 ) -> Tensor:
     """Give each generated token the group-relative advantage of its process.
 
     A_{i,k} = (R_{i,k} − mean_j R_{j,k}) / (std_j R_{j,k} + ε),  k ∈ {P, R}      (arXiv 2511.11113, Eq. 6)
 
-    where j runs over the responses to the same question; every token of segment k of response i gets A_{i,k}.
+    where j runs over the responses to the same question; every token of segment k of response i gets A_{i,k}. With
+    `cross_credit` λ, tokens of P get A_{i,P} + λ A_{i,R} `[ours]`.
 
     Args:
         perception_rewards: R_P. Shape (bs,), any real dtype; converted to float32.
@@ -47,6 +50,9 @@ def pa_grpo_advantages(
         segment_weighting: "token" leaves A unchanged. "segment" scales it by T / 2T_k, where T_k is the row's number of
             tokens in segment k and T their sum, so that both segments have equal weight in a token-mean loss (the sum
             over k in Eq. 7). A row with an empty segment keeps weight 1 `[ours]`.
+        cross_credit: λ, at least 0; 0 is the paper's. The answer depends on the observation, so A_R also carries
+            information about tokens of P, most of all when the judge errs. A row without a verdict gets λ A_R on P
+            `[ours]`.
 
     Returns:
         Shape (bs, L), float32; 0 wherever `response_mask` is 0.
@@ -57,7 +63,8 @@ def pa_grpo_advantages(
 
     Raises:
         ValueError: Shapes do not match, a reward is not finite (even in a row without a verdict; the message names the
-            row `[ours]`), or `segment_weighting` is unknown.
+            row `[ours]`), `segment_weighting` is unknown, or `cross_credit` is negative, not finite, or set although
+            `separate` is False.
 
     >>> pa_grpo_advantages(
     ...     torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([1, 2]),
@@ -69,6 +76,12 @@ def pa_grpo_advantages(
         raise ValueError(f"expected response_mask of shape (bs, L), got {tuple(response_mask.shape)}")
     if segment_weighting not in ("token", "segment"):
         raise ValueError(f'segment_weighting must be "token" or "segment", got {segment_weighting!r}')
+    if not (math.isfinite(cross_credit) and cross_credit >= 0):
+        raise ValueError(f"cross_credit must be finite and at least 0, got {cross_credit}")
+    if cross_credit and not separate:
+        raise ValueError(
+            f"cross_credit is {cross_credit} with separate=False, which has one advantage: set one of both"
+        )
     device, rows = response_mask.device, response_mask.shape[0]
     everyone = torch.ones(rows, dtype=torch.bool, device=device)
     perception = _checked("perception_rewards", perception_rewards, rows, finite=True).to(device, torch.float32)
@@ -84,6 +97,8 @@ def pa_grpo_advantages(
 
     if separate:
         perception, reasoning = relative(perception, judged), relative(reasoning, everyone)
+        if cross_credit:
+            perception = perception + cross_credit * reasoning
     else:
         perception = reasoning = relative(perception + reasoning, judged)
     if segment_weighting == "segment":

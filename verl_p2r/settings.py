@@ -96,6 +96,26 @@ class JudgeGuards:
 
 
 @dataclass(frozen=True)
+class SecondAnswerSettings:
+    """How the policy answers from its own observation without the media, for the judge `self` [ours].
+
+    Args:
+        max_tokens: Most tokens of the second answer.
+        think: Whether it may think before it answers, which costs about as much as the response's own thinking.
+
+    Raises:
+        ValueError: `max_tokens` is not positive.
+    """
+
+    max_tokens: int = 64
+    think: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}: give a whole number above 0")
+
+
+@dataclass(frozen=True)
 class JudgeSettings:
     """The judge, which decides whether an observation suffices to deduce the answer.
 
@@ -104,6 +124,7 @@ class JudgeSettings:
         max_no_verdict_share: The largest share of a batch's rows without a verdict, in [0, 1].
         health_check: Whether to ask the judge two questions with known verdicts before the run.
         guards: Rules applied before the judge.
+        second_answer: The answer that the judge `self` reads; asked for by the agent loop `p2r_self_judge`.
         kwargs: The judge's own options.
 
     Raises:
@@ -114,6 +135,7 @@ class JudgeSettings:
     max_no_verdict_share: float = 0.05
     health_check: bool = True
     guards: JudgeGuards = JudgeGuards()
+    second_answer: SecondAnswerSettings = SecondAnswerSettings()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,12 +157,14 @@ class P2RSettings:
         separate: Whether each segment gets its own advantage. None: if both rewards are on; False is the "no
             separation" ablation, R_P + R_R over all tokens.
         segment_weighting: `token`, or `segment` to give both segments of a response equal weight in the loss.
+        cross_credit: λ: perception tokens get A_P + λ A_R; 0 is the paper's [ours].
         perception: The perception reward.
         reasoning: The reasoning reward.
         judge: The judge of the perception reward.
 
     Raises:
-        ValueError: Both rewards are off, or `separate` is true although one of them is off.
+        ValueError: Both rewards are off, `separate` is true although one of them is off, or `cross_credit` is negative
+            or set although the advantages are not separated.
 
     >>> P2RSettings().separated
     True
@@ -152,6 +176,7 @@ class P2RSettings:
     length_reward: bool = True
     separate: bool | None = None
     segment_weighting: Literal["token", "segment"] = "token"
+    cross_credit: float = 0.0
     perception: ProcessSettings = ProcessSettings(LengthBand(128, 320))
     reasoning: ProcessSettings = ProcessSettings(LengthBand(320, 512))
     judge: JudgeSettings = field(default_factory=JudgeSettings)
@@ -168,6 +193,14 @@ class P2RSettings:
                     f"separate is true but {process}.enabled is false, so there is one reward and nothing to separate: "
                     f"set separate: null, or {process}.enabled: true"
                 )
+
+        _not_negative(self, "cross_credit")
+        if self.cross_credit and not self.separated:
+            raise ValueError(
+                f"cross_credit is {self.cross_credit}, but the advantages are not separated (separate is false, or one "
+                "reward is off), so every token already has the only advantage there is: set cross_credit: 0, or "
+                "separate: true with both rewards on"
+            )
 
     @property
     def separated(self) -> bool:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # PA-GRPO on the tiny model, with verl's own RL trainer and a real vLLM server. Hardware: 2 CPU cores, 12 GB.
 #   DATA=… MODEL=… OUT=… bash examples/quickstart/rl.sh [overrides]
+# JUDGE=self rewards perception by the policy's own second answer instead of the rows' facts, with which it is compared.
 # One override each: algorithm.adv_estimator=grpo (GRPO on the sum), algorithm.p2r.perception.enabled=false
 # (process-agnostic), algorithm.p2r.separate=false (no separation).
 set -euo pipefail
@@ -9,12 +10,20 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 DATA="${DATA:-outputs/quickstart/data}" OUT="${OUT:-outputs/quickstart/rl}"
 MODEL="${MODEL:-outputs/quickstart/sft/model}"
 STEPS="${STEPS:-30}"
+JUDGE="${JUDGE:-facts}" SELF=()
+[ "$JUDGE" = self ] && SELF=(
+  algorithm.p2r.judge.second_answer.think=True # a few tokens; without thinking the tiny model cannot answer
+  algorithm.p2r.judge.second_answer.max_tokens=24
+  "algorithm.p2r.judge.kwargs.compare_with={name: facts}"
+)
 mkdir -p "$OUT" && keep_metrics "$OUT"
 OUT="$(cd "$OUT" && pwd)" # the trainer runs in a Ray worker, in another folder
 
 export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
 exec ${LAUNCH:-} python -m verl.trainer.main_ppo \
   --config-path pkg://verl_p2r.config --config-name p2r_ppo_cpu \
+  p2r/judge="$JUDGE" \
+  "${SELF[@]}" \
   data.train_files="$(quoted "$DATA/rl_train.parquet")" \
   data.val_files="$(quoted "$DATA/rl_val.parquet")" \
   data.train_batch_size=16 \

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -46,7 +47,7 @@ class Stage:
     model: tuple[Path, Path] | None = None
 
 
-def stages(out: Path, seed: int, sft_steps: int, rl_steps: int) -> list[Stage]:
+def stages(out: Path, seed: int, sft_steps: int, rl_steps: int, judge: str) -> list[Stage]:
     """The quickstart's stages in order."""
     data, model, sft, rl = (out / name for name in ("data", "model", "sft", "rl"))
     python = sys.executable
@@ -68,7 +69,7 @@ def stages(out: Path, seed: int, sft_steps: int, rl_steps: int) -> list[Stage]:
         Stage(
             "PA-GRPO",
             ["bash", str(HERE / "rl.sh")],
-            {**common, "MODEL": str(sft / "model"), "OUT": str(rl), "STEPS": str(rl_steps)},
+            {**common, "MODEL": str(sft / "model"), "OUT": str(rl), "STEPS": str(rl_steps), "JUDGE": judge},
             rl_steps,
             rl / "metrics.jsonl",
             (rl_model, rl / "model"),
@@ -174,6 +175,7 @@ def main(
     seed: int = 1,
     sft_steps: int = 420,
     rl_steps: int = 30,
+    judge: Annotated[str, typer.Option(help="The perception judge of RL: facts, or self.")] = "facts",
 ) -> None:
     """Run what has not been run yet, then show the report."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -183,8 +185,9 @@ def main(
     logs, timings = out / "logs", out / "timings.json"
     logs.mkdir(parents=True, exist_ok=True)
     arguments = out / "arguments.json"
-    wanted = {"seed": seed, "sft_steps": sft_steps, "rl_steps": rl_steps}
-    if arguments.exists() and json.loads(arguments.read_text()) != wanted:
+    wanted = {"seed": seed, "sft_steps": sft_steps, "rl_steps": rl_steps, "judge": judge}
+    # Folders of earlier versions name no judge.
+    if arguments.exists() and {"judge": "facts", **json.loads(arguments.read_text())} != wanted:
         console.print(f"[red]{out} holds a run with other arguments: {arguments.read_text()}[/]; choose another --out")
         raise typer.Exit(2)
     arguments.write_text(json.dumps(wanted))
@@ -198,7 +201,7 @@ def main(
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    todo = stages(out, seed, sft_steps, rl_steps)
+    todo = stages(out, seed, sft_steps, rl_steps, judge)
     for number, stage in enumerate(todo, start=1):
         name = stage.name.replace(" ", "_").lower()
         place = f"[{number}/{len(todo)}] {stage.name}"

@@ -142,7 +142,7 @@ def test_our_rl_classes_can_be_made(case, runs, make_clip, processor, tmp_path):
     trainer_class = get_trainer_cls(config.trainer.v1.trainer_mode)
     trainer = trainer_class(config)
     assert trainer_class.__module__ == "verl_p2r.plugin.rl.trainer"
-    assert trainer.p2r.judge.name in ("openai", "verl")
+    assert trainer.p2r.judge.name in ("openai", "verl", "self")
     assert get_adv_estimator_fn(config.algorithm.adv_estimator)
     fqn = config.actor_rollout_ref.rollout.agent.agent_loop_manager_class
     assert load_class_from_fqn(fqn, "AgentLoopManager").__name__ == "P2RAgentLoopManager"
@@ -269,6 +269,19 @@ def test_an_ablation_differs_from_the_paper_in_its_switch_alone(name, runs):
     assert config == whole
 
 
+def test_without_a_judge_only_the_judge_differs(runs):
+    ours, whole = (
+        runs(next(case for case in CASES if case.script == script)).config.copy()
+        for script in ("pa_grpo_7b_self.sh", "pa_grpo_7b.sh")
+    )
+    assert ours.algorithm.p2r.judge.name == "self"
+    assert ours.actor_rollout_ref.rollout.agent.default_agent_loop == "p2r_self_judge"
+    for config in (ours, whole):  # the rest is the same
+        config.algorithm.p2r.judge = config.actor_rollout_ref.rollout.agent.default_agent_loop = None
+        config.trainer.default_local_dir = config.trainer.validation_data_dir = config.trainer.experiment_name = None
+    assert ours == whole
+
+
 def test_the_papers_settings_are_those_of_the_paper(runs):
     sft, rl = (
         runs(next(case for case in CASES if case.script == f"{name}.sh")).config for name in ("sft_7b", "pa_grpo_7b")
@@ -290,6 +303,7 @@ def test_the_papers_settings_are_those_of_the_paper(runs):
     [
         ("pa_grpo_7b.sh", {}, "MODEL"),
         ("pa_grpo_7b_judge_in_cluster.sh", {}, "MODEL"),
+        ("pa_grpo_7b_self.sh", {}, "MODEL"),
         ("pa_grpo_7b_judge_external.sh", {**START, "JUDGE_MODEL": "judge"}, "JUDGE_URLS"),
         ("ablation.sh", START, "ABLATION"),
         ("ablation.sh", {**START, "ABLATION": "no_judge"}, "ABLATION=no_judge is unknown"),

@@ -7,7 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from paths import QUICKSTART
+
+from verl_p2r.plugin.plan.launches import read
+from verl_p2r.plugin.rl.trainer import check_config
 
 RUN = QUICKSTART / "run.py"
 
@@ -67,3 +71,23 @@ def test_the_output_of_a_run_that_goes_to_a_file_names_each_stage_as_it_starts_a
     ]
     assert lines[3].startswith("[4/6] PA-GRPO: started; its output: ")
     assert "PA-GRPO failed with exit code" in lines[-1]
+
+
+@pytest.mark.parametrize("judge", ["facts", "self"])
+def test_the_judge_of_the_quickstart_is_chosen_by_name(run, tmp_path, judge):
+    stage = next(stage for stage in run.stages(tmp_path, 1, 420, 30, judge) if stage.name == "PA-GRPO")
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LAUNCH": r"printf %s\0", **stage.env}
+    done = subprocess.run(stage.command, env=environ, capture_output=True, text=True, check=True, timeout=60)
+    config = read(done.stdout.split("\0")[:-1]).config
+    settings = check_config(config)
+    assert settings.judge.name == judge
+    if judge == "self":
+        assert settings.judge.kwargs["compare_with"] == {"name": "facts"}
+        assert (settings.judge.second_answer.think, settings.judge.second_answer.max_tokens) == (True, 24)
+
+
+def test_a_folder_of_a_run_that_named_no_judge_is_that_of_the_facts_judge(run, tmp_path):
+    (tmp_path / "arguments.json").write_text(json.dumps({"seed": 1, "sft_steps": 420, "rl_steps": 30}))
+    with pytest.raises(typer.Exit):
+        run.main(tmp_path, judge="self")
+    assert "judge" not in json.loads((tmp_path / "arguments.json").read_text())

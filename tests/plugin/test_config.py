@@ -118,11 +118,12 @@ def test_a_misspelt_override_is_refused(name, override):
         (["algorithm.p2r.length_reward=False"], {"length_reward": False}),
         (["algorithm.p2r.separate=False"], {"separate": False}),
         (["algorithm.p2r.segment_weighting=segment"], {"segment_weighting": "segment"}),
+        (["algorithm.p2r.cross_credit=0.5"], {"cross_credit": 0.5}),
         (["algorithm.adv_estimator=grpo"], {}),
     ],
-    ids=["no R_P", "no R_R", "no R_len", "no separation", "segment weighting", "GRPO on the sum"],
+    ids=["no R_P", "no R_R", "no R_len", "no separation", "segment weighting", "cross credit", "GRPO on the sum"],
 )
-def test_each_ablation_of_table_2_is_one_override(overrides, settings):
+def test_each_ablation_is_one_override(overrides, settings):
     config = composed("p2r_ppo", *overrides)
     validate_config(config, use_reference_policy=True, use_critic=False)
     assert check_config(config) == P2RSettings.from_mapping(settings)

@@ -9,7 +9,7 @@ from verl_p2r.accuracy import is_problem_type, problem_types
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import options_of
 from verl_p2r.data.values import is_unset, plain, read_text, shown
-from verl_p2r.judge import JudgeRequest
+from verl_p2r.judge import JudgeRequest, SecondAnswer
 from verl_p2r.judge.facts import Fact
 
 
@@ -86,8 +86,13 @@ class Row:
             facts=facts,
         )
 
-    def judge_request(self, observation: str) -> JudgeRequest:
-        """Make the request that asks the perception judge about one observation of this row."""
+    def judge_request(self, observation: str, second_answer: SecondAnswer | None = None) -> JudgeRequest:
+        """Make the request that asks the perception judge about one observation of this row.
+
+        Args:
+            observation: the text between the `<observation>` tags.
+            second_answer: the policy's answer from it, for the judge `self`.
+        """
         return JudgeRequest(
             question=self.question,
             solution=self.solution,
@@ -95,6 +100,7 @@ class Row:
             problem_type=self.problem_type,
             facts=self.facts,
             row=self.name,
+            second_answer=second_answer,
         )
 
 

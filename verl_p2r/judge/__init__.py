@@ -3,7 +3,7 @@
 
 A judge is any class with an async `judge(request) -> Verdict`, chosen by its registered name or by `module:Class`.
 `facts` needs no model because the row lists what the observation must state; `openai` asks a model over HTTP; `verl`
-asks a model that verl serves alongside training. Without verl:
+asks a model that verl serves alongside training; `self` reads the policy's own second answer. Without verl:
 
     judge = get_judge("openai", model="Qwen/Qwen3-8B", base_urls=["http://localhost:8000/v1"])
     verdict = await ask(judge, JudgeRequest(question, solution, observation), guards)
@@ -16,7 +16,7 @@ from verl_p2r.judge.facts_judge import FactsJudge
 from verl_p2r.judge.guards import ask
 from verl_p2r.judge.health import KNOWN_REQUESTS, check_judge
 from verl_p2r.judge.prompt import PROMPT_VERSION, build_judge_prompt, default_template
-from verl_p2r.judge.protocol import Judge, JudgeRequest, Verdict
+from verl_p2r.judge.protocol import Judge, JudgeRequest, SecondAnswer, Verdict
 from verl_p2r.judge.registry import get_judge, register_judge
 from verl_p2r.judge.reply import parse_verdict
 
@@ -27,6 +27,7 @@ __all__ = [
     "FactsJudge",
     "Judge",
     "JudgeRequest",
+    "SecondAnswer",
     "Verdict",
     "ask",
     "build_judge_prompt",

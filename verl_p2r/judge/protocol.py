@@ -8,6 +8,27 @@ from verl_p2r.judge.facts import Fact
 
 
 @dataclass(frozen=True)
+class SecondAnswer:
+    """The policy's second answer to the question, given from its own observation without the media.
+
+    Args:
+        text: The answer, empty if none could be read; None if the server aborted the request.
+        accuracy: The answer's accuracy, in [0, 1], by the scorer of the response's own answer.
+        seconds: Time it took, in seconds.
+        sampling_seconds: Time that sampling the response took, in seconds.
+        prompt_tokens: Tokens of its prompt.
+        completion_tokens: Tokens that the policy wrote.
+    """
+
+    text: str | None
+    accuracy: float = 0.0
+    seconds: float = 0.0
+    sampling_seconds: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class JudgeRequest:
     """Everything a judge may know about one response; never the media.
 
@@ -18,6 +39,7 @@ class JudgeRequest:
         problem_type: One of `accuracy.problem_types()`.
         facts: The row's facts, or None if it lists none.
         row: The row's name in messages.
+        second_answer: The policy's answer from this observation; None if the run does not ask for one.
     """
 
     question: str
@@ -26,6 +48,7 @@ class JudgeRequest:
     problem_type: str = ""
     facts: tuple[Fact, ...] | None = None
     row: str = ""
+    second_answer: SecondAnswer | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +63,8 @@ class Verdict:
         prompt_tokens: Prompt tokens as the server counts them; 0 if it does not report them.
         completion_tokens: Completion tokens, likewise.
         status: The HTTP status with which the server refused the request; None if it did not.
+        seconds: Time spent on this verdict before the judge was asked, in seconds.
+        agrees: Whether another judge gave the same verdict; None if no second judge gave one.
     """
 
     value: bool | None
@@ -49,6 +74,8 @@ class Verdict:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     status: int | None = None
+    seconds: float = 0.0
+    agrees: bool | None = None
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ _JUDGES: Registry[type[Any]] = Registry(
     {
         "facts": "verl_p2r.judge.facts_judge:FactsJudge",
         "openai": "verl_p2r.judge.openai_judge:OpenAIJudge",
+        "self": "verl_p2r.judge.self_judge:SelfJudge",
         "verl": "verl_p2r.judge.openai_judge:OpenAIJudge",  # verl_p2r.plugin.rl.verl_judge fills in the address
     },
 )

@@ -17,6 +17,7 @@ from verl_p2r.planner.job import (
     Lengths,
     Line,
     Rollout,
+    SecondAnswers,
     giga,
     total,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Lengths",
     "Line",
     "Rollout",
+    "SecondAnswers",
     "cache_tokens",
     "count",
     "faults",

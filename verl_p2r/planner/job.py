@@ -203,6 +203,19 @@ class Judging:
 
 
 @dataclass(frozen=True)
+class SecondAnswers:
+    """The policy's second answers, one for each response, which the judge `self` reads.
+
+    Args:
+        observation: usual tokens of the observation from which it answers.
+        answer: usual tokens of the answer.
+    """
+
+    observation: float
+    answer: float
+
+
+@dataclass(frozen=True)
 class Job:
     """A run.
 
@@ -218,6 +231,7 @@ class Job:
         reference: a reference model computes log-probabilities; with LoRA it is the model without adapters.
         old_log_prob: log-probabilities are computed before the update.
         judge: None when no judge is asked over a network.
+        second_answers: None when the policy does not answer a second time.
         pixel_store: bytes of pixels that all agent loop workers may keep.
         media_store: bytes of decoded media that all agent loop workers may keep.
     """
@@ -233,6 +247,7 @@ class Job:
     reference: bool = False
     old_log_prob: bool = False
     judge: Judging | None = None
+    second_answers: SecondAnswers | None = None
     pixel_store: float = 0
     media_store: float = 0
 

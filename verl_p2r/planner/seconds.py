@@ -136,9 +136,10 @@ def _generate(job: Job, assumed: Assumed) -> Iterator[Line]:
     weights = r.dtype_bytes * (s.params - s.vision_params) / r.tensor
     cache = at_once * (ln.prompt + ln.response / 2) * s.kv_bytes(r.dtype_bytes) / min(r.tensor, s.kv_heads)
     token = (weights + cache) / (gpu.bandwidth * assumed.decoding)
+    generate = waves * ln.long_response * token
     yield Line(
         "generate",
-        waves * ln.long_response * token,
+        generate,
         "s",
         f"{waves} × {ln.long_response:.0f} tokens × ({r.dtype_bytes} B × {(s.params - s.vision_params) / 1e9:.2f} G / "
         f"{r.tensor} + {at_once} rows × {ln.prompt + ln.response / 2:,.0f} tokens × {s.kv_bytes(r.dtype_bytes):,} B / "
@@ -155,9 +156,10 @@ def _generate(job: Job, assumed: Assumed) -> Iterator[Line]:
         f"{job.prompts} prompts on {copies} servers each: ({text / 1e15:.2f} + {vision / 1e15:.2f}) P operations / "
         f"({r.gpus} GPUs × {gpu.operations / 1e12:.0f} T/s × {assumed.mfu:g})",
     )
+    yield from _second_answers(job, assumed, generate)
     if job.judge is not None:
         asked = judge_time(job, assumed)
-        remaining = max(assumed.judge, asked - waves * ln.long_response * token)
+        remaining = max(assumed.judge, asked - generate)
         yield Line(
             "judge, after the last response",
             remaining,
@@ -165,3 +167,25 @@ def _generate(job: Job, assumed: Assumed) -> Iterator[Line]:
             f"max({assumed.judge:g} s, ⌈{job.judge.calls:,} calls / {job.judge.in_flight} in flight⌉ × "
             f"{assumed.judge:g} s - generate)",
         )
+
+
+def _second_answers(job: Job, assumed: Assumed, generate: float) -> Iterator[Line]:
+    """Time of the second answers as if nothing overlapped: their prompts' prefill, and as many more decoding steps.
+
+    All second answers to a question go to one server, whose prefix cache keeps the question's text.
+    """
+    if job.second_answers is None or job.rollout is None:
+        return
+    second, s, ln = job.second_answers, job.shape, job.lengths
+    observed = s.text_operations([ln.text + second.observation]) - s.text_operations([ln.text])
+    operations = job.rows * observed + job.prompts * s.text_operations([ln.text])
+    prefill = operations / (job.rollout.gpus * job.gpu.operations * assumed.mfu)
+    decoding = generate * second.answer / ln.long_response
+    yield Line(
+        "second answers",
+        prefill + decoding,
+        "s",
+        f"{job.rows:,} observations × {second.observation:.0f} tokens and {job.prompts} questions × {ln.text:.0f}: "
+        f"{operations / 1e15:.2f} P operations / ({job.rollout.gpus} GPUs × {job.gpu.operations / 1e12:.0f} T/s × "
+        f"{assumed.mfu:g}) + generate × {second.answer:.0f} / {ln.long_response:.0f} tokens",
+    )

@@ -11,6 +11,7 @@ of ours then surfaces where verl imports the registry.
 | `verl.trainer.ppo.core_algos`                  | the advantage estimator `pa_grpo`                         |
 | `verl.trainer.ppo.v1`                          | the trainers `p2r_{sync,colocate_async,separate_async}` |
 | `verl.experimental.reward_loop.reward_manager` | the reward manager `p2r`                                  |
+| `verl.experimental.agent_loop`                 | the agent loop `p2r_self_judge`                           |
 | `verl.workers.engine.fsdp.transformer_impl`    | the FSDP engine that can freeze the vision tower          |
 | `verl.utils.checkpoint.checkpoint_handler`     | a handler whose checkpoints survive a kill at any time    |
 | `verl.plugin.platform` (`VERL_PLATFORM=cpu`)   | the platform `cpu` and what it needs                      |
@@ -31,6 +32,7 @@ REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": "verl_p2r.plugin.rl.advantage",
     "verl.trainer.ppo.v1": "verl_p2r.plugin.rl.trainer",
     "verl.experimental.reward_loop.reward_manager": "verl_p2r.plugin.rl.reward_manager",
+    "verl.experimental.agent_loop": "verl_p2r.plugin.rl.self_judge_loop",
     "verl.workers.engine.fsdp.transformer_impl": "verl_p2r.plugin.fsdp.engine",
     "verl.utils.checkpoint.checkpoint_handler": "verl_p2r.plugin.rl.checkpoints",
 }

@@ -2,6 +2,7 @@
 """`verl-p2r plan`: its tokens are the real processor's on the quickstart's rows, and every script can be planned."""
 
 import shutil
+from dataclasses import replace
 from statistics import median
 
 import make_data
@@ -14,7 +15,7 @@ from verl.trainer.sft_trainer import create_sft_dataset
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
 from verl_p2r.media.plan import VisionSpec
-from verl_p2r.planner import Assumed, count, faults, memory, step_time, total
+from verl_p2r.planner import GPUS, Assumed, SecondAnswers, count, faults, memory, step_time, total
 from verl_p2r.plugin.cli import app
 from verl_p2r.plugin.plan.from_config import Options, plan_of
 from verl_p2r.plugin.plan.launches import launch_of, read
@@ -158,6 +159,26 @@ def test_what_a_script_sets_arrives(plans):
     assert (judged.calls, judged.in_flight) == (448, 8 * 8)
     baseline = next(case for case in CASES if case.env.get("ABLATION") == "grpo")
     assert plans(baseline).job.judge is None
+    assert plans(baseline).job.second_answers is None
+
+
+@pytest.mark.parametrize("gpu", ["A100", "H100"])
+def test_second_answers_take_at_most_15_percent_of_sampling_at_the_papers_lengths(plans, gpu):
+    """They would take more without a prefix cache or with thinking."""
+    job = plans(next(case for case in CASES if case.script == "pa_grpo_7b_self.sh")).job
+    assert job.judge is None
+    # The middle of the band of 128 to 320 tokens; a short answer.
+    assert job.second_answers == SecondAnswers(observation=224, answer=8)
+    seconds = {line.name: line.value for line in step_time(replace(job, gpu=GPUS[gpu]), Assumed())}
+    assert 0 < seconds["second answers"] <= 0.15 * (seconds["generate"] + seconds["prefill"])
+
+
+def test_a_second_answer_that_thinks_is_as_long_as_its_limit_allows():
+    options = ("p2r/judge=self", "algorithm.p2r.judge.second_answer.think=True")
+    done = run("p2r_ppo", RL[0], *options)
+    assert "generate × 64 / " in done.output
+    done = run("p2r_ppo", RL[0], *options, "algorithm.p2r.judge.second_answer.max_tokens=1024")
+    assert "generate × 424 / " in done.output  # the middle of the band of 320 to 512 tokens, and a short answer
 
 
 RL = ["actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct", "--no-formulas"]

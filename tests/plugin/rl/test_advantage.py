@@ -57,9 +57,11 @@ def test_rewards_of_another_batch_are_refused():
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("weighting", ["token", "segment"])
-def test_settings_reach_the_method(norm, separate, weighting):
+@pytest.mark.parametrize("cross", [0.0, 0.5])
+def test_settings_reach_the_method(norm, separate, weighting, cross):
     rewards, mask, uid = batch()
-    settings = config(norm, separate=separate, segment_weighting=weighting)
+    cross = cross if separate else 0.0
+    settings = config(norm, separate=separate, segment_weighting=weighting, cross_credit=cross)
     with process_rewards(rewards):
         advantages, returns = estimator(
             token_level_rewards=rewards.token_level_scores, response_mask=mask, index=uid, config=settings
@@ -73,6 +75,7 @@ def test_settings_reach_the_method(norm, separate, weighting):
         norm_by_std=norm,
         separate=separate,
         segment_weighting=weighting,
+        cross_credit=cross,
         perception_valid=rewards.perception_valid,
     )
     torch.testing.assert_close(advantages, expected, rtol=0, atol=0)
@@ -118,6 +121,20 @@ def test_each_process_pays_the_kl_penalty_of_its_own_tokens():
     torch.testing.assert_close(advantages, expected)
 
 
+def test_cross_credit_also_carries_the_answers_kl_penalty():
+    rewards, with_penalty, mask, uid = kl_example()
+    with process_rewards(rewards):
+        advantages, _ = estimator(
+            token_level_rewards=with_penalty,
+            response_mask=mask,
+            index=uid,
+            config=config(norm=False, cross_credit=0.5),
+        )
+    # A_P = ±0.55 and A_R = ∓0.4 as above; tokens of P get 0.55 − 0.2 and −0.55 + 0.2.
+    expected = torch.tensor([[0.35, 0.35, -0.4, 0.0], [-0.35, 0.4, 0.4, 0.4]])
+    torch.testing.assert_close(advantages, expected)
+
+
 def test_norm_adv_by_std_in_grpo_is_honoured():
     rewards, with_penalty, mask, uid = kl_example()
     with process_rewards(rewards):
@@ -160,6 +177,17 @@ def test_the_context_ends_with_its_block_also_on_error():
         after, _ = estimator(**arguments)
     assert torch.equal(before, after)
     assert not torch.equal(before, inside)
+
+
+def test_a_cross_credit_that_means_nothing_is_named():
+    rewards, mask, uid = batch()
+    with process_rewards(rewards), pytest.raises(ValueError, match=r"algorithm\.p2r\.cross_credit is -1.0: give"):
+        estimator(
+            token_level_rewards=rewards.token_level_scores,
+            response_mask=mask,
+            index=uid,
+            config=config(cross_credit=-1),
+        )
 
 
 def test_a_misspelt_setting_is_named():

@@ -8,6 +8,17 @@ from verl.trainer.ppo.v1.utils import MetricsAggregator
 
 from verl_p2r.plugin.rl.metrics import METRICS, process_metrics
 
+JUDGED = {
+    "judge_seconds": 1.0,
+    "judge_cached": 0,
+    "judge_retries": 2,
+    "judge_prompt_tokens": 300,
+    "judge_completion_tokens": 4,
+    "judge_agrees": 1,
+    "judge_share_of_sampling": 0.1,
+}
+"""Every number that a verdict can have."""
+
 
 def info(perception: float, reasoning: float, **changes) -> dict:
     """One response's numbers as the reward manager writes them."""
@@ -29,6 +40,10 @@ def info(perception: float, reasoning: float, **changes) -> dict:
         "judge_seconds": None,
         "judge_cached": None,
         "judge_retries": None,
+        "judge_prompt_tokens": None,
+        "judge_completion_tokens": None,
+        "judge_agrees": None,
+        "judge_share_of_sampling": None,
     }
     assert changes.keys() <= numbers.keys()
     return {**numbers, **changes}
@@ -116,6 +131,21 @@ def test_what_the_judge_took_by_hand():
     )
 
 
+def test_what_a_second_answer_took_by_hand():
+    """The first two were asked; the second of them without a verdict of the other judge. A rule settled the third."""
+    cost = {"judge_seconds": 0.5, "judge_cached": 0, "judge_retries": 0, "judge_completion_tokens": 4}
+    infos = [
+        info(1, 0, **cost, judge_prompt_tokens=300, judge_share_of_sampling=0.1, judge_agrees=1),
+        info(1, 0, **cost, judge_prompt_tokens=200, judge_share_of_sampling=0.3),
+        info(0, 0),
+    ]
+    metrics = process_metrics(infos, ["a", "a", "a"])
+    assert metrics["p2r/judge/prompt_tokens"] == 250
+    assert metrics["p2r/judge/completion_tokens"] == 4
+    assert metrics["p2r/judge/share_of_sampling"] == pytest.approx(0.2)
+    assert metrics["p2r/judge/agreement"] == 1.0
+
+
 def test_rows_of_a_manager_without_these_numbers_have_no_judge_metrics():
     row = {key: value for key, value in info(1, 0).items() if not key.startswith("judge_")}
     assert not any(name.startswith("p2r/judge/") for name in process_metrics([row], ["a"]))
@@ -127,8 +157,7 @@ def test_a_batch_of_nothing_but_padding_logs_nothing():
 
 def test_verls_aggregator_averages_every_metric_over_sub_steps():
     """verl picks max, min or sum by substrings of a metric's name: none of ours may hold one."""
-    judged = {"judge_seconds": 1.0, "judge_cached": 0, "judge_retries": 2}
-    infos = [info(1, 0, **judged), info(0, 1, perception_valid=0, **judged)]
+    infos = [info(1, 0, **JUDGED), info(0, 1, perception_valid=0, **JUDGED)]
     steps = [process_metrics(infos, ["a", "a"]) for _ in range(2)]
     steps[1] = {name: value + 3.0 for name, value in steps[0].items()}
     aggregator = MetricsAggregator()
@@ -144,6 +173,6 @@ def test_a_group_whose_verdicts_agree_has_collapsed_whatever_the_row_without_one
 
 
 def test_every_metric_is_listed_with_its_meaning():
-    judged = info(1.0, 1.0, judge_seconds=1.0, judge_cached=0, judge_retries=0)
+    judged = info(1.0, 1.0, **JUDGED)
     logged = process_metrics([judged, judged], ["a", "a"])
     assert {*logged, "p2r/lost"} == set(METRICS)  # the trainer adds p2r/lost

@@ -33,12 +33,22 @@ pytestmark = pytest.mark.slow  # a server for each test, and imports of verl
             "separate is true but perception.enabled is false.*set separate: null",
         ),
         (["algorithm.p2r.perception.enabled=False", "algorithm.p2r.reasoning.enabled=False"], "switch at least one on"),
+        (
+            ["algorithm.p2r.cross_credit=0.5", "algorithm.p2r.separate=False"],
+            "algorithm.p2r.cross_credit is 0.5, but the advantages are not separated.*set cross_credit: 0",
+        ),
         (["algorithm.p2r.judge.name=oracle"], "'oracle' is unknown: use one of .*facts.*module:Class"),
         (["algorithm.p2r.judge.name=no.such:Judge"], "cannot be imported"),
         (["+algorithm.p2r.judge.kwargs.url=x"], "kwargs does not fit judge 'facts'.*it takes"),
         (["p2r/judge=openai"], "algorithm.p2r.judge.kwargs.model is not set"),
         (["p2r/judge=openai", "algorithm.p2r.judge.kwargs={model:m,base_urls:[here]}"], "'here' is not a URL"),
         (["algorithm.p2r.judge.name=verl"], "judge.name is verl, which needs reward.reward_model.enable=True"),
+        (
+            ["algorithm.p2r.judge.name=self"],
+            "judge.name is self, which reads the policy's second answer.*'single_turn_agent' does not.*p2r/judge=self",
+        ),
+        (["p2r/judge=self", "algorithm.p2r.judge.kwargs.threshold=2"], "kwargs.threshold is 2: give an accuracy"),
+        (["p2r/judge=self", "algorithm.p2r.judge.second_answer.max_tokens=0"], "second_answer.max_tokens is 0: give"),
         (["+algorithm.p2r.seperate=False"], "algorithm.p2r.seperate does not exist: did you mean separate"),
         (["+algorithm.p2r.reasoning.length.min=1"], "algorithm.p2r.reasoning.length.min does not exist"),
     ],
@@ -55,6 +65,8 @@ def test_configs_that_can_work_are_accepted():
     check_config(make_config(*pool, "reward.custom_reward_function.path=judge.py"))
     check_config(make_config("p2r/judge=openai", "algorithm.p2r.judge.kwargs.model=m"))
     check_config(make_config("p2r/judge=verl", "reward.reward_model.model_path=judge"))
+    check_config(make_config("p2r/judge=self", "algorithm.p2r.judge.kwargs.compare_with={name:facts}"))
+    check_config(make_config("algorithm.p2r.judge.name=self", "algorithm.p2r.perception.enabled=False"))
     check_config(make_config("~algorithm.p2r"))
     check_config(make_config("algorithm.adv_estimator=grpo", "algorithm.p2r.perception.enabled=False"))
 
@@ -147,8 +159,13 @@ def test_an_unworkable_config_is_refused_before_verl_builds_anything(monkeypatch
 
 @pytest.mark.parametrize(
     ("overrides", "asked"),
-    [([], ["train", "val"]), (["algorithm.p2r.perception.enabled=False"], [])],
-    ids=["facts needed", "perception off"],
+    [
+        ([], ["train", "val"]),
+        (["algorithm.p2r.perception.enabled=False"], []),
+        (["p2r/judge=self"], []),
+        (["p2r/judge=self", "algorithm.p2r.judge.kwargs.compare_with={name:facts}"], ["train", "val"]),
+    ],
+    ids=["facts needed", "perception off", "self", "self compared with facts"],
 )
 def test_datasets_are_asked_for_facts_when_the_judge_needs_them(monkeypatch, overrides, asked):
     """A row without facts would otherwise fail inside an agent loop, where verl goes on without its prompt."""

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from pyarrow.parquet import read_metadata
 from verl.workers.config import FSDPEngineConfig, RolloutConfig
 
+from verl_p2r.judge.self_judge import AGENT_LOOP
 from verl_p2r.media.plan import VisionSpec
-from verl_p2r.planner import GPUS, Engine, Job, Judging, Lengths, Line, Rollout
+from verl_p2r.planner import GPUS, Engine, Job, Judging, Lengths, Line, Rollout, SecondAnswers
 from verl_p2r.planner.model_shape import ModelShape, find_shape
 from verl_p2r.plugin.media.media_cache import cache_settings
 from verl_p2r.plugin.plan.launches import Launch
@@ -22,6 +23,7 @@ from verl_p2r.plugin.plan.verl_config import check_config, dataclass_of
 from verl_p2r.settings import P2RSettings
 from verl_p2r.sizes import GIB
 
+SHORT_ANSWER = 8  # tokens of an answer with its closing tag and the end of the turn, about
 DTYPE_BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 
 
@@ -128,6 +130,7 @@ def _rl_job(launch: Launch, shape: ModelShape, lengths: Lengths, options: Option
         reference=bool(actor.use_kl_loss or config.algorithm.use_kl_in_reward),
         old_log_prob=not correction.get("bypass_mode", False),
         judge=_judge(config, settings),
+        second_answers=_second_answers(rollout, settings),
         pixel_store=cache.pixels_gib * GIB * workers,
         media_store=cache.memory_gib * GIB * workers,
     )
@@ -198,10 +201,22 @@ def _rollout(rollout: RolloutConfig, shape: ModelShape, gpus: int) -> Rollout:
 
 
 def _judge(config: DictConfig, settings: P2RSettings) -> Judging | None:
-    if settings.judge.name == "facts" or not settings.perception.enabled:
+    if settings.judge.name in ("facts", "self") or not settings.perception.enabled:
         return None
     in_flight = settings.judge.kwargs.get("concurrency", 32) * config.reward.num_workers
     return Judging(config.data.train_batch_size * config.actor_rollout_ref.rollout.n, in_flight)
+
+
+def _second_answers(rollout: RolloutConfig, settings: P2RSettings) -> SecondAnswers | None:
+    """The second answers, with observations and thinking from the middle of their length bands."""
+    if rollout.agent.default_agent_loop != AGENT_LOOP or not settings.perception.enabled:
+        return None
+    observation, thinking = (
+        (band.minimum + band.maximum) / 2 for band in (settings.perception.length, settings.reasoning.length)
+    )
+    second = settings.judge.second_answer
+    answer = thinking + SHORT_ANSWER if second.think else SHORT_ANSWER
+    return SecondAnswers(observation, min(answer, second.max_tokens))
 
 
 def _rl_faults(config: DictConfig, spec: VisionSpec, job: Job) -> Iterator[str]:

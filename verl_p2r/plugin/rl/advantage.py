@@ -98,5 +98,6 @@ def compute_pa_grpo_advantage(
         separate=settings.separated,
         perception_valid=rewards.perception_valid,
         segment_weighting=settings.segment_weighting,
+        cross_credit=settings.cross_credit,
     )
     return advantages, advantages

@@ -27,10 +27,25 @@ METRICS: Mapping[str, str] = {
     "p2r/judge/seconds_p95": "95th percentile of that time",
     "p2r/judge/cached": "share of verdicts that came from the cache",
     "p2r/judge/retries": "mean number of times the judge was asked again for one verdict",
+    "p2r/judge/prompt_tokens": "mean prompt tokens of a verdict, as the server counts them; 0 from the cache",
+    "p2r/judge/completion_tokens": "the same for the tokens that the judge wrote",
+    "p2r/judge/agreement": "share of verdicts that another judge confirms; only with another judge",
+    "p2r/judge/share_of_sampling": "mean time of a second answer divided by the time of sampling its response; "
+    "only for p2r/judge=self",
     "p2r/lost": "share of rollouts that failed; the trainer logs it",
 }
 """Every metric of ours and what it means; means are over a batch's responses."""
 
+_JUDGE_MEANS = {
+    "seconds": "seconds",
+    "cached": "cached",
+    "retries": "retries",
+    "prompt_tokens": "prompt_tokens",
+    "completion_tokens": "completion_tokens",
+    "agreement": "agrees",
+    "share_of_sampling": "share_of_sampling",
+}
+"""The last part of a metric's name → the number of a response, `judge_…`, of which it is the mean."""
 _FROM_THE_VERDICT = {("perception", part) for part in ("reward", "accuracy", "length_reward")}
 
 
@@ -69,17 +84,16 @@ def process_metrics(infos: Sequence[Mapping[str, Any]], groups: Sequence[str]) -
 
 
 def _judge_metrics(column: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Time and retries of the judge, over the responses that it was asked about."""
+    """Cost and agreement of the judge, over the responses for which each was measured."""
     asked = {key: values[~np.isnan(values)] for key, values in column.items() if key.startswith("judge_")}
-    if not len(asked.get("judge_seconds", ())):
-        return {}
-    seconds = asked["judge_seconds"]
-    return {
-        "p2r/judge/seconds": float(seconds.mean()),
-        "p2r/judge/seconds_p95": float(np.percentile(seconds, 95)),
-        "p2r/judge/cached": float(asked["judge_cached"].mean()),
-        "p2r/judge/retries": float(asked["judge_retries"].mean()),
+    metrics = {
+        f"p2r/judge/{name}": float(asked[f"judge_{key}"].mean())
+        for name, key in _JUDGE_MEANS.items()
+        if len(asked.get(f"judge_{key}", ()))
     }
+    if "p2r/judge/seconds" in metrics:
+        metrics["p2r/judge/seconds_p95"] = float(np.percentile(asked["judge_seconds"], 95))
+    return metrics
 
 
 def _share_of_equal_groups(values: np.ndarray, groups: np.ndarray) -> float:

@@ -2,6 +2,8 @@
 """The reward manager `p2r`: scores a response with two process rewards."""
 
 import asyncio
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from verl import DataProto
@@ -11,7 +13,8 @@ from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 from verl_p2r.accuracy import answer_accuracy
 from verl_p2r.data.rows import Row
 from verl_p2r.evaluation import validation_scores
-from verl_p2r.judge import FactsJudge, Verdict, ask
+from verl_p2r.judge import FactsJudge, SecondAnswer, Verdict, ask
+from verl_p2r.judge.self_judge import FIELD
 from verl_p2r.plugin.rl.verl_judge import make_judge
 from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
 from verl_p2r.segments import decode_response, perception_length, visible_lengths
@@ -19,6 +22,18 @@ from verl_p2r.settings import P2RSettings
 from verl_p2r.template import ParsedResponse, parse_response
 
 _NOT_ASKED = Verdict(None, "", "rule")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """What is read off a response: its texts, boundary and visible lengths, and the accuracy of its answers."""
+
+    parsed: ParsedResponse
+    boundary: int
+    visible: tuple[int, int]
+    accuracy: float
+    acc: float
+    second: SecondAnswer | None
 
 
 @register("p2r")
@@ -43,6 +58,10 @@ class P2RRewardManager(RewardManagerBase):
     | `judge_{seconds,cached,retries}`     | time of the verdict, whether it was cached, number of retries; None  |
     |                                      | when the judge was not needed                                        |
     | `data_source`                        | of the row, so that dumped responses can be grouped by it            |
+    | `judge_{prompt,completion}_tokens`   | tokens of the verdict, as the server counts them; None likewise      |
+    | `judge_agrees`                       | whether another judge gave the same verdict; None without one        |
+    | `judge_share_of_sampling`            | time of the judge `self`'s second answer, divided by the time of     |
+    |                                      | sampling the response; None for other judges                         |
     """
 
     def __init__(
@@ -76,57 +95,71 @@ class P2RRewardManager(RewardManagerBase):
         ids = ids[:length].tolist()
         row = Row.from_columns(item.non_tensor_batch)
         loop = asyncio.get_running_loop()
-        source = str(item.non_tensor_batch.get("data_source", ""))
-        parsed, boundary, visible, accuracy, acc = await loop.run_in_executor(None, self._read, ids, row, source)
+        reading = await loop.run_in_executor(None, self._read, ids, row, item.non_tensor_batch)
+        parsed, second = reading.parsed, reading.second
         # With R_P off (an ablation) the facts judge is still asked, because it is free and its metric is useful. [ours]
         asked = self.settings.perception.enabled or (isinstance(self.judge, FactsJudge) and row.facts is not None)
         start = loop.time()
-        verdict = await self._verdict(parsed, row) if asked else _NOT_ASKED
-        seconds = loop.time() - start
+        verdict = await self._verdict(parsed, row, second) if asked else _NOT_ASKED
+        seconds = loop.time() - start + verdict.seconds
         judged = verdict.source != "rule"
-        perception = perception_reward(parsed, visible[0], verdict.value, self.settings)
-        reasoning = reasoning_reward(parsed, visible[1], accuracy, self.settings)
+        perception = perception_reward(parsed, reading.visible[0], verdict.value, self.settings)
+        reasoning = reasoning_reward(parsed, reading.visible[1], reading.accuracy, self.settings)
         extra = {
             "perception_reward": perception.total,
             "perception_accuracy": None if verdict.value is None else float(verdict.value),
             "perception_format": float(parsed.perception_well_formed),
             "perception_length_reward": perception.length,
-            "perception_tokens": boundary,
+            "perception_tokens": reading.boundary,
             "perception_valid": int(verdict.value is not None or not asked),
             "reasoning_reward": reasoning.total,
-            "reasoning_accuracy": accuracy,
+            "reasoning_accuracy": reading.accuracy,
             "reasoning_format": float(parsed.reasoning_well_formed),
             "reasoning_length_reward": reasoning.length,
-            "reasoning_tokens": length - boundary,
+            "reasoning_tokens": length - reading.boundary,
             "both_rewards": _both(perception.total, reasoning.total),
-            "acc": acc,
+            "acc": reading.acc,
             "judge_error": verdict.reason if asked and verdict.value is None else "",
             "judge_seconds": seconds if judged else None,
             "judge_cached": int(verdict.source == "cache") if judged else None,
             "judge_retries": verdict.retries if judged else None,
             "data_source": source,
+            "judge_prompt_tokens": verdict.prompt_tokens if judged else None,
+            "judge_completion_tokens": verdict.completion_tokens if judged else None,
+            "judge_agrees": None if verdict.agrees is None else int(verdict.agrees),
+            "judge_share_of_sampling": second.seconds / second.sampling_seconds if second else None,
         }
         return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
 
-    def _read(self, ids: list[int], row: Row, source: str) -> tuple[ParsedResponse, int, tuple[int, int], float, float]:
-        """The CPU-bound part, which runs off the event loop: parse, find the boundary, measure, compare the answer."""
+    def _read(self, ids: list[int], row: Row, columns: Mapping[str, Any]) -> _Reading:
+        """The CPU-bound part, which runs off the event loop: parse, find the boundary, measure, compare the answers."""
         text = decode_response(ids, self.tokenizer)
         parsed = parse_response(text)
-        accuracy = answer_accuracy(
-            row.problem_type,
-            parsed.answer or "",
-            row.solution,
-            strict=self.settings.strict,
-            options=row.options,
-        )
+        accuracy = self._accuracy(parsed.answer, row)
+        source = str(columns.get("data_source", ""))
         scores = validation_scores(source, text, row.solution, row.problem_type, row.options)
-        acc = accuracy if scores is None else scores[0]
-        return parsed, perception_length(ids, self.tokenizer), visible_lengths(ids, self.tokenizer), accuracy, acc
+        second, fields = None, (columns.get("tool_extra_fields") or {}).get(FIELD)
+        if fields is not None:
+            second = SecondAnswer(**{**fields, "accuracy": self._accuracy(fields["text"], row)})
+        return _Reading(
+            parsed=parsed,
+            boundary=perception_length(ids, self.tokenizer),
+            visible=visible_lengths(ids, self.tokenizer),
+            accuracy=accuracy,
+            acc=accuracy if scores is None else scores[0],
+            second=second,
+        )
 
-    async def _verdict(self, parsed: ParsedResponse, row: Row) -> Verdict:
+    def _accuracy(self, answer: str | None, row: Row) -> float:
+        return answer_accuracy(
+            row.problem_type, answer or "", row.solution, strict=self.settings.strict, options=row.options
+        )
+
+    async def _verdict(self, parsed: ParsedResponse, row: Row, second: SecondAnswer | None) -> Verdict:
         if not has_observation(parsed):
             return Verdict(False, "no complete observation", "rule")
-        return await ask(self.judge, row.judge_request(parsed.observation or ""), self.settings.judge.guards)
+        request = row.judge_request(parsed.observation or "", second)
+        return await ask(self.judge, request, self.settings.judge.guards)
 
 
 def _both(perception: float, reasoning: float) -> int:

@@ -33,6 +33,7 @@ from verl_p2r.plugin.rl.bypass import check_bypass
 from verl_p2r.plugin.rl.checkpoints import correct_tracker, save_place
 from verl_p2r.plugin.rl.generations import score_lines
 from verl_p2r.plugin.rl.metrics import process_metrics
+from verl_p2r.plugin.rl.self_judge_loop import check_loop
 from verl_p2r.plugin.rl.verl_judge import make_judge
 from verl_p2r.plugin.rl.watchdog import Watchdog
 from verl_p2r.settings import P2RSettings
@@ -56,7 +57,7 @@ def check_config(config: DictConfig) -> P2RSettings:
         ValueError: the config cannot work; the message gives the reason and the remedy.
     """
     settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
-    make_judge(config, settings)
+    check_loop(config, settings, make_judge(config, settings))
     check_bypass(config)
     manager = config.reward.reward_manager
     if manager.source == "register" and manager.name != MANAGER:
@@ -111,7 +112,8 @@ class ProcessAware(_Trainer):
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
-        if self.p2r.judge.name == "facts" and self.p2r.perception.enabled:
+        judges = (self.p2r.judge.name, (self.p2r.judge.kwargs.get("compare_with") or {}).get("name"))
+        if "facts" in judges and self.p2r.perception.enabled:
             for dataset in (self.train_dataset, self.val_dataset):
                 if hasattr(dataset, "require_facts"):  # a user's own dataset checks its rows itself
                     dataset.require_facts()
