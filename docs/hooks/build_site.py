@@ -23,6 +23,7 @@ GENERATORS = {
     "command": reference.command,
     "metrics": reference.metrics,
     "reject_reasons": reference.reject_reasons,
+    "verl_hooks": reference.verl_hooks,
     "benchmark_history": history.table,
     "benchmark_plot": history.plot,
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference pages, made from the code: configuration, commands, metrics, reject reasons, API.
+"""The reference pages, made from the code: configuration, commands, metrics, hooks into verl, reject reasons, API.
 
 Each function returns Markdown. Nothing here needs mkdocs, so tests call the same functions.
 """
@@ -95,6 +95,27 @@ def metrics() -> str:
     return "\n".join(
         ["| metric | meaning |", "|---|---|", *(f"| {_code(name)} | {_cell(text)} |" for name, text in table.items())]
     )
+
+
+def verl_hooks() -> str:
+    """Each file of ours that touches verl: what for, what loads it, and what it needs of verl."""
+    from verl_p2r.plugin.hooks import hook_table
+
+    lines = []
+    for entry in hook_table():
+        loaded = f" Loaded by: {entry.loaded_by}." if entry.loaded_by else ""
+        purpose = f"{entry.purpose[0].upper()}{entry.purpose[1:]}."
+        lines += [f"### `{entry.file}`", "", _cell(purpose + loaded), "", "| | in verl | needs |", "|---|---|---|"]
+        read: dict[str, list[str]] = defaultdict(list)
+        for hook in entry.hooks:
+            owner, _, name = hook.name.rpartition(".")
+            if hook.kind == "reads":
+                read[owner].append(name)
+            else:
+                lines.append(f"| {hook.kind} | {_code(hook.name)} | {_code(hook.needs)} |")
+        lines += [f"| reads | {_code(owner)} | {', '.join(map(_code, names))} |" for owner, names in read.items()]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def reject_reasons() -> str:

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to look at before you raise the verl pin: the modules we hook into, and the code that waits for a newer verl.
+"""What to look at before you raise the verl pin: the hooks that verl has changed, and our files that wait for verl.
 
 python examples/extend/check_pin.py
 """
 
-import importlib.util
+import importlib.metadata
 import re
 import sys
 from pathlib import Path
 
 import verl_p2r
-from verl_p2r.plugin import REGISTRATIONS
-
-
-def missing_doors() -> list[str]:
-    """Modules of verl that we register with and that the installed verl does not have."""
-    return [door for door in REGISTRATIONS if importlib.util.find_spec(door) is None]
+from verl_p2r.plugin.hooks import Checked, check_hooks_in_fresh_process
 
 
 def waiting() -> dict[str, str]:
@@ -29,9 +24,19 @@ def waiting() -> dict[str, str]:
     return found
 
 
+def outcome(checked: list[Checked]) -> tuple[str, bool]:
+    """What to print about the hooks, and whether all are as needed."""
+    verl = f"verl {importlib.metadata.version('verl')}"
+    if changed := [f"{one.file}: {text}" for one in checked for text in one.changed]:
+        changed.append(f"{verl} has changed {len(changed)} hooks: adapt these files and hooks.yaml")
+        return "\n".join(changed), False
+    hooks = sum(one.count for one in checked)
+    return f"all {hooks} hooks are in {verl} as needed; now run verl-p2r doctor and make test", True
+
+
 if __name__ == "__main__":
     for file, when in waiting().items():
         print(f"{file}: remove it when {when}")
-    if doors := missing_doors():
-        sys.exit(f"verl no longer has {', '.join(doors)}: find where they went, and change REGISTRATIONS")
-    print(f"all {len(REGISTRATIONS)} doors are there; now run verl-p2r doctor and make test")
+    text, good = outcome(check_hooks_in_fresh_process())
+    print(text)
+    sys.exit(not good)

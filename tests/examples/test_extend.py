@@ -28,6 +28,7 @@ import my_step  # noqa: E402
 from verl_p2r import accuracy as scoring  # noqa: E402
 from verl_p2r.accuracy import answer_accuracy  # noqa: E402
 from verl_p2r.judge import KNOWN_REQUESTS, JudgeRequest, ask, get_judge  # noqa: E402
+from verl_p2r.plugin.hooks import Checked, hook_table  # noqa: E402
 
 
 def test_every_example_ends_a_page_and_every_page_ends_with_an_example():
@@ -129,14 +130,27 @@ def test_the_family_check_counts_what_the_processor_makes(family, tmp_path):
     assert counted == real > 8  # more than a token for each frame
 
 
-def test_the_pin_check_finds_every_door_and_says_what_waits():
-    assert check_pin.missing_doors() == []
+def test_the_pin_check_says_what_waits():
     waiting = check_pin.waiting()
     assert len(waiting) >= 8
     assert "plugin/fsdp/vision_tower.py" in waiting
     assert all(when for when in waiting.values())
 
 
-def test_the_pin_check_names_a_door_that_is_gone(monkeypatch):
-    monkeypatch.setitem(check_pin.REGISTRATIONS, "verl.trainer.ppo.gone", "verl_p2r.plugin.rl.advantage")
-    assert check_pin.missing_doors() == ["verl.trainer.ppo.gone"]
+def test_the_page_shows_how_many_hooks_there_are():
+    count = sum(len(entry.hooks) for entry in hook_table())
+    assert f"all {count} hooks are in verl 0.9.1 as needed" in (PAGES / "raise-the-verl-pin.md").read_text()
+
+
+def test_the_pin_check_names_a_hook_that_verl_has_changed():
+    same, changed = Checked("rl/advantage.py", 1, ()), Checked("rl/trainer.py", 3, ("verl.x is gone",))
+    text, good = check_pin.outcome([same, changed])
+    assert not good
+    assert text.splitlines() == [
+        "rl/trainer.py: verl.x is gone",
+        "verl 0.9.1 has changed 1 hooks: adapt these files and hooks.yaml",
+    ]
+    assert check_pin.outcome([same]) == (
+        "all 1 hooks are in verl 0.9.1 as needed; now run verl-p2r doctor and make test",
+        True,
+    )

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from verl_p2r.plugin import doctor
 from verl_p2r.plugin.cli import app
+from verl_p2r.plugin.hooks import Checked, hook_table
 
 REGISTERED = [
     "estimator pa_grpo",
@@ -39,6 +40,7 @@ def test_it_is_clean_here(run_doctor):
     assert [found for what, found in findings.items() if found.remedy and not what.startswith("shared memory")] == []
     assert result.exit_code == 0, result.output
     assert {*REGISTERED, "datasets and agent loop"} <= findings.keys()
+    assert {f"hooks of {entry.file}" for entry in hook_table()} <= findings.keys()
     assert findings["platform"].found == "PlatformCPU"
     assert findings["rollout vllm"].found.startswith("verl_p2r.plugin.cpu.")
     assert "fail" not in result.output
@@ -85,6 +87,7 @@ def versions(monkeypatch):
 
         monkeypatch.setattr(importlib.metadata, "version", version)
         monkeypatch.setattr(doctor, "_registrations", lambda: [])
+        monkeypatch.setattr(doctor, "_hooks", lambda: [])
 
     return pretend
 
@@ -149,6 +152,25 @@ def test_a_lost_entry_point_is_fatal(run_doctor, versions, monkeypatch):
 def test_each_failure_has_its_remedy(monkeypatch, platform, what, error, remedy):
     monkeypatch.setenv("VERL_PLATFORM", platform)
     assert remedy in doctor._remedy(what, error)
+
+
+def test_a_changed_hook_is_fatal_and_named(monkeypatch):
+    changed = Checked("rl/trainer.py", 3, ("verl.x.step is (self), and we need (self, metrics)",))
+    monkeypatch.setattr(doctor, "check_hooks_in_fresh_process", lambda: [Checked("rl/advantage.py", 1, ()), changed])
+    kept, lost = doctor._hooks()
+    assert (kept.what, kept.found, kept.remedy) == ("hooks of rl/advantage.py", "1 as needed", "")
+    assert (lost.found, lost.fatal) == (changed.changed[0], True)
+    assert lost.remedy == "pip install verl==0.9.1, or adapt the file to this verl"
+
+
+def test_hooks_that_cannot_be_checked_are_a_finding(monkeypatch):
+    def fail():
+        raise RuntimeError("verl is on fire")
+
+    monkeypatch.setattr(doctor, "check_hooks_in_fresh_process", fail)
+    (finding,) = doctor._hooks()
+    assert (finding.found, finding.fatal) == ("verl is on fire", True)
+    assert "python -m verl_p2r.plugin.hooks" in finding.remedy
 
 
 def test_full_shared_memory_is_a_warning_with_the_remedy(monkeypatch):

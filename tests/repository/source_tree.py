@@ -9,7 +9,7 @@ from pathlib import Path
 from paths import ROOT
 
 PACKAGES = ("verl_p2r", "data_tools")
-FOLDERS = (*PACKAGES, "tests", "examples", "benchmarks", "docs")
+FOLDERS = (*PACKAGES, "tests", "examples", "benchmarks", "docs", "upstream")
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,22 @@ def test_the_reject_reasons_of_the_package_are_found():
         assert f"\n| {reason} |" in text
 
 
+def test_the_table_of_hooks_shows_every_hook():
+    from verl_p2r.plugin.hooks import hook_table
+
+    text = reference.verl_hooks().replace("<wbr>", "")
+    for entry in hook_table():
+        section = text.split(f"### `{entry.file}`\n")[1].split("\n### ")[0]
+        for hook in entry.hooks:
+            owner, _, name = hook.name.rpartition(".")
+            row = (
+                (f"<code>{owner}</code>", f"<code>{name}</code>")
+                if hook.kind == "reads"
+                else (f"<code>{hook.name}</code>", f"<code>{hook.needs}</code>")
+            )
+            assert any(all(cell in line for cell in row) for line in section.splitlines()), hook
+
+
 def test_the_api_reference_has_a_page_for_every_public_symbol():
     shown = {line.removeprefix("::: ") for page in reference.api_pages().values() for line in page.splitlines()}
     symbols = reference.public_symbols()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from paths import ROOT, TABLES
 
-FOLDERS = ("verl_p2r", "data_tools", "tests", "examples", "benchmarks", "docs", ".github", "requirements")
+FOLDERS = ("verl_p2r", "data_tools", "tests", "examples", "benchmarks", "docs", "upstream", ".github", "requirements")
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".sh", ".bash", ".toml"}
 HERE = Path(__file__)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from packaging.specifiers import SpecifierSet
 
 from verl_p2r.plugin import TESTED_VERL, TESTED_VLLM, on_cpu, shm_usage
+from verl_p2r.plugin.hooks import check_hooks_in_fresh_process
 from verl_p2r.sizes import GIB
 
 LOW_SHM = 2 * GIB  # free bytes below which Ray and vLLM may not start
@@ -84,12 +85,12 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Check versions, entry points, the registrations in a fresh process, platform, rollout and shared memory.
+    """Check versions, entry points, registrations and hooks in fresh processes, platform, rollout and shared memory.
 
     Returns:
         One finding a line, in the order in which they should be read.
     """
-    return [*_versions(), *_entry_points(), *_registrations(), *_shared_memory()]
+    return [*_versions(), *_entry_points(), *_registrations(), *_hooks(), *_shared_memory()]
 
 
 def _versions() -> list[Finding]:
@@ -140,6 +141,22 @@ def _registrations() -> list[Finding]:
         remedy = "" if not found.startswith("!") else _remedy(what, found)
         findings.append(Finding(what, found.removeprefix("!"), remedy))
     return findings
+
+
+def _hooks() -> list[Finding]:
+    """One finding for each of our files that touches verl: whether verl still has what the file needs."""
+    try:
+        checked = check_hooks_in_fresh_process()
+    except RuntimeError as error:
+        return [Finding("hooks into verl", str(error), "run `python -m verl_p2r.plugin.hooks` and fix its error")]
+    return [
+        Finding(
+            f"hooks of {one.file}",
+            "; ".join(one.changed) or f"{one.count} as needed",
+            f"pip install verl=={TESTED_VERL}, or adapt the file to this verl" if one.changed else "",
+        )
+        for one in checked
+    ]
 
 
 def _shared_memory() -> list[Finding]:

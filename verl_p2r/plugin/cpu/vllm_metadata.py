@@ -34,6 +34,10 @@ class _Finder(metadata.DistributionFinder):
         return None
 
     @classmethod
+    def invalidate_caches(cls) -> None:
+        """Do nothing; inherited, it would need an instance."""
+
+    @classmethod
     def find_distributions(cls, context=None) -> Iterator[metadata.Distribution]:
         if context is not None and (context.name or "").lower() == "vllm":
             try:
