@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from data_tools.media.parts import VideoAs
 from verl_p2r.chat.client import Reply, UselessReply
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.record import Record
+from verl_p2r.media.message_parts import VideoAs
 from verl_p2r.media.plan import TRAINING, MediaSettings
 
 NOT_IN_FINGERPRINT = ("base_urls", "api_key_env", "concurrency", "timeout_s", "deadline_s", "readers", "offline")
