@@ -90,6 +90,13 @@ def _collapse(rows: Sequence[Mapping[str, Any]], process: str) -> float | None:
     return sum(len(groups[key]) == 1 for key in several) / len(several) if several else None
 
 
+def _verdict(accuracy: Any) -> str:
+    """A verdict in words, from the perception accuracy, which lies between 0 and 1 for a soft reward."""
+    if not isinstance(accuracy, int | float):
+        return "no verdict"
+    return f"judge: {'Yes' if accuracy >= 0.5 else 'No'}" + (f" ({accuracy:.2f})" if 0 < accuracy < 1 else "")
+
+
 def _card(row: Mapping[str, Any], step: int, number: int) -> Card:
     perception, reasoning = _tokens(row)
     facts = []
@@ -97,10 +104,7 @@ def _card(row: Mapping[str, Any], step: int, number: int) -> Card:
         if isinstance(reward := row.get(f"{process}_reward"), int | float):
             facts.append(f"R_{process[0].upper()} {reward:.2f}")
     accuracy = row.get("reasoning_accuracy", row.get("acc"))
-    verdict = row.get("perception_accuracy")
-    facts.append(
-        "judge: " + {1.0: "Yes", 0.0: "No"}.get(verdict, "no verdict") if verdict is not None else "no verdict"
-    )
+    facts.append(_verdict(row.get("perception_accuracy")))
     error = row.get("judge_error")
     return Card(
         title=f"step {step}, rollout {number + 1}",
