@@ -3,7 +3,7 @@
 
 A judge is any class with an async `judge(request) -> Verdict`, chosen by its registered name or by `module:Class`.
 `facts` needs no model because the row lists what the observation must state; `openai` asks a model over HTTP; `verl`
-asks a model that verl serves alongside training. Without verl:
+asks a model that verl serves alongside training; `all`, `any` and `weighted` combine several judges. Without verl:
 
     judge = get_judge("openai", model="Qwen/Qwen3-8B", base_urls=["http://localhost:8000/v1"])
     verdict = await ask(judge, JudgeRequest(question, solution, observation), guards)
