@@ -22,6 +22,7 @@ GENERATORS = {
     "config": reference.config,
     "command": reference.command,
     "metrics": reference.metrics,
+    "attacks": reference.attacks,
     "reject_reasons": reference.reject_reasons,
     "benchmark_history": history.table,
     "benchmark_plot": history.plot,
