@@ -3,7 +3,8 @@
 
     python tests/judge_server.py [--port 0] [--journal FILE]     prints {"port": N} once it listens
 
-A request whose message holds frames is answered as a vision-language model would, see `vision_answer`.
+A request whose message holds frames is answered as a vision-language model would, see `vision_answer`, also if it asks
+for a verdict.
 
 A test takes the fixture `judge_server`, or `make_judge_server()` for each of several, and gets a `JudgeServer`:
 
@@ -24,6 +25,13 @@ What is served: GET /v1/models, POST /v1/chat/completions, and POST /control wit
     rules               [{"contains": "a text in the observation", "fault": …}]: the first that fits is what happens
     shares              {fault: share}: drawn from `seed`, the prompt and its attempt, so that no order matters
     slow, retry_after   seconds that `slow` takes longer; the Retry-After header of 429 and 503, null for none
+    refuses             fields of the request that get a 400, as servers without structured outputs or log-probabilities
+                        give it
+    doubt               P(the other word) in the log-probabilities, [0, 1]
+    unconstrained       the one token of a reply to a judge's prompt, unless the request constrains it
+
+A request with `max_tokens` 1 is answered with one token, Yes or No by the same rule. If it asks for log-probabilities
+it gets those of the two words.
 
 Faults: `slow`; `hang` (until the client goes); `drop` (connection closed without a byte); `cut` (closed in the middle
 of the body); `not_http` (bytes that are no HTTP); `junk` (200, no JSON); `truncated` (200, half of the JSON); `html`
@@ -39,6 +47,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -69,6 +78,9 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "slow": 0.5,
     "retry_after": None,
+    "refuses": [],
+    "doubt": 0.1,
+    "unconstrained": None,
 }
 VERDICT_FAULTS = {
     "null_content": None,
@@ -158,10 +170,20 @@ class Server:
         return body, "".join(part["text"] for part in content if part["type"] == "text")
 
     def answer(self, body: dict[str, Any], prompt: str) -> str:
-        """Return the model's reply: a judge's verdict, or a description if the request has media."""
+        """Return the model's reply: a judge's verdict, or a description if a request with media asks for no verdict."""
+        if not isinstance(body["messages"][-1]["content"], str) and "=== OBSERVATION" not in prompt:
+            return vision_answer.respond(body, prompt)
+        word = self.word(body, prompt)
+        if body.get("max_tokens") == 1:
+            free = None if "structured_outputs" in body else self.script["unconstrained"]
+            return free or word
+        return f"As asked.\n<judgement>{word}</judgement>"
+
+    def word(self, body: dict[str, Any], prompt: str) -> str:
+        """Return the verdict on an observation; one that comes with frames is compared with them."""
         if isinstance(body["messages"][-1]["content"], str):
-            return f"As asked.\n<judgement>{verdict(prompt, self.script['yes_when'])}</judgement>"
-        return vision_answer.respond(body, prompt)
+            return verdict(prompt, self.script["yes_when"])
+        return vision_answer.verdict(body, section(prompt, "OBSERVATION"))
 
     def _fault(self, name: str, prompt: str) -> str:
         script = self.script
@@ -186,6 +208,8 @@ class Server:
             return _error(401, "Incorrect API key provided")
         if body.get("model") not in script["models"]:
             return _error(404, f"The model `{body.get('model')}` does not exist.")
+        if refused := [field for field in script["refuses"] if field in body]:
+            return _error(400, f"Unrecognized request argument supplied: {refused[0]}")
         wait = script["latency"] + script["jitter"] * random.Random(prompt).random()
         wait += script["slow"] if fault == "slow" else 0
         if fault == "hang":
@@ -195,7 +219,11 @@ class Server:
         if fault.isdigit():
             return _error(int(fault), "as told", script["retry_after"])
         content = VERDICT_FAULTS[fault] if fault in VERDICT_FAULTS else self.answer(body, prompt)
-        message = json.dumps(_completion(body["model"], prompt, content, fault == "empty_choices"))
+        completion = _completion(body["model"], prompt, content, fault == "empty_choices")
+        if body.get("logprobs") and completion["choices"]:
+            word = self.word(body, prompt)
+            completion["choices"][0]["logprobs"] = _logprobs(content, word, script["doubt"])
+        message = json.dumps(completion)
         if fault in ("drop", "cut", "not_http"):
             if fault == "cut":
                 request.transport.write(_head(len(message)) + message.encode()[: len(message) // 2])
@@ -231,6 +259,15 @@ def _completion(model: str, prompt: str, content: str | None, empty: bool) -> di
         "choices": [] if empty else [choice],
         "usage": {"prompt_tokens": spent, "completion_tokens": made, "total_tokens": spent + made},
     }
+
+
+def _logprobs(content: str | None, word: str, doubt: float) -> dict[str, Any]:
+    """Log-probabilities of the first token: those of the two words, and of the token itself if it is another one."""
+    shares = {word: 1 - doubt, {"Yes": "No", "No": "Yes"}[word]: doubt}
+    if content not in shares:
+        shares = {content or "": 0.5, **{token: share / 2 for token, share in shares.items()}}
+    top = [{"token": token, "logprob": math.log(share) if share else -9999.0} for token, share in shares.items()]
+    return {"content": [{**top[0], "top_logprobs": top}]}
 
 
 async def serve(port: int, journal: Path | None) -> None:

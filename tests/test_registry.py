@@ -110,7 +110,7 @@ def test_entry_points_add_a_type_and_a_judge_without_an_import(install):
     assert answer_accuracy("parity", "5", "7") == 1.0
     verdict = asyncio.run(get_judge("parity").judge(JudgeRequest("q", "s", "o")))
     assert verdict.reason == "even"
-    with pytest.raises(ValueError, match="use one of facts, openai, parity, verl, or module:Class"):
+    with pytest.raises(ValueError, match="use one of all, any, facts, openai, parity, verl, visual, weighted, or"):
         get_judge("unknown")
 
 

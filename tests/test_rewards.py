@@ -53,6 +53,15 @@ def test_perception_terms(tokens, verdict, expected):
     assert (reward.accuracy, reward.format, reward.length) == expected
 
 
+@pytest.mark.parametrize(
+    ("probability", "expected"), [(1.0, (1, 1, 0.2)), (0.5, (0.5, 1, 0.2)), (0.49, (0.49, 1, 0)), (0.0, (0, 1, 0))]
+)
+def test_a_soft_verdict_is_the_accuracy_and_below_one_half_earns_no_length_reward(probability, expected):
+    reward = perception_reward(GOOD, 200, probability, DEFAULT)
+    assert (reward.accuracy, reward.format, reward.length) == expected
+    assert perception_reward(EMPTY, 200, probability, DEFAULT).total == 0
+
+
 @pytest.mark.parametrize("observation", [None, "", "  \n", "\u200b\u200b", "\u3164 \u00ad", "\u2800\ufeff"])
 @pytest.mark.parametrize("verdict", [True, False, None])
 def test_no_observation_earns_no_perception_reward_whatever_the_verdict(observation, verdict):

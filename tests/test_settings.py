@@ -31,6 +31,7 @@ PAPER = {
         "name": "facts",
         "max_no_verdict_share": 0.05,
         "health_check": True,
+        "soft": False,
         "guards": {"answer_only": False, "copied_question": False},
         "second_answer": {"max_tokens": 64, "think": False},
         "kwargs": {},

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the test server says of frames: it decodes them, and names the colour and the number that it really got.
 
+As a judge it says Yes when the frames show every colour that the observation names.
+
 The question may ask for what models do wrong: `[wrong]` an answer that is not right, `[blind]` an observation that
 does not tell, `[bare]` the answer without the template, `[empty]` nothing.
 """
@@ -16,6 +18,25 @@ import numpy as np
 from PIL import Image
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200)}
+
+
+SHADES = {  # as in the clips of `judge/visual_cases.py` and the health check's picture
+    "red": (220, 25, 25),
+    "green": (30, 180, 40),
+    "blue": (40, 70, 230),
+    "yellow": (235, 215, 40),
+    "purple": (150, 50, 190),
+    "white": (240, 240, 240),
+}
+SEEN = 50  # pixels of a colour in all frames together, every fourth row and column
+
+
+def verdict(body: dict[str, Any], observation: str) -> str:
+    """Look for the colours that an observation names."""
+    pixels = np.stack(frames_of(body))[:, ::4, ::4].astype(np.int16)
+    named = [name for name in SHADES if re.search(rf"\b{name}\b", observation)]
+    seen = [name for name in named if (np.abs(pixels - np.int16(SHADES[name])).max(-1) < 30).sum() >= SEEN]
+    return "Yes" if named == seen else "No"
 
 
 def frames_of(body: dict[str, Any]) -> list[np.ndarray]:

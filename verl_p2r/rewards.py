@@ -71,15 +71,15 @@ def has_observation(parsed: ParsedResponse) -> bool:
 
 
 def perception_reward(
-    parsed: ParsedResponse, tokens: int, verdict: bool | None, settings: P2RSettings
+    parsed: ParsedResponse, tokens: int, verdict: bool | float | None, settings: P2RSettings
 ) -> ProcessReward:
     """Reward the perception process of one response: R_P of Eq. 5.
 
     Args:
         parsed: The parsed response.
         tokens: The visible tokens of the observation, see `segments.visible_lengths`.
-        verdict: The judge's verdict. None if there is none: the accuracy is then 0, and the caller marks the row
-            invalid to exclude it from the group's statistics.
+        verdict: The judge's verdict, or its P(Yes) for a soft reward [ours]. None if there is none: the accuracy is
+            then 0, and the caller marks the row invalid to exclude it from the group's statistics.
         settings: Weights, band and switches.
 
     Returns:
@@ -87,11 +87,13 @@ def perception_reward(
 
     Edge rules:
         Without a complete observation of visible text the accuracy is 0, regardless of the verdict [ours]. The number
-        of tokens is at most the number of visible characters, because each visible token contains one [ours].
+        of tokens is at most the number of visible characters, because each visible token contains one [ours]. A soft
+        accuracy below one half earns no length reward, as a No earns none [ours].
     """
-    accuracy = float(verdict is True and has_observation(parsed))
+    accuracy = float(verdict or 0.0) if has_observation(parsed) else 0.0
     tokens = min(tokens, count_visible(parsed.observation or ""))
-    return _reward(accuracy, parsed.perception_well_formed, tokens, settings.perception, settings.length_reward)
+    with_length = settings.length_reward and accuracy >= 0.5
+    return _reward(accuracy, parsed.perception_well_formed, tokens, settings.perception, with_length)
 
 
 def reasoning_reward(parsed: ParsedResponse, tokens: int, accuracy: float, settings: P2RSettings) -> ProcessReward:

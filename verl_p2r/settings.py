@@ -123,6 +123,7 @@ class JudgeSettings:
         name: A registered judge, or `module:Class`.
         max_no_verdict_share: The largest share of a batch's rows without a verdict, in [0, 1].
         health_check: Whether to ask the judge two questions with known verdicts before the run.
+        soft: Whether R_acc,P is the judge's P(Yes) instead of 0 or 1 [ours].
         guards: Rules applied before the judge.
         second_answer: The answer that the judge `self` reads; asked for by the agent loop `p2r_self_judge`.
         kwargs: The judge's own options.
@@ -134,6 +135,7 @@ class JudgeSettings:
     name: str = "facts"
     max_no_verdict_share: float = 0.05
     health_check: bool = True
+    soft: bool = False
     guards: JudgeGuards = JudgeGuards()
     second_answer: SecondAnswerSettings = SecondAnswerSettings()
     kwargs: Mapping[str, Any] = field(default_factory=dict)

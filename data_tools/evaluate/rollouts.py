@@ -103,6 +103,13 @@ def _collapse(rows: Sequence[Mapping[str, Any]], process: str) -> float | None:
     return sum(len(groups[key]) == 1 for key in several) / len(several) if several else None
 
 
+def _verdict(accuracy: Any) -> str:
+    """A verdict in words, from the perception accuracy, which lies between 0 and 1 for a soft reward."""
+    if not isinstance(accuracy, int | float):
+        return "no verdict"
+    return f"judge: {'Yes' if accuracy >= 0.5 else 'No'}" + (f" ({accuracy:.2f})" if 0 < accuracy < 1 else "")
+
+
 def _card(row: Mapping[str, Any], step: int, number: int) -> Card:
     perception, reasoning = _tokens(row)
     facts = []

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.evaluate.asker import SHAPE, ChatAsker, Request
-from data_tools.media.parts import MediaParts, media_parts
+from data_tools.media.parts import media_parts
 from data_tools.steps.asking import asking_step
 from data_tools.steps.generate_settings import GenerateSettings, prompt_of
 from data_tools.steps.run import OnRecord, Outcome, StepReport
 from verl_p2r.cpus import available_cpus
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.record import Medium, Record
+from verl_p2r.media.message_parts import MediaParts
 from verl_p2r.media.rules import EVALUATION
 
 STEP = "evaluate"

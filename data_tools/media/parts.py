@@ -1,36 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A record's medium as parts of a chat message: frames sampled and sized as in training, sent as JPEG."""
+"""A record's medium as parts of a chat message."""
 
-import base64
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from data_tools.media.check import medium_error
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.record import Record
+from verl_p2r.media.message_parts import MediaParts, VideoAs, element_parts
 from verl_p2r.media.rules import MediaSettings
 
 if TYPE_CHECKING:
     from verl_p2r.media.frame_cache import FrameCache
-
-VideoAs = Literal["video", "images"]
-
-QUALITY = 95  # JPEG quality at which pixels of natural frames are off by about one level of 255
-
-
-class MediaParts(NamedTuple):
-    """A medium in a request.
-
-    Args:
-        parts: parts of the user's message, as in OpenAI's protocol.
-        body: further fields of the request, which describe the video.
-    """
-
-    parts: list[dict[str, Any]]
-    body: dict[str, Any]
 
 
 def media_parts(
@@ -48,54 +29,17 @@ def media_parts(
         record: the record.
         root: folder that its path is relative to.
         settings: limits on frames and their size, where the record's own `media` sets none.
-        video_as: `video` makes one part of all frames, which vLLM gives its model as a video with the file's own times.
-            `images` makes each frame an image that follows its time in seconds, for servers that accept images only.
-        patch_size: patch size of the served model's vision tower, in pixels; sizes are multiples of two patches.
-        cache: where decoded frames of videos are kept and looked up; None to decode each time.
+        video_as: see `element_parts`.
+        patch_size: see `element_parts`.
+        cache: see `element_parts`.
 
     Raises:
         RowError: the file is missing or cannot be read.
     """
     try:
         element = settings.fill(record.medium.element(root))
-        if record.data_type == "image":
-            from verl_p2r.media.images import fetch_image  # imports torch, 0.2 GB
-
-            return MediaParts([_image_part(fetch_image(element, patch_size))], {})
-        return _video_parts(element, video_as, patch_size, cache)
+        return element_parts(element, video_as=video_as, patch_size=patch_size, cache=cache)
     except RowError:
         raise
     except Exception as error:  # decoders may raise anything on damaged files; report it as this file's error
         raise medium_error(root / record.path, error) from error
-
-
-def _video_parts(element: dict[str, Any], video_as: VideoAs, patch_size: int, cache: "FrameCache | None") -> MediaParts:
-    from verl_p2r.media.decode import fetch_video  # imports torch, 0.2 GB
-
-    key = cache.key(element, patch_size) if cache else ""
-    found = cache.get(key) if cache else None
-    video, metadata = found or fetch_video(element, patch_size)
-    if cache and found is None:
-        cache.put(key, video, metadata)
-    frames = video.permute(0, 2, 3, 1).contiguous().numpy()
-    indices, fps = metadata["frames_indices"], metadata["fps"]
-    if video_as == "images":
-        parts: list[dict[str, Any]] = []
-        for index, frame in zip(indices, frames, strict=True):
-            parts += [{"type": "text", "text": f"<{index / fps:.1f} seconds>"}, _image_part(Image.fromarray(frame))]
-        return MediaParts(parts, {})
-    url = "data:video/jpeg;base64," + ",".join(_jpeg(Image.fromarray(frame)) for frame in frames)
-    total = metadata["total_num_frames"]
-    io_kwargs = {"num_frames": -1, "fps": fps, "frames_indices": [int(i) for i in indices]}
-    io_kwargs |= {"total_num_frames": total, "duration": total / fps}
-    return MediaParts([{"type": "video_url", "video_url": {"url": url}}], {"media_io_kwargs": {"video": io_kwargs}})
-
-
-def _image_part(image: Image.Image) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{_jpeg(image)}"}}
-
-
-def _jpeg(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "jpeg", quality=QUALITY, subsampling=0)
-    return base64.b64encode(buffer.getvalue()).decode()

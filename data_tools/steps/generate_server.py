@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data_tools.media.parts import MediaParts, media_parts
+from data_tools.media.parts import media_parts
 from data_tools.steps.chat_server import ChatServer
 from data_tools.steps.generate_settings import GenerateSettings, prompt_of, text_of
 from verl_p2r.cpus import available_cpus
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.record import Record
+from verl_p2r.media.message_parts import MediaParts
 
 AHEAD = 1.5  # records in progress for each call that may be in flight: media are read while others wait for replies
 

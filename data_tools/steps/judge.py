@@ -17,6 +17,7 @@ from verl_p2r.chat.client import Unanswered
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.record import Record
 from verl_p2r.judge import PROMPT_VERSION, JudgeRequest, ask, check_judge, get_judge
+from verl_p2r.judge.combined import CombinedJudge
 from verl_p2r.judge.facts import Fact
 from verl_p2r.judge.openai_judge import OpenAIJudge
 from verl_p2r.settings import JudgeGuards
@@ -28,7 +29,7 @@ class JudgeStepSettings:
     """Which judge is asked, and how.
 
     Args:
-        name: `openai`, `facts` (for records that list `facts`), or `module:Class`.
+        name: `openai`, `visual`, `facts` (for records that list `facts`), `all`, `any`, `weighted`, or `module:Class`.
         kwargs: options of the judge, like `algorithm.p2r.judge.kwargs` in training.
         guards: rules that come before the judge, as in training; off by default, as in the paper.
         concurrency: records judged at once.
@@ -62,6 +63,9 @@ NOT_IN_FINGERPRINT = (
     "use_proxy",
     "cache_size",
     "cache_file",
+    "frame_cache",
+    "frame_cache_gib",
+    "media_kept",
 )
 """Options of judges that do not change a verdict."""
 
@@ -71,15 +75,16 @@ class RecordJudge:
 
     Args:
         settings: which judge, and how.
+        root: folder that the records' paths are relative to, for the judge `visual`; None: it is shown nothing.
 
     Raises:
         ValueError: there is no such judge, or it does not accept an option.
     """
 
-    def __init__(self, settings: JudgeStepSettings) -> None:
-        self.settings, self.concurrency = settings, settings.concurrency
+    def __init__(self, settings: JudgeStepSettings, root: Path | None = None) -> None:
+        self.settings, self.concurrency, self._root = settings, settings.concurrency, root
         kwargs = dict(settings.kwargs)
-        if settings.name == "openai":
+        if settings.name in ("openai", "visual"):
             kwargs.setdefault("concurrency", settings.concurrency)
             if kwargs.get("model") == "":
                 raise ValueError("judge.kwargs.model is empty: give the name that the server has for the model")
@@ -96,7 +101,7 @@ class RecordJudge:
             await asyncio.shield(self._health)
         if self.settings.name == "facts" and not record.facts:
             raise RowError("facts", "no facts", "field facts is not set: list what the observation must state")
-        verdict = await ask(self.judge, request_of(record), self.settings.guards)
+        verdict = await ask(self.judge, request_of(record, self._root), self.settings.guards)
         if verdict.value is None:
             raise Unanswered(verdict.reason, verdict.retries, verdict.status)
         # Cached verdicts count as the judge's, because which of two equal requests comes first is chance.
@@ -111,7 +116,7 @@ class RecordJudge:
 
     async def _check(self) -> None:
         try:
-            if isinstance(self.judge, OpenAIJudge):
+            if isinstance(self.judge, OpenAIJudge | CombinedJudge):
                 await self.judge.reach()
             await check_judge(self.judge, self.settings.name, "judge")
         except (RuntimeError, Unanswered) as error:
@@ -124,8 +129,12 @@ class RecordJudge:
             await close()
 
 
-def request_of(record: Record) -> JudgeRequest:
+def request_of(record: Record, root: Path | None = None) -> JudgeRequest:
     """Return what the judge is told about a record.
+
+    Args:
+        record: the record.
+        root: folder that its path is relative to; None leaves its medium out.
 
     Raises:
         RowError: the record has no observation.
@@ -142,6 +151,7 @@ def request_of(record: Record) -> JudgeRequest:
         problem_type=record.problem_type,
         facts=Fact.parse_all(record.facts),
         row=f"{record.file}:{record.line}",
+        media=() if root is None else (record.medium.element(root),),
     )
 
 
@@ -163,7 +173,7 @@ def judge(
         max_reject_share: the largest share of records, in [0, 1], that may be left without a verdict.
         root: folder that the records' paths are relative to. A record is then judged again when the size or the
             modification time of its medium changes, just as its response is generated again. None: verdicts depend
-            only on the texts, which is all that the judge reads.
+            only on the texts, which is all that a judge except `visual` reads.
         on_record: called once a record is settled.
 
     Raises:
@@ -180,7 +190,7 @@ def judge(
         "judge",
         files,
         folder,
-        RecordJudge(settings),
+        RecordJudge(settings, root),
         apply,
         {"value": bool, "reason": str, "source": str},
         max_reject_share=max_reject_share,

@@ -22,6 +22,7 @@ GENERATORS = {
     "config": reference.config,
     "command": reference.command,
     "metrics": reference.metrics,
+    "attacks": reference.attacks,
     "reject_reasons": reference.reject_reasons,
     "verl_hooks": reference.verl_hooks,
     "benchmark_history": history.table,

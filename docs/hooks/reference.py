@@ -7,11 +7,14 @@ Each function returns Markdown. Nothing here needs mkdocs, so tests call the sam
 import ast
 import html
 import importlib
+import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,6 +26,9 @@ COMMANDS = {
     "verl-p2r-eval": "data_tools.evaluate.cli",
 }
 METRICS = "verl_p2r.plugin.rl.metrics"
+ATTACKS = "tests/cases/gaming.json"
+SHOWN = 120  # characters of an attack's text
+_ONLY = {"judge": "**only a model judge**: ", "visual": "**only `visual`**: ", "nothing": "**nothing**: "}
 
 
 def config(file: str) -> str:
@@ -116,6 +122,37 @@ def verl_hooks() -> str:
         lines += [f"| reads | {_code(owner)} | {', '.join(map(_code, names))} |" for owner, names in read.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def attacks(process: str) -> str:
+    """The attacks on one process's reward, what each earns from a judge that believes everything, and what stops it.
+
+    Args:
+        process: `perception` or `reasoning`.
+    """
+    table = json.loads((ROOT / ATTACKS).read_text(encoding="utf-8"))
+    column, judged = {"perception": ("believed", ["`facts`"]), "reasoning": ("reasoning", [])}[process]
+    titles = ["the policy …", "for example", f"R_{process[0].upper()}", *judged, "what stops it"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in table["attacks"]:
+        if row["process"] != process and row is not table["attacks"][0]:
+            continue
+        earned = " + ".join(f"{part:g}" for part in row[column])
+        stop = f"{_ONLY.get(row.get('only'), '')}{_cell(row['stopped_by'])}"
+        cells = [_cell(row["attack"]), _example(row, process), earned, *([row["facts"]] if judged else []), stop]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _example(row: dict[str, Any], process: str) -> str:
+    """What an attack writes, as code; invisible characters are shown by their numbers."""
+    parts = ["response", "observation"] if process == "perception" else ["response", "answer", "think"]
+    text = next((row[part] for part in parts if part in row), "")
+    if not isinstance(text, str):
+        text = f"{text['repeat'] * 2}… {text.get('then', '')}"
+    shown = "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) == "Cf" or c == "\u3164" else c for c in text)
+    shown = re.sub(r"\s+", " ", shown).strip()
+    return _code(shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}…").replace("|", "&#124;")
 
 
 def reject_reasons() -> str:

@@ -67,6 +67,19 @@ def test_facts_are_parsed():
     assert Row.from_columns(columns()).facts is None
 
 
+def test_media_are_found_where_the_dataset_puts_them():
+    """In the turns of `raw_prompt`, as numpy arrays of mappings; placeholders and other parts are none."""
+    clip = {"type": "video", "video": "/data/a.mp4", "fps": 2.0, "max_frames": 16}
+    content = [{"type": "image", "image": b"png"}, clip, {"type": "text", "text": "How many?"}, {"type": "video"}]
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
+    row = Row.from_columns(columns(raw_prompt=np.array(turns, object)))
+    assert row.media == ({"type": "image", "image": b"png"}, clip)
+    assert row.judge_request("three").media == row.media
+    assert Row.from_columns(columns()).media == ()  # a placeholder in the text names no file
+    unreadable = [{"role": "user", "content": [{"type": "video", "video": 7}, clip]}]
+    assert Row.from_columns(columns(raw_prompt=unreadable)).media == (clip,)
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "remedy"),
     [

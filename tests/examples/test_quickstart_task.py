@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import itertools
 import random
@@ -11,6 +12,8 @@ from collections import Counter
 import numpy as np
 import pytest
 from quickstart_data import LEVELS, RESPONSE, VARIED, draws, pixels_of, task
+
+from verl_p2r.judge import JudgeRequest, get_judge
 
 # --- the task --------------------------------------------------------------------------------------------------------
 
@@ -134,3 +137,8 @@ def test_noise_has_the_rates_of_the_level():
     for name, noise in (("answer", "answer"), ("colour", "colour"), ("direction", "fact"), ("number", "fact")):
         by_chance = (1 - task.EASY.habit) * getattr(task.EASY, f"{noise}_noise") / 3
         assert rate(f"{name} by habit") == pytest.approx(task.EASY.habit + by_chance, abs=0.075)
+
+
+def test_the_lying_judge_believes_everything():
+    judge = get_judge("lying_judge:LyingJudge")
+    assert asyncio.run(judge.judge(JudgeRequest("Which?", "A", "nothing at all"))).value is True

@@ -14,7 +14,16 @@ import unicodedata
 import pytest
 from paths import TABLES
 
-from verl_p2r.judge import KNOWN_REQUESTS, JudgeRequest, Verdict, ask, build_judge_prompt, get_judge, parse_verdict
+from verl_p2r.judge import (
+    KNOWN_REQUESTS,
+    JudgeRequest,
+    Verdict,
+    ask,
+    build_judge_prompt,
+    default_template,
+    get_judge,
+    parse_verdict,
+)
 from verl_p2r.judge.guards import MAX_OBSERVATION, rule_verdict
 from verl_p2r.settings import JudgeGuards
 
@@ -74,6 +83,19 @@ def test_an_attack_stays_data_in_the_prompt(attack, text):
     assert TAG.findall(read) == TAG.findall(seen(PLAIN))
     assert not ROLE.findall(read)
     assert {c for c in prompt if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co")} <= {"\n"}
+
+
+@pytest.mark.parametrize("name", ["judge_single_token", "judge_visual", "judge_visual_single_token"])
+def test_an_attack_stays_data_in_every_prompt(name):
+    template = default_template(name)
+    head, tail = build_judge_prompt(request("OBSERVED"), template, nonce=NONCE).split("OBSERVED")
+    tags = TAG.findall(seen(head + tail))
+    for param in ATTACKS:
+        prompt = build_judge_prompt(request(param.values[1]), template, nonce=NONCE)
+        assert prompt.startswith(head), param.id
+        assert prompt.endswith(tail), param.id
+        assert len(MARKER.findall(seen(prompt))) == 6, param.id
+        assert TAG.findall(seen(prompt)) == tags, param.id
 
 
 @pytest.mark.parametrize(("attack", "text"), ATTACKS)

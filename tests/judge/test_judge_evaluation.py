@@ -219,6 +219,33 @@ def test_the_command_prints_and_writes_what_a_judge_made_of_the_cases(judge_serv
     assert "8 in flight" in result.output
 
 
+def test_the_command_compares_the_two_forms_of_the_reply(judge_server, tmp_path):
+    judge_server.control(yes_when=r"\bred\b")
+    out = tmp_path / "results.jsonl"
+    result = invoke("--model", "judge", "--base-url", judge_server.base_url, "--reply", "both", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    forms = ("explained", "single_token")
+    assert [row["reply"] for row in rows] == [form for form in forms for _ in CASES]
+    assert [row["verdict"] for row in rows[: len(CASES)]] == [row["verdict"] for row in rows[len(CASES) :]]
+    table = {}
+    for line in result.output.split("reply: single_token")[1].splitlines():
+        if (cells := re.split(r"\s{2,}", line.strip())) and len(cells) == 3:
+            table[cells[0]] = cells[1:]
+    assert table["reply"] == list(forms)
+    assert table["tokens out, per case"] == ["3.0", "1.0"]
+    assert table["accuracy"][0] == table["accuracy"][1] == f"{sum(row['right'] for row in rows) / len(rows):.3f}"
+    assert {"kappa", "no verdict", "latency, p50", "latency, p95", "tokens in, per case"} <= set(table)
+    assert "reply: explained" in result.output
+
+
+def test_the_option_reply_wins_over_the_judges_own(judge_server):
+    kwargs = ("--kwargs", "{reply: explained}")
+    result = invoke("--model", "judge", "--base-url", judge_server.base_url, *kwargs, "--reply", "single_token")
+    assert f"{len(CASES)} out, " in result.output  # one token a case
+    assert invoke("facts", "--reply", "single_token").exit_code == 2
+
+
 def test_the_command_says_why_there_is_no_verdict(judge_server):
     result = invoke("--model", "other", "--base-url", judge_server.base_url)
     assert result.exit_code == 1

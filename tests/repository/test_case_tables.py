@@ -13,6 +13,7 @@ KINDS = {  # table: the list in the file, and the field that names a case's kind
     "answers_choice.json": (None, "problem_type"),
     "answers_number.json": (None, "problem_type"),
     "answers_text.json": (None, "problem_type"),
+    "gaming.json": ("attacks", "process"),
     "honest_observations.json": ("observations", None),
     "judge_addresses.json": ("addresses", None),
     "judge_attacks.json": ("attacks", "kind"),

@@ -15,7 +15,8 @@ from source_tree import FOLDERS, Import, imports, modules, python_files
 FLOORS = (
     ("the method",),
     ("verl_p2r.chat",),
-    ("verl_p2r.judge", "verl_p2r.media"),
+    ("verl_p2r.media",),
+    ("verl_p2r.judge",),
     ("verl_p2r.data",),
     ("verl_p2r.prefix", "verl_p2r.planner", "verl_p2r.evaluation"),
     ("verl_p2r.plugin", "data_tools"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the response of a chat completions server into a `Reply`, or rejects it."""
 
+import contextlib
 import json
 import re
 import zlib
@@ -39,6 +40,7 @@ class Reply:
         prompt_tokens: Prompt tokens as the server counts them; 0 if it reports none or an impossible number.
         completion_tokens: Completion tokens, likewise.
         thought: Whether the server sent the model's reasoning in a separate field.
+        top: The likeliest candidates for the first token with their log-probabilities; empty if the server gives none.
     """
 
     text: str
@@ -47,6 +49,7 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     thought: bool = False
+    top: tuple[tuple[str, float], ...] = ()
 
     @property
     def shortfall(self) -> str:
@@ -135,7 +138,8 @@ def read_reply(body: bytes, retries: int = 0) -> Reply:
     if isinstance(refusal, str) and refusal and not text.strip():
         raise FilteredReply(f"refusal: {refusal}")
     cut = finish.lower().replace("_", "") in _CUT
-    return Reply(text, cut, retries, _count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), thought)
+    tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    return Reply(text, cut, retries, *tokens, thought, _top(choice.get("logprobs")))
 
 
 def filtered(status: int, text: str) -> bool:
@@ -181,6 +185,15 @@ def _text_of(content: Any) -> tuple[str, bool]:
         elif kind in ("text", "output_text"):
             texts.append(part if isinstance(part, str) else part["text"])
     return encodable("".join(texts)), thought
+
+
+def _top(logprobs: Any) -> tuple[tuple[str, float], ...]:
+    """Return the candidates for the first token; malformed ones are left out, because the text may do without them."""
+    with contextlib.suppress(AttributeError, TypeError, LookupError):
+        first = logprobs["content"][0]
+        pairs = [(one.get("token"), one.get("logprob")) for one in first.get("top_logprobs") or [first]]
+        return tuple((t, float(p)) for t, p in pairs if isinstance(t, str) and type(p) in (int, float) and p == p)
+    return ()
 
 
 def _count(usage: Any, field: str) -> int:

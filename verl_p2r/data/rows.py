@@ -2,10 +2,12 @@
 """What the reward needs to know of a row, read from verl's columns and checked."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from verl_p2r.accuracy import is_problem_type, problem_types
+from verl_p2r.data.elements import kind_of, names_medium, read_element
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import options_of
 from verl_p2r.data.values import is_unset, plain, read_text, shown
@@ -24,6 +26,7 @@ class Row:
         question: the question as text, including its options.
         options: options of a multiple choice question, otherwise empty.
         facts: what the observation must state, for the judge `facts`; None if the data lists none.
+        media: canonical elements of the prompt's videos and images, for the judge `visual`.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Row:
     question: str
     options: tuple[str, ...] = ()
     facts: tuple[Fact, ...] | None = None
+    media: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Any], name: str | None = None) -> "Row":
@@ -84,6 +88,7 @@ class Row:
             question=question if isinstance(question, str) and question else _text_of(columns),
             options=tuple(options),
             facts=facts,
+            media=_media_of(columns),
         )
 
     def judge_request(self, observation: str, second_answer: SecondAnswer | None = None) -> JudgeRequest:
@@ -101,6 +106,7 @@ class Row:
             facts=self.facts,
             row=self.name,
             second_answer=second_answer,
+            media=self.media,
         )
 
 
@@ -112,6 +118,24 @@ def _mapping(columns: Mapping[str, Any], field: str) -> Mapping[str, Any]:
             raise RowError(field, "wrong columns", f"field {field} is {shown(value)}: give a mapping, or leave it out")
         return {}
     return value
+
+
+def _media_of(columns: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return the media in `raw_prompt`, where the dataset puts them; one that cannot be read is left out.
+
+    The prompt has been decoded by now, so only a dataset that is not ours leaves any out. The judge `visual` then says
+    that there is nothing to see.
+    """
+    conversation = read_text(columns.get("raw_prompt"))
+    media = []
+    for turn in conversation if isinstance(conversation, list | tuple) else ():
+        content = plain(turn.get("content")) if isinstance(turn, Mapping) else None
+        for part in content if isinstance(content, list | tuple) else ():
+            kind = kind_of(part) if isinstance(part, Mapping) else None
+            if kind is not None and names_medium(part, kind):
+                with suppress(RowError):
+                    media.append(read_element(part, kind, "raw_prompt"))
+    return tuple(media)
 
 
 def _text_of(columns: Mapping[str, Any]) -> str:

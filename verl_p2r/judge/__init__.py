@@ -3,7 +3,8 @@
 
 A judge is any class with an async `judge(request) -> Verdict`, chosen by its registered name or by `module:Class`.
 `facts` needs no model because the row lists what the observation must state; `openai` asks a model over HTTP; `verl`
-asks a model that verl serves alongside training; `self` reads the policy's own second answer. Without verl:
+asks a model that verl serves alongside training; `self` reads the policy's own second answer; `visual` shows the media
+to a model; `all`, `any` and `weighted` combine several judges. Without verl:
 
     judge = get_judge("openai", model="Qwen/Qwen3-8B", base_urls=["http://localhost:8000/v1"])
     verdict = await ask(judge, JudgeRequest(question, solution, observation), guards)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures a judge's quality, cost and speed on labelled cases: table 4 of VideoP2R (arXiv 2511.11113) for any judge.
 
-Cases are JSON objects, one per line. The package's own, `judge/cases/judge_eval.jsonl`, were written by hand.
+Cases are JSON objects, one per line. The package's own, `judge/cases/judge_eval.jsonl`, were written by hand; those for
+the judge `visual` are made by `visual_cases`.
 """
 
 import asyncio
@@ -103,7 +104,8 @@ def load_cases(path: Path | None = None) -> list[Case]:
 
     Args:
         path: The file; None: the package's own. Each line is an object with `problem_type`, `question` (options
-            included), `solution`, `observation` and `label` (`Yes` or `No`), and optionally `id`, `kind` and `facts`.
+            included), `solution`, `observation` and `label` (`Yes` or `No`), and optionally `id`, `kind`, `facts`, and
+            `video` or `image`, a path relative to the file's folder.
 
     Raises:
         ValueError: A line is not such an object, an `id` occurs twice, or the file has no case; the message names file
@@ -125,7 +127,7 @@ def load_cases(path: Path | None = None) -> list[Case]:
             continue
         where = f"{path or 'judge_eval.jsonl'}, line {number}"
         try:
-            case = _case(json.loads(line), number)
+            case = _case(json.loads(line), number, Path(path).parent if path else None)
         except ValueError as error:  # JSONDecodeError is one
             raise ValueError(f"{where}: {error}") from error
         if cases.setdefault(case.request.row, case) is not case:
@@ -135,7 +137,7 @@ def load_cases(path: Path | None = None) -> list[Case]:
     return list(cases.values())
 
 
-def _case(row: Any, number: int) -> Case:
+def _case(row: Any, number: int, folder: Path | None) -> Case:
     if not isinstance(row, dict):
         raise ValueError(f"contains a {type(row).__name__}: give a JSON object")
     for field in ("problem_type", "question", "solution", "observation"):
@@ -152,8 +154,20 @@ def _case(row: Any, number: int) -> Case:
         problem_type=row["problem_type"],
         facts=Fact.parse_all(row.get("facts")),
         row=str(row.get("id", f"line {number}")),
+        media=_media(row, folder or Path()),
     )
     return Case(request, _LABELS[row["label"]], str(row.get("kind", "")))
+
+
+def _media(row: dict[str, Any], folder: Path) -> tuple[dict[str, Any], ...]:
+    media = []
+    for kind in ("video", "image"):
+        if (name := row.get(kind)) is None:
+            continue
+        if not isinstance(name, str) or not (folder / name).is_file():
+            raise ValueError(f"field {kind} is {name!r}: give the path of a file, relative to {folder}")
+        media.append({"type": kind, kind: str(folder / name)})
+    return tuple(media)
 
 
 async def evaluate(

@@ -2,6 +2,7 @@
 """The health check of a judge before a run: two questions whose verdicts are known."""
 
 import asyncio
+from collections.abc import Mapping
 
 from verl_p2r.judge.protocol import Judge, JudgeRequest
 
@@ -33,20 +34,24 @@ async def check_judge(judge: Judge, name: str, where: str = "algorithm.p2r.judge
     """Refuse a judge that cannot tell a sufficient observation from an insufficient one.
 
     Args:
-        judge: The judge; one without `ask_anew` is not asked.
+        judge: The judge; one without `ask_anew` is not asked. Of a combined judge each member is checked, and a judge
+            with an attribute `known_requests` is asked those instead of `KNOWN_REQUESTS`.
         name: Its name in messages.
         where: The settings node, for messages.
 
     Raises:
         RuntimeError: A known question got the wrong verdict; the message quotes the reply.
     """
+    for label, member in getattr(judge, "members", {}).items():
+        await check_judge(member, f"{name}, member {label}", where)
     ask_anew = getattr(judge, "ask_anew", None)
-    if ask_anew is None:
+    if ask_anew is None or hasattr(judge, "members"):
         return
-    verdicts = await asyncio.gather(*(ask_anew(request) for request in KNOWN_REQUESTS.values()))
+    requests: Mapping[bool, JudgeRequest] = getattr(judge, "known_requests", KNOWN_REQUESTS)
+    verdicts = await asyncio.gather(*(ask_anew(request) for request in requests.values()))
     wrong = [
         f"{request.row} got {_WORDS[verdict.value]}: {verdict.reason}"
-        for (value, request), verdict in zip(KNOWN_REQUESTS.items(), verdicts, strict=True)
+        for (value, request), verdict in zip(requests.items(), verdicts, strict=True)
         if verdict.value is not value
     ]
     if wrong:

@@ -55,7 +55,12 @@ def build_judge_prompt(
     return _PLACEHOLDER.sub(lambda match: data[match[1]], template)
 
 
-@functools.lru_cache(maxsize=1)
-def default_template() -> str:
-    """Return the package's own `prompts/judge.txt`."""
-    return files("verl_p2r").joinpath("prompts/judge.txt").read_text(encoding="utf-8")
+@functools.cache
+def default_template(name: str = "judge") -> str:
+    """Return one of the package's own prompts.
+
+    Args:
+        name: A file of `prompts/` without its ending: `judge`, `judge_single_token`, `judge_visual` or
+            `judge_visual_single_token`.
+    """
+    return files("verl_p2r").joinpath(f"prompts/{name}.txt").read_text(encoding="utf-8")

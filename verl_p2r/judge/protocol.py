@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a judge is asked, what it answers, and the protocol between."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from verl_p2r.judge.facts import Fact
 
@@ -30,7 +31,7 @@ class SecondAnswer:
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """Everything a judge may know about one response; never the media.
+    """Everything a judge may know about one response.
 
     Args:
         question: The question as the model received it, options included.
@@ -40,6 +41,8 @@ class JudgeRequest:
         facts: The row's facts, or None if it lists none.
         row: The row's name in messages.
         second_answer: The policy's answer from this observation; None if the run does not ask for one.
+        media: The row's videos and images as canonical elements (see `media.source`), which only the judge `visual`
+            reads [ours]. A text judge never sees them.
     """
 
     question: str
@@ -49,6 +52,7 @@ class JudgeRequest:
     facts: tuple[Fact, ...] | None = None
     row: str = ""
     second_answer: SecondAnswer | None = None
+    media: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Verdict:
         status: The HTTP status with which the server refused the request; None if it did not.
         seconds: Time spent on this verdict before the judge was asked, in seconds.
         agrees: Whether another judge gave the same verdict; None if no second judge gave one.
+        probability: P(Yes), for a soft reward; None if the judge gives none [ours].
+        members: Label and value of each member's verdict, if the judge combines several [ours].
     """
 
     value: bool | None
@@ -76,6 +82,22 @@ class Verdict:
     status: int | None = None
     seconds: float = 0.0
     agrees: bool | None = None
+    probability: float | None = None
+    members: tuple[tuple[str, bool | None], ...] = ()
+
+    def accuracy(self, soft: bool) -> float | None:
+        """Return R_acc,P: 1 for Yes and 0 for No; None without a verdict.
+
+        Args:
+            soft: Use P(Yes) instead if the judge gives it [ours].
+
+        >>> verdict = Verdict(True, "", probability=0.7)
+        >>> verdict.accuracy(soft=False), verdict.accuracy(soft=True)
+        (1.0, 0.7)
+        """
+        if self.value is None:
+            return None
+        return self.probability if soft and self.probability is not None else float(self.value)
 
 
 @runtime_checkable
@@ -83,7 +105,8 @@ class Judge(Protocol):
     """Decides whether an observation suffices to deduce the answer. One instance serves many concurrent calls.
 
     A judge that can read any row may also have `async def ask_anew(request) -> Verdict`, the same without a cache.
-    `check_judge` then asks it two known questions before a run begins.
+    `check_judge` then asks it two known questions before a run begins. A judge whose verdicts carry P(Yes) has the
+    attribute `gives_probabilities`, which is True.
     """
 
     async def judge(self, request: JudgeRequest) -> Verdict:

@@ -19,6 +19,10 @@ _JUDGES: Registry[type[Any]] = Registry(
         "openai": "verl_p2r.judge.openai_judge:OpenAIJudge",
         "self": "verl_p2r.judge.self_judge:SelfJudge",
         "verl": "verl_p2r.judge.openai_judge:OpenAIJudge",  # verl_p2r.plugin.rl.verl_judge fills in the address
+        "visual": "verl_p2r.judge.visual_judge:VisualJudge",
+        "all": "verl_p2r.judge.all_judge:AllJudge",
+        "any": "verl_p2r.judge.any_judge:AnyJudge",
+        "weighted": "verl_p2r.judge.weighted_judge:WeightedJudge",
     },
 )
 
@@ -68,10 +72,30 @@ def get_judge(name: str, where: str = "algorithm.p2r.judge", /, **kwargs: Any) -
         )
     if not inspect.iscoroutinefunction(getattr(cls, "judge", None)):
         raise ValueError(f"{where}.name {name!r} has no `async def judge(self, request)`: add one")
+    signature = signature_of(cls)
     try:
-        inspect.signature(cls).bind(**kwargs)
+        signature.bind(**kwargs)
     except TypeError as error:
-        raise ValueError(
-            f"{where}.kwargs does not fit judge {name!r}: {error}; it takes {inspect.signature(cls)}"
-        ) from None
+        raise ValueError(f"{where}.kwargs does not fit judge {name!r}: {error}; it takes {signature}") from None
     return cls(**kwargs)
+
+
+def signature_of(cls: type[Any]) -> inspect.Signature:
+    """Return what a class takes; where its constructor passes `**options` on, its base's parameters replace those.
+
+    >>> class Base:
+    ...     def __init__(self, size: int = 1): ...
+    >>> class Derived(Base):
+    ...     def __init__(self, name: str, **options): super().__init__(**options)
+    >>> str(signature_of(Derived))
+    '(name: str, *, size: int = 1)'
+    """
+    own = inspect.signature(cls)
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.parameters.values()):
+        return own
+    base = next((base for base in cls.__mro__[1:-1] if "__init__" in vars(base)), None)
+    if base is None:
+        return own
+    named = {name: p for name, p in own.parameters.items() if p.kind is not p.VAR_KEYWORD}
+    rest = [p.replace(kind=p.KEYWORD_ONLY) for name, p in signature_of(base).parameters.items() if name not in named]
+    return own.replace(parameters=[*named.values(), *rest])

@@ -2,7 +2,7 @@
 """The report of `verl-p2r judge-eval`: tables of scores, latency and cost."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -50,6 +50,49 @@ def show(console: Console, results: Sequence[Result], run: Run) -> None:
         console.print(reason, markup=False, highlight=False, soft_wrap=True)
 
 
+def compare(console: Console, runs: Mapping[str, tuple[Sequence[Result], Run]]) -> None:
+    """Print evaluations of the same cases side by side: quality, latency and cost.
+
+    Args:
+        console: Where to print.
+        runs: Heading → results and how they were obtained.
+    """
+    table = Table(box=None)
+    table.add_column("reply")
+    columns = []
+    for heading, (results, run) in runs.items():
+        table.add_column(heading, justify="right")
+        columns.append(_figures(results, run))
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
+    console.print(table)
+
+
+def _figures(results: Sequence[Result], run: Run) -> dict[str, str]:
+    cells = dict(zip(_COLUMNS, _cells(results), strict=True))
+    seconds = [result.seconds for result in results]
+    for share in (0.5, 0.95):
+        cells[f"latency, p{100 * share:.0f}"] = f"{percentile(seconds, share):.3f} s"
+    calls = max(len(results), 1)
+    cells["tokens in, per case"] = f"{sum(result.verdict.prompt_tokens for result in results) / calls:.0f}"
+    cells["tokens out, per case"] = f"{sum(result.verdict.completion_tokens for result in results) / calls:.1f}"
+    if (money := _money(results, run)) is not None:
+        cells["cost of 1,000 calls"] = f"{money / calls * 1000:.4f}"
+    return cells
+
+
+def _money(results: Sequence[Result], run: Run) -> float | None:
+    if run.price_in is None and run.price_out is None:
+        return None
+    return (
+        sum(
+            result.verdict.prompt_tokens * (run.price_in or 0) + result.verdict.completion_tokens * (run.price_out or 0)
+            for result in results
+        )
+        / 1e6
+    )
+
+
 def _latency(results: Sequence[Result], run: Run) -> str:
     seconds = [result.seconds for result in results]
     shares = ", ".join(f"p{100 * share:.0f} {percentile(seconds, share):.3f} s" for share in (0.5, 0.95, 0.99))
@@ -61,9 +104,9 @@ def _cost(results: Sequence[Result], run: Run) -> str:
     tokens_out = sum(result.verdict.completion_tokens for result in results)
     calls = max(len(results), 1)
     line = f"tokens: {tokens_in} in, {tokens_out} out, {(tokens_in + tokens_out) / calls:.0f} per case"
-    if run.price_in is None and run.price_out is None:
+    money = _money(results, run)
+    if money is None:
         return line
-    money = (tokens_in * (run.price_in or 0) + tokens_out * (run.price_out or 0)) / 1e6
     return f"{line}; cost: {money:.6f}, {money / calls * 1000:.4f} per 1,000 calls"
 
 

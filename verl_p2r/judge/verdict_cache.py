@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS verdicts (
     key BLOB PRIMARY KEY, value INTEGER NOT NULL, reason TEXT NOT NULL, model TEXT NOT NULL, created REAL NOT NULL
 ) WITHOUT ROWID
 """
+_ADD_PROBABILITY = "ALTER TABLE verdicts ADD COLUMN probability REAL"  # files of earlier versions lack it
 
 
 class VerdictCache:
@@ -104,15 +105,19 @@ class _Disk:
 
     async def read(self, key: bytes) -> Verdict | None:
         """Return the stored verdict, or None if there is none or the file cannot be read."""
-        statement = "SELECT value, reason FROM verdicts WHERE key = ?"
+        statement = "SELECT value, reason, probability FROM verdicts WHERE key = ?"
         row = await asyncio.get_running_loop().run_in_executor(self._thread, self._do, "read", statement, (key,))
-        return Verdict(bool(row[0]), str(row[1]), "cache") if row is not None and row[0] in (0, 1) else None
+        if row is None or row[0] not in (0, 1):
+            return None
+        probability = row[2] if isinstance(row[2], float) and 0 <= row[2] <= 1 else None
+        return Verdict(bool(row[0]), str(row[1]), "cache", probability=probability)
 
     def write(self, key: bytes, verdict: Verdict) -> None:
         """Store a verdict in the background."""
         # SQLite rejects lone surrogates, and a failed write would pause the writes after it too.
-        row = (key, int(verdict.value is True), encodable(verdict.reason), encodable(self.model), time.time())
-        self._thread.submit(self._do, "write", "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", row)
+        texts = encodable(verdict.reason), encodable(self.model)
+        row = (key, int(verdict.value is True), *texts, time.time(), verdict.probability)
+        self._thread.submit(self._do, "write", "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def close(self) -> None:
         """Wait for pending writes and close the file; the next use reopens it."""
@@ -152,7 +157,8 @@ class _Disk:
                     connection.execute("PRAGMA journal_mode=WAL")
                     connection.execute("PRAGMA synchronous=NORMAL")
                     connection.execute(_SCHEMA)
-                connection.execute("SELECT 1 FROM verdicts LIMIT 1")
+                    connection.execute(_ADD_PROBABILITY)  # fails if the column exists
+                connection.execute("SELECT probability FROM verdicts LIMIT 1")
             except sqlite3.Error:
                 connection.close()
                 raise

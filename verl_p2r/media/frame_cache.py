@@ -29,10 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 import zstandard
+from PIL import Image
 from torch import Tensor
 
 from verl_p2r.media import torchvision_ops
-from verl_p2r.media.source import local_path
+from verl_p2r.media.source import kind_of, local_path
 
 FORMAT = 2  # raise it whenever the bytes of an entry or the frames of an element change
 LIBRARIES = ("av", "pillow", "qwen-vl-utils", "torchvision")  # their versions decide which frames an element gives
@@ -72,21 +73,22 @@ class FrameCache:
         """Hash everything that decides a video's frames: the file's path, size and time, the element's rules, the code.
 
         Args:
-            element: a video element of a message: `video` is a local path or `file://` URL, a list of them, or bytes;
-                every other field except `type` counts as a rule, None as not given.
+            element: a video or image element of a message: `video` or `image` is a local path or `file://` URL, a list
+                of them, bytes or a picture; every other field except `type` counts as a rule, None as not given.
             factor: the patch size that qwen-vl-utils is called with, in pixels.
 
         Raises:
             OSError: there is no such file.
             TypeError: the source is of another type.
         """
-        rules = {name: value for name, value in element.items() if name not in ("type", "video") and value is not None}
+        kind = kind_of(element)
+        rules = {name: value for name, value in element.items() if name not in ("type", kind) and value is not None}
         defaults = {
             name: value
             for name, value in vars(torchvision_ops.qwen()).items()
             if name.isupper() and isinstance(value, int | float | str)  # some come from environment variables
         }
-        identity = [_source_of(element["video"]), rules, factor, defaults, _code()]
+        identity = [_source_of(element[kind]), rules, factor, defaults, _code()]
         text = json.dumps(identity, sort_keys=True, default=methodcaller("item"))  # turns a numpy scalar into a number
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -191,6 +193,8 @@ def _source_of(source: Any) -> Any:
         return [_source_of(frame) for frame in source]
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(f"{source.mode} {source.size} ".encode() + source.tobytes()).hexdigest()
     if not isinstance(source, str):
         raise TypeError(f"a {type(source).__name__} cannot be cached: it has no path and no bytes")
     if source.startswith("data:"):

@@ -9,7 +9,9 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +25,15 @@ from rich.table import Table
 if TYPE_CHECKING:
     from verl_p2r.judge.evaluation import Case, Result
     from verl_p2r.judge.protocol import Judge
+
+
+class Reply(str, Enum):
+    """What `judge-eval --reply` takes."""
+
+    explained = "explained"
+    single_token = "single_token"
+    both = "both"
+
 
 app = typer.Typer(help="Process-aware reinforcement fine-tuning on verl.", no_args_is_help=True)
 
@@ -60,7 +71,12 @@ def judge_eval(
     model: Annotated[str | None, typer.Option(help="The judge's `model`.")] = None,
     base_url: Annotated[list[str] | None, typer.Option(help="One of the judge's `base_urls`; may be repeated.")] = None,
     kwargs: Annotated[str, typer.Option(help="More options of the judge as YAML, as in algorithm.p2r.judge.")] = "{}",
-    cases: Annotated[Path | None, typer.Option(help="Labelled cases, JSONL; by default the package's own.")] = None,
+    cases: Annotated[
+        Path | None, typer.Option(help="Labelled cases, JSONL; by default the package's own, with clips for `visual`.")
+    ] = None,
+    reply: Annotated[
+        Reply | None, typer.Option(help="The judge's `reply`; both: measure the two forms and compare them.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="The most calls in flight.")] = 32,
     price_in: Annotated[float | None, typer.Option(min=0, help="Price of a million prompt tokens.")] = None,
     price_out: Annotated[float | None, typer.Option(min=0, help="Price of a million completion tokens.")] = None,
@@ -68,30 +84,48 @@ def judge_eval(
 ) -> None:
     """Measure a judge on labelled observations: accuracy, agreement, cost and latency.
 
-    Example: verl-p2r judge-eval --model Qwen/Qwen3-8B --base-url http://localhost:8000/v1
+    Example: verl-p2r judge-eval --model Qwen/Qwen3-8B --base-url http://localhost:8000/v1 --reply both
 
     Exits with 1 if a case gets no verdict, and with 2 if the judge or the cases cannot be used.
     """
     from verl_p2r.judge.registry import get_judge
-    from verl_p2r.judge.report import Run, show
+    from verl_p2r.judge.report import Run, compare, show
 
     console = Console()
     logging.getLogger("verl_p2r").addHandler(logging.NullHandler())  # the report shows what went wrong
-    with _user_errors(console):
+    with _user_errors(console), TemporaryDirectory() as held:
         options = _judge_options(name, kwargs, {"model": model, "base_urls": base_url}, concurrency)
-        asked = _cases_for(name, cases)
+        asked = _cases_for(name, options, cases, held)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             out.touch()
-        judge = get_judge(name, **options)
-        start = time.perf_counter()
-        results = _evaluated(console, judge, asked, concurrency)
-        run = Run(time.perf_counter() - start, concurrency, price_in, price_out)
+        runs = {}
+        for form in _forms(reply):
+            judge = get_judge(name, **{**options, **({"reply": form} if form else {})})
+            start = time.perf_counter()
+            results = _evaluated(console, judge, asked, concurrency)
+            runs[form] = results, Run(time.perf_counter() - start, concurrency, price_in, price_out)
+    rows = [
+        {**({"reply": form} if form else {}), **one.row()} for form, (results, _) in runs.items() for one in results
+    ]
     if out is not None:
-        out.write_text("".join(json.dumps(result.row(), ensure_ascii=False) + "\n" for result in results), "utf-8")
-    show(console, results, run)
-    if any(result.verdict.value is None for result in results):
+        out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    for form, (results, run) in runs.items():
+        if len(runs) > 1:
+            console.print(f"\nreply: {form}", style="bold", highlight=False)
+        show(console, results, run)
+    if len(runs) > 1:
+        console.print()
+        compare(console, runs)
+    if any(row["verdict"] is None for row in rows):
         raise typer.Exit(1)
+
+
+def _forms(reply: Reply | None) -> list[str]:
+    """List the forms of the reply to measure; an empty text leaves the form to the judge's own options."""
+    if reply is Reply.both:
+        return [Reply.explained.value, Reply.single_token.value]
+    return [reply.value if reply else ""]
 
 
 def _judge_options(name: str, kwargs: str, flags: dict[str, Any], concurrency: int) -> dict[str, Any]:
@@ -100,13 +134,18 @@ def _judge_options(name: str, kwargs: str, flags: dict[str, Any], concurrency: i
     if not isinstance(options, dict):
         raise ValueError(f"--kwargs is {kwargs!r}: give a mapping, for example '{{temperature: 0}}'")
     options |= {key: value for key, value in flags.items() if value}
-    return {"concurrency": concurrency, **options} if name == "openai" else options
+    return {"concurrency": concurrency, **options} if name in ("openai", "visual") else options
 
 
-def _cases_for(name: str, path: Path | None) -> list[Case]:
-    """Load the cases that a judge can read: the judge `facts` reads only cases that list facts."""
+def _cases_for(name: str, options: dict[str, Any], path: Path | None, folder: str) -> list[Case]:
+    """Load the cases that a judge can read: with facts for `facts`, and by default with clips for `visual`."""
+    from verl_p2r.judge.combined import named_judges
     from verl_p2r.judge.evaluation import load_cases
 
+    if path is None and "visual" in named_judges(name, options):
+        from verl_p2r.judge.visual_cases import write_cases
+
+        path = write_cases(Path(folder))
     cases = load_cases(path)
     if name != "facts":
         return cases
@@ -134,11 +173,10 @@ def _evaluated(console: Console, judge: Judge, cases: list[Case], concurrency: i
 
 
 async def _reach(judge: Judge) -> None:
-    """Fail early if the server of the judge `openai` is not reachable."""
+    """Fail early if the server of a model judge is not reachable."""
     from verl_p2r.chat.client import Unanswered
-    from verl_p2r.judge.openai_judge import OpenAIJudge
 
-    if isinstance(judge, OpenAIJudge):
+    if hasattr(judge, "reach"):
         try:
             await judge.reach()
         except Unanswered as error:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from judge_server import sha
-from pipeline_records import OPTIONS
+from pipeline_records import OPTIONS, write_image
 from release_files import lines_of, release_record, write_lines
 from typer.testing import CliRunner
 
@@ -55,6 +55,16 @@ def test_the_prompt_is_trainings_with_the_two_known_questions_first(tmp_path, ju
     request = request_of(Record.parse(raws[0]))
     assert request.question == "Which colour has ball 1?\nOptions:\n" + "".join(f"{o}\n" for o in OPTIONS)
     assert asked[2:] == [sha(build_judge_prompt(request))]
+
+
+def test_the_visual_judge_is_shown_the_records_medium(tmp_path, judge_server):
+    write_image(tmp_path / "red.png", "red")
+    raws = [raw(i, f"Ball {i} is {'red' if i else 'blue'}.", data_type="image", path="red.png") for i in range(2)]
+    file = write_lines(tmp_path / "in.jsonl", raws)
+    report = judge([file], tmp_path / "out", settings(judge_server, name="visual"), root=tmp_path)
+    assert (report.written, report.dropped) == (1, {"observation does not suffice": 1})
+    blind = judge([file], tmp_path / "blind", settings(judge_server, name="visual"), max_reject_share=1.0)
+    assert blind.written == 0  # without the folder of the media there is nothing to see
 
 
 def test_equal_observations_are_paid_for_once_and_a_second_run_pays_nothing(tmp_path, judge_server):

@@ -127,6 +127,7 @@ def test_what_the_judge_took_by_hand():
             "p2r/judge/seconds_p95": 1.9,  # between 1 and 2, nine tenths of the way
             "p2r/judge/cached": 1 / 3,
             "p2r/judge/retries": 1.0,
+            "p2r/judge/yes": 0.0,
         }
     )
 
@@ -144,6 +145,48 @@ def test_what_a_second_answer_took_by_hand():
     assert metrics["p2r/judge/completion_tokens"] == 4
     assert metrics["p2r/judge/share_of_sampling"] == pytest.approx(0.2)
     assert metrics["p2r/judge/agreement"] == 1.0
+
+
+def test_what_the_judge_said_by_hand():
+    """Rules are left out: the first group has only equal verdicts of the judge, although a rule gave a No."""
+    asked = {"judge_seconds": 1.0, "judge_cached": 0, "judge_retries": 0}
+    infos = [
+        info(1, 0, perception_accuracy=1.0, **asked),
+        info(1, 0, perception_accuracy=0.6, **asked),  # a soft Yes
+        info(0, 0, perception_accuracy=0.0),  # by a rule
+        info(1, 0, perception_accuracy=1.0, **asked),
+        info(0, 0, perception_accuracy=0.0, **asked),
+        info(0, 0, perception_accuracy=None, perception_valid=0, **asked),
+    ]
+    metrics = process_metrics(infos, ["a", "a", "a", "b", "b", "b"])
+    assert metrics["p2r/judge/yes"] == 0.75
+    assert metrics["p2r/collapse/verdict"] == 0.5
+
+
+def test_members_by_hand():
+    asked = {"judge_seconds": 1.0, "judge_cached": 0, "judge_retries": 0}
+    verdicts = [(1.0, 1.0), (1.0, 0.0), (0.0, 0.0), (None, 1.0)]
+    infos = [{**info(1, 0, **asked), "verdict_text": text, "verdict_video": video} for text, video in verdicts]
+    infos.append({**info(0, 0), "verdict_text": None, "verdict_video": None})  # not asked
+    metrics = process_metrics(infos, ["a"] * 5)
+    assert {name: value for name, value in metrics.items() if "text" in name or "video" in name} == pytest.approx(
+        {
+            "p2r/judge/text/yes": 2 / 3,
+            "p2r/judge/text/no_verdict": 0.25,
+            "p2r/judge/video/yes": 0.5,
+            "p2r/judge/video/no_verdict": 0.0,
+        }
+    )
+    assert metrics["p2r/judge/unanimous"] == pytest.approx(2 / 3)  # three observations have both verdicts
+
+
+def test_a_member_that_never_answers_agrees_with_no_one():
+    asked = {"judge_seconds": 1.0, "judge_cached": 0, "judge_retries": 0}
+    one = {**info(1, 0, **asked), "verdict_text": None, "verdict_video": 1.0}
+    metrics = process_metrics([one, one], ["a", "a"])
+    assert metrics["p2r/judge/text/no_verdict"] == 1.0
+    assert "p2r/judge/text/yes" not in metrics
+    assert "p2r/judge/unanimous" not in metrics
 
 
 def test_rows_of_a_manager_without_these_numbers_have_no_judge_metrics():
@@ -174,5 +217,7 @@ def test_a_group_whose_verdicts_agree_has_collapsed_whatever_the_row_without_one
 
 def test_every_metric_is_listed_with_its_meaning():
     judged = info(1.0, 1.0, **JUDGED)
+    judged |= {"verdict_<member>": 1.0}
     logged = process_metrics([judged, judged], ["a", "a"])
-    assert {*logged, "p2r/lost"} == set(METRICS)  # the trainer adds p2r/lost
+    by_the_trainer = {"p2r/lost", "p2r/judge/one_sided"}
+    assert {*logged, *by_the_trainer} == set(METRICS)

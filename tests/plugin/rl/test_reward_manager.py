@@ -134,14 +134,11 @@ def test_a_perfect_response_by_hand(tokenizer):
         "judge_seconds": info["judge_seconds"],
         "judge_cached": 0,
         "judge_retries": 0,
-<<<<<<< HEAD
         "data_source": "toy",
-=======
         "judge_prompt_tokens": 0,
         "judge_completion_tokens": 0,
         "judge_agrees": None,
         "judge_share_of_sampling": None,
->>>>>>> h-self
     }
     assert 0 <= info["judge_seconds"] < 60
 
@@ -193,12 +190,8 @@ def test_every_path_gives_the_same_plain_keys(tokenizer):
     found = process_validation_metrics(["toy"] * 6, ["a", "a", "a", "b", "b", "b"], {"reward": [0.0] * 6, **columns})
     assert found["toy"]["perception_format"]["mean@3"] == pytest.approx(4 / 6)
     assert found["toy"]["acc"]["mean@3"] == pytest.approx(4 / 6)
-<<<<<<< HEAD
-    assert columns.keys() - found["toy"].keys() == {"judge_error", "data_source"}  # texts
-=======
     never = {"judge_agrees", "judge_share_of_sampling"}  # None of these judges measures them.
-    assert columns.keys() - found["toy"].keys() == {"judge_error", *never}  # the first is a text
->>>>>>> h-self
+    assert columns.keys() - found["toy"].keys() == {"judge_error", "data_source", *never}  # the first two are texts
     # None is left out: "a" has three verdicts, one Yes; "b" has two, both Yes, and one row without.
     means = found["toy"]["perception_accuracy"]
     assert (means["mean@3"], means["mean@2"]) == (pytest.approx(1 / 3), 1.0)

@@ -122,6 +122,20 @@ def test_metrics_of_the_step_by_hand(queue):
     assert metrics["p2r/no_verdict"] == 0.0
 
 
+def test_a_judge_that_says_yes_to_everything_is_noticed(queue, caplog):
+    """The rows' verdicts are all Yes, and half of each answer is right."""
+    trainer = make_trainer()
+    seen = []
+    for step in range(5):
+        rows = rollouts(20 + step, groups=[(f"{step}{uid}", 8) for uid in "abc"])
+        metrics = {}
+        trainer._compute_advantage(put(rows), metrics)
+        seen.append([metrics[f"p2r/{name}"] for name in ("judge/one_sided", "judge/yes", "collapse/verdict")])
+    assert seen == [[0.0, 1.0, 1.0]] * 4 + [[1.0, 1.0, 1.0]]
+    (warning,) = [message for message in caplog.messages if "its verdicts teach nothing" in message]
+    assert warning.startswith("the judge 'facts' said Yes to 100.0% of 120 observations in the last 5 steps, while 50%")
+
+
 def test_grpo_is_one_override_away_and_is_verls_own(queue):
     rows = rollouts(8)
     batch = put(rows)

@@ -3,7 +3,6 @@
 
 import asyncio
 import dataclasses
-import inspect
 
 import pytest
 from cpu_config import make_config
@@ -12,8 +11,10 @@ from verl.trainer.ppo.reward import get_custom_reward_fn, load_reward_manager
 
 from verl_p2r.judge import check_judge
 from verl_p2r.judge.openai_judge import OpenAIJudge
+from verl_p2r.judge.registry import signature_of
+from verl_p2r.judge.visual_judge import VisualJudge
 from verl_p2r.plugin.rl.trainer import check_config
-from verl_p2r.plugin.rl.verl_judge import make_judge
+from verl_p2r.plugin.rl.verl_judge import asks_verl, make_judge
 from verl_p2r.settings import P2RSettings
 
 CHOSEN = ["p2r/judge=verl", "reward.reward_model.model_path=judge"]
@@ -31,18 +32,67 @@ def test_the_preset_is_all_that_verl_needs():
         get_custom_reward_fn(config)()  # verl loads it, and our manager never calls it
 
 
-@pytest.mark.parametrize("name", ["openai", "verl"])
+@pytest.mark.parametrize("name", ["openai", "verl", "visual"])
 def test_a_preset_shows_every_option_with_its_default(name):
     """A user reads the YAML, the code reads the signature."""
-    shown = OmegaConf.to_container(make_config(f"p2r/judge={name}").algorithm.p2r.judge.kwargs)
-    options = {key: parameter.default for key, parameter in inspect.signature(OpenAIJudge).parameters.items()}
+    shown = OmegaConf.to_container(make_config(f"p2r/judge={name}").algorithm.p2r.judge.kwargs, resolve=True)
+    cls = VisualJudge if name == "visual" else OpenAIJudge
+    options = {key: parameter.default for key, parameter in signature_of(cls).parameters.items()}
     if name == "verl":  # which fills these in itself
         del options["model"], options["base_urls"], options["api_key_env"], options["use_proxy"]
     else:
         assert (shown.pop("model"), shown.pop("base_urls")) == (None, ["http://localhost:8000/v1"])
         del options["model"], options["base_urls"]
     options["extra_body"] = {}  # what None means
+    if name == "visual":  # the policy's folder of frames
+        assert (shown.pop("frame_cache"), shown.pop("frame_cache_gib")) == (None, options.pop("frame_cache_gib"))
+        del options["frame_cache"]
     assert shown == options
+
+
+MODELS = [f"algorithm.p2r.judge.kwargs.members.{member}.kwargs.model=judge" for member in ("text", "video")]
+
+
+@pytest.mark.parametrize(("name", "labels"), [("all", "text video"), ("any", "facts text"), ("weighted", "text video")])
+def test_a_preset_combines_two_judges_and_needs_only_their_models(name, labels):
+    config = make_config(f"p2r/judge={name}", *(model for model in MODELS if model.split(".")[5] in labels))
+    settings = check_config(config)
+    assert make_judge(config, settings).labels == tuple(labels.split())
+    assert settings.judge.guards.answer_only
+    with pytest.raises(ValueError, match=r"member text: .*model is not set"):
+        check_config(make_config(f"p2r/judge={name}"))
+
+
+def test_members_are_added_and_removed_by_an_override():
+    more = "+algorithm.p2r.judge.kwargs.members.facts={name:facts}"
+    judge = judge_of("p2r/judge=all", MODELS[0], "~algorithm.p2r.judge.kwargs.members.video", more)
+    assert judge.labels == ("text", "facts")
+
+
+def test_verls_model_as_a_member_is_asked_at_the_routers_address(judge_server):
+    """Also inside another combined judge; it is checked when its servers run."""
+    inner = "{name:any,kwargs:{members:{own:{name:verl},facts:{name:facts}}}}"
+    members = f"{{facts:{{name:facts}},inner:{inner}}}"
+    chosen = [*CHOSEN, "algorithm.p2r.judge.name=all", f"algorithm.p2r.judge.kwargs={{members:{members}}}"]
+    config = make_config(*chosen)
+    assert asks_verl(P2RSettings.from_mapping(config.algorithm.p2r))
+    judge = judge_of(*chosen, address=judge_server.url.removeprefix("http://"))
+    assert judge.members["inner"].members["own"].base_urls == [judge_server.base_url]
+    assert judge.members["inner"].members["own"].model == "judge"
+    assert not asks_verl(P2RSettings.from_mapping(make_config("p2r/judge=openai").algorithm.p2r))
+
+
+def test_a_soft_reward_needs_probabilities():
+    soft = ["p2r/judge=openai", "algorithm.p2r.judge.kwargs.model=judge", "algorithm.p2r.judge.soft=True"]
+    assert judge_of(*soft, "algorithm.p2r.judge.kwargs.reply=single_token").gives_probabilities
+    with pytest.raises(ValueError, match=r"judge 'openai' gives no probabilities: set kwargs\.reply .*single_token"):
+        judge_of(*soft)
+
+
+def test_the_visual_judge_shares_the_policys_frames(tmp_path):
+    folder = f"data.p2r.media_cache.directory={tmp_path}/frames"
+    judge_of("p2r/judge=visual", "algorithm.p2r.judge.kwargs.model=judge", folder)
+    assert (tmp_path / "frames").is_dir()
 
 
 def test_the_paper_has_no_guards_and_our_presets_have_both():

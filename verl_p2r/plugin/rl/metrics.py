@@ -22,7 +22,12 @@ METRICS: Mapping[str, str] = {
     "p2r/collapse/perception": "share of groups whose R_P are all equal, so that perception learns nothing from them",
     "p2r/collapse/reasoning": "the same for R_R",
     "p2r/collapse/combined": "the same for R_P + R_R, the reward that GRPO would use",
+    "p2r/collapse/verdict": "share of groups whose verdicts are all equal, rules of the guards aside",
     "p2r/no_verdict": "share of responses without a verdict",
+    "p2r/judge/yes": "share of Yes among the judge's own verdicts, rules of the guards aside",
+    "p2r/judge/one_sided": "1 if at least 99 % of the verdicts of 5 steps are equal while at least 10 % of the answers "
+    "disagree with them, else 0: a judge that says Yes to everything teaches nothing, and a warning says so; the "
+    "trainer logs it",
     "p2r/judge/seconds": "mean time of a verdict in seconds, queue and retries included",
     "p2r/judge/seconds_p95": "95th percentile of that time",
     "p2r/judge/cached": "share of verdicts that came from the cache",
@@ -32,20 +37,27 @@ METRICS: Mapping[str, str] = {
     "p2r/judge/agreement": "share of verdicts that another judge confirms; only with another judge",
     "p2r/judge/share_of_sampling": "mean time of a second answer divided by the time of sampling its response; "
     "only for p2r/judge=self",
+    "p2r/judge/<member>/yes": "the same share for one member of a combined judge",
+    "p2r/judge/<member>/no_verdict": "share of the observations on which this member reached no verdict",
+    "p2r/judge/unanimous": "share of the observations with a verdict of each member on which all of them agree",
     "p2r/lost": "share of rollouts that failed; the trainer logs it",
 }
 """Every metric of ours and what it means; means are over a batch's responses."""
 
 _JUDGE_MEANS = {
-    "seconds": "seconds",
-    "cached": "cached",
-    "retries": "retries",
-    "prompt_tokens": "prompt_tokens",
-    "completion_tokens": "completion_tokens",
-    "agreement": "agrees",
-    "share_of_sampling": "share_of_sampling",
+    "seconds": "judge_seconds",
+    "cached": "judge_cached",
+    "retries": "judge_retries",
+    "prompt_tokens": "judge_prompt_tokens",
+    "completion_tokens": "judge_completion_tokens",
+    "agreement": "judge_agrees",
+    "share_of_sampling": "judge_share_of_sampling",
 }
-"""The last part of a metric's name → the number of a response, `judge_…`, of which it is the mean."""
+"""The last part of a metric's name → the number of a response of which it is the mean."""
+
+MEMBER = "verdict_"
+"""What a member's column in `reward_extra_info` begins with; its label follows."""
+
 _FROM_THE_VERDICT = {("perception", part) for part in ("reward", "accuracy", "length_reward")}
 
 
@@ -80,19 +92,42 @@ def process_metrics(infos: Sequence[Mapping[str, Any]], groups: Sequence[str]) -
     metrics["p2r/collapse/reasoning"] = _share_of_equal_groups(reasoning, uids)
     metrics["p2r/collapse/combined"] = _share_of_equal_groups((perception + reasoning)[judged], uids[judged])
     metrics["p2r/no_verdict"] = float(1 - judged.mean())
-    return metrics | _judge_metrics(column)
+    if "judge_seconds" in column:
+        asked = ~np.isnan(column["judge_seconds"])
+        metrics |= _judge_metrics({key: values[asked] for key, values in column.items()}, uids[asked])
+    return metrics
 
 
-def _judge_metrics(column: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Cost and agreement of the judge, over the responses for which each was measured."""
-    asked = {key: values[~np.isnan(values)] for key, values in column.items() if key.startswith("judge_")}
+def _judge_metrics(column: Mapping[str, np.ndarray], groups: np.ndarray) -> dict[str, float]:
+    """Cost, agreement and verdicts of the judge, over the responses that it was asked about."""
+    if not len(groups):
+        return {}
     metrics = {
-        f"p2r/judge/{name}": float(asked[f"judge_{key}"].mean())
+        f"p2r/judge/{name}": float(np.nanmean(column[key]))
         for name, key in _JUDGE_MEANS.items()
-        if len(asked.get(f"judge_{key}", ()))
+        if key in column and not np.isnan(column[key]).all()
     }
-    if "p2r/judge/seconds" in metrics:
-        metrics["p2r/judge/seconds_p95"] = float(np.percentile(asked["judge_seconds"], 95))
+    metrics["p2r/judge/seconds_p95"] = float(np.percentile(column["judge_seconds"], 95))
+    given = ~np.isnan(column["perception_accuracy"])
+    if given.any():
+        yes = (column["perception_accuracy"][given] >= 0.5).astype(float)
+        metrics["p2r/judge/yes"] = float(yes.mean())
+        metrics["p2r/collapse/verdict"] = _share_of_equal_groups(yes, groups[given])
+    return metrics | _member_metrics({k.removeprefix(MEMBER): v for k, v in column.items() if k.startswith(MEMBER)})
+
+
+def _member_metrics(verdicts: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Verdicts of a combined judge's members: label → 1, 0 or NaN for each observation."""
+    metrics: dict[str, float] = {}
+    for label, values in verdicts.items():
+        metrics[f"p2r/judge/{label}/no_verdict"] = float(np.isnan(values).mean())
+        if not np.isnan(values).all():
+            metrics[f"p2r/judge/{label}/yes"] = float(np.nanmean(values))
+    if verdicts:
+        table = np.stack(list(verdicts.values()))
+        table = table[:, ~np.isnan(table).any(axis=0)]
+        if table.size:
+            metrics["p2r/judge/unanimous"] = float((table == table[0]).all(axis=0).mean())
     return metrics
 
 

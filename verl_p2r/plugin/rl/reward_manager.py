@@ -15,6 +15,7 @@ from verl_p2r.data.rows import Row
 from verl_p2r.evaluation import validation_scores
 from verl_p2r.judge import FactsJudge, SecondAnswer, Verdict, ask
 from verl_p2r.judge.self_judge import FIELD
+from verl_p2r.plugin.rl.metrics import MEMBER
 from verl_p2r.plugin.rl.verl_judge import make_judge
 from verl_p2r.rewards import has_observation, perception_reward, reasoning_reward
 from verl_p2r.segments import decode_response, perception_length, visible_lengths
@@ -46,7 +47,7 @@ class P2RRewardManager(RewardManagerBase):
     | key                                  | meaning                                                              |
     |--------------------------------------|----------------------------------------------------------------------|
     | `{process}_reward`                   | R_k, the sum of the three terms with their weights                   |
-    | `{process}_accuracy`                 | R_acc,k before weights; None without a verdict                       |
+    | `{process}_accuracy`                 | R_acc,k before weights, P(Yes) if soft; None without a verdict       |
     | `{process}_format`                   | R_form,k before weights                                              |
     | `{process}_length_reward`            | R_len,k, from the tokens of visible text inside the blocks [ours]    |
     | `{process}_tokens`                   | length of the whole segment in tokens, tags and blanks included      |
@@ -62,6 +63,8 @@ class P2RRewardManager(RewardManagerBase):
     | `judge_agrees`                       | whether another judge gave the same verdict; None without one        |
     | `judge_share_of_sampling`            | time of the judge `self`'s second answer, divided by the time of     |
     |                                      | sampling the response; None for other judges                         |
+    | `verdict_{member}`                   | verdict of each member of a combined judge, 1 or 0; None if it       |
+    |                                      | reached none or was not asked                                        |
     """
 
     def __init__(
@@ -102,12 +105,12 @@ class P2RRewardManager(RewardManagerBase):
         start = loop.time()
         verdict = await self._verdict(parsed, row, second) if asked else _NOT_ASKED
         seconds = loop.time() - start + verdict.seconds
-        judged = verdict.source != "rule"
-        perception = perception_reward(parsed, reading.visible[0], verdict.value, self.settings)
+        perceived = verdict.accuracy(self.settings.judge.soft)
+        perception = perception_reward(parsed, reading.visible[0], perceived, self.settings)
         reasoning = reasoning_reward(parsed, reading.visible[1], reading.accuracy, self.settings)
         extra = {
             "perception_reward": perception.total,
-            "perception_accuracy": None if verdict.value is None else float(verdict.value),
+            "perception_accuracy": perceived,
             "perception_format": float(parsed.perception_well_formed),
             "perception_length_reward": perception.length,
             "perception_tokens": reading.boundary,
@@ -120,16 +123,28 @@ class P2RRewardManager(RewardManagerBase):
             "both_rewards": _both(perception.total, reasoning.total),
             "acc": reading.acc,
             "judge_error": verdict.reason if asked and verdict.value is None else "",
+            "data_source": str(item.non_tensor_batch.get("data_source", "")),
+            **self._judge_columns(verdict, seconds, second),
+        }
+        return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
+
+    def _judge_columns(self, verdict: Verdict, seconds: float, second: SecondAnswer | None) -> dict[str, float | None]:
+        """What the judge took, and what each member of a combined judge said; None if it was not asked."""
+        judged = verdict.source != "rule"
+        columns: dict[str, float | None] = {
             "judge_seconds": seconds if judged else None,
             "judge_cached": int(verdict.source == "cache") if judged else None,
             "judge_retries": verdict.retries if judged else None,
-            "data_source": source,
             "judge_prompt_tokens": verdict.prompt_tokens if judged else None,
             "judge_completion_tokens": verdict.completion_tokens if judged else None,
             "judge_agrees": None if verdict.agrees is None else int(verdict.agrees),
             "judge_share_of_sampling": second.seconds / second.sampling_seconds if second else None,
         }
-        return {"reward_score": perception.total + reasoning.total, "reward_extra_info": extra}
+        said = dict(verdict.members)
+        for label in getattr(self.judge, "labels", ()):
+            value = said.get(label)
+            columns[f"{MEMBER}{label}"] = None if value is None else float(value)
+        return columns
 
     def _read(self, ids: list[int], row: Row, columns: Mapping[str, Any]) -> _Reading:
         """The CPU-bound part, which runs off the event loop: parse, find the boundary, measure, compare the answers."""

@@ -9,6 +9,7 @@ verl's method. Remove that part when verl passes `non_tensor_batch` to estimator
 import asyncio
 import logging
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ from verl_p2r.plugin.rl.advantage import ProcessRewards, process_rewards
 from verl_p2r.plugin.rl.bypass import check_bypass
 from verl_p2r.plugin.rl.checkpoints import correct_tracker, save_place
 from verl_p2r.plugin.rl.generations import score_lines
+from verl_p2r.plugin.rl.judge_watch import JudgeWatch
 from verl_p2r.plugin.rl.metrics import process_metrics
 from verl_p2r.plugin.rl.self_judge_loop import check_loop
-from verl_p2r.plugin.rl.verl_judge import make_judge
+from verl_p2r.plugin.rl.verl_judge import asks_verl, make_judge
 from verl_p2r.plugin.rl.watchdog import Watchdog
 from verl_p2r.settings import P2RSettings
 
@@ -100,7 +102,7 @@ class ProcessAware(_Trainer):
         self.p2r = check_config(config)
         freeze_actor(config)
         share_prefix(config)
-        if self.p2r.judge.name != "verl":  # its servers do not run yet
+        if not asks_verl(self.p2r):  # its servers do not run yet
             self._check_judge(config)
         # verl compares this name and indexes trainer.v1 with it, so it must be the name of verl's own mode.
         mode = config.trainer.v1.trainer_mode
@@ -145,7 +147,7 @@ class ProcessAware(_Trainer):
 
     def on_init_end(self) -> None:
         """Check the judge that verl serves, then do as verl does."""
-        if self.p2r.judge.name == "verl":
+        if asks_verl(self.p2r):
             self._check_judge(self.config, self.reward_loop_manager.reward_router_address)
         with self.watchdog.phase("first weight sync"):
             super().on_init_end()
@@ -180,6 +182,8 @@ class ProcessAware(_Trainer):
         real = [i for i, tag in enumerate(batch.tags) if not tag.get("is_padding", False)]
         step = process_metrics([infos[i] for i in real], [batch.keys[i].rsplit("_", 2)[0] for i in real])
         step["p2r/lost"] = self._lost_share(len(real))
+        if (one_sided := self._judge_watch.look([infos[i] for i in real])) is not None:
+            step["p2r/judge/one_sided"] = one_sided
         metrics.update(step)
         self._check_losses(step)
         self._check_verdicts([infos[i] for i in real], "this step's")
@@ -192,6 +196,10 @@ class ProcessAware(_Trainer):
         )
         with process_rewards(rewards):
             return super()._compute_advantage(batch, metrics)
+
+    @cached_property
+    def _judge_watch(self) -> JudgeWatch:
+        return JudgeWatch(self.p2r.judge.name)
 
     def _lost_share(self, rollouts: int) -> float:
         """Share of the requested rollouts that are missing; verl logs an error in a rollout and goes on without it."""

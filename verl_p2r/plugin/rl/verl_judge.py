@@ -10,11 +10,13 @@ verl's router turns a refusal of the server (such as a prompt that is too long) 
 the deadline.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
 
 from verl_p2r.judge import Judge, get_judge
+from verl_p2r.judge.combined import named_judges
 from verl_p2r.settings import P2RSettings
 
 
@@ -27,11 +29,41 @@ def make_judge(config: DictConfig, settings: P2RSettings, reward_router_address:
         reward_router_address: host and port of verl's router; None before it exists, to check only the options.
 
     Raises:
-        ValueError: an unknown judge, unknown options, or, for `verl`, a reward model that is not set up.
+        ValueError: an unknown judge, unknown options, a soft reward from a judge that gives no probabilities, or, for
+            `verl`, a reward model that is not set up.
     """
     judge = settings.judge
-    if judge.name != "verl":
-        return get_judge(judge.name, **judge.kwargs)
+    made = get_judge(judge.name, **_with_address(config, judge.name, judge.kwargs, reward_router_address))
+    if judge.soft and not getattr(made, "gives_probabilities", False):
+        raise ValueError(
+            f"algorithm.p2r.judge.soft is true, but the judge {judge.name!r} gives no probabilities: set kwargs.reply "
+            "of each model judge to single_token, or soft to False"
+        )
+    return made
+
+
+def asks_verl(settings: P2RSettings) -> bool:
+    """Tell whether the judge, or a member of a combined judge, is a model that verl serves."""
+    return "verl" in named_judges(settings.judge.name, settings.judge.kwargs)
+
+
+def _with_address(
+    config: DictConfig, name: str, kwargs: Mapping[str, Any], reward_router_address: str | None
+) -> Mapping[str, Any]:
+    """Fill in the options of `verl`, also of a member of a combined judge."""
+    if isinstance(kwargs.get("members"), Mapping):
+        members = {
+            label: {
+                **member,
+                "kwargs": _with_address(config, member.get("name"), member.get("kwargs") or {}, reward_router_address),
+            }
+            if isinstance(member, Mapping)
+            else member
+            for label, member in kwargs["members"].items()
+        }
+        return {**kwargs, "members": members}
+    if name != "verl":
+        return kwargs
     _check_reward_model(config)
     served = {
         "model": _served_name(config.reward.reward_model),
@@ -39,13 +71,13 @@ def make_judge(config: DictConfig, settings: P2RSettings, reward_router_address:
         "api_key_env": None,
         "use_proxy": False,
     }
-    taken = sorted(served.keys() & judge.kwargs.keys())
+    taken = sorted(served.keys() & kwargs.keys())
     if taken:
         raise ValueError(
             f"algorithm.p2r.judge.kwargs sets {', '.join(taken)}, which the judge verl takes from reward.reward_model: "
             "remove it, or set algorithm.p2r.judge.name=openai to use your own server"
         )
-    return get_judge("verl", **served, **judge.kwargs)
+    return {**served, **kwargs}
 
 
 def _check_reward_model(config: DictConfig) -> None:
