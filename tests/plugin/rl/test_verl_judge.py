@@ -73,7 +73,8 @@ def test_verls_model_as_a_member_is_asked_at_the_routers_address(judge_server):
     """Also inside another combined judge; it is checked when its servers run."""
     inner = "{name:any,kwargs:{members:{own:{name:verl},facts:{name:facts}}}}"
     members = f"{{facts:{{name:facts}},inner:{inner}}}"
-    chosen = [*CHOSEN, "algorithm.p2r.judge.name=all", f"algorithm.p2r.judge.kwargs={{members:{members}}}"]
+    kwargs = ["~algorithm.p2r.judge.kwargs", f"+algorithm.p2r.judge.kwargs={{members:{members}}}"]
+    chosen = [*CHOSEN, "algorithm.p2r.judge.name=all", *kwargs]
     config = make_config(*chosen)
     assert asks_verl(P2RSettings.from_mapping(config.algorithm.p2r))
     judge = judge_of(*chosen, address=judge_server.url.removeprefix("http://"))
