@@ -180,7 +180,7 @@ def compare_command(
         one, two = read_runs([first, second], None)
         result = compare(one.records, two.records, protocol, resamples=resamples, seed=seed)
         scored = score_runs([one, two], protocol, 1.0, None)
-    for line in heads(scored):
+    for line in "\n".join(heads(scored)).splitlines():
         say(line)
     for name, row in result.items():
         say(

@@ -154,11 +154,11 @@ def mismatch_markdown(tables: Mapping[str, Mapping[str, Any]]) -> str:
         table = row["table"]
         shares = [percent(row[key]) for key in ("unread_thinking", "unread_answer", "by_judge")]
         corners = [table["right"]["right"], table["right"]["wrong"], table["wrong"]["right"], table["wrong"]["wrong"]]
-        interval = f"{percent(row['low'])}–{percent(row['high'])}"
-        counts = [f"{row['n']:,}", f"{row['read']:,}"]
-        rows.append(
-            [title_of(name), *counts, percent(row["mismatch"]), interval, *shares, *(f"{count:,}" for count in corners)]
+        mismatch = (
+            [percent(row["mismatch"]), f"{percent(row['low'])}–{percent(row['high'])}"] if row["read"] else ["–"] * 2
         )
+        counts = [f"{row['n']:,}", f"{row['read']:,}"]
+        rows.append([title_of(name), *counts, *mismatch, *shares, *(f"{count:,}" for count in corners)])
     return _markdown(rows)
 
 

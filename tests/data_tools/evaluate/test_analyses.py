@@ -57,6 +57,11 @@ def test_mismatch_without_a_judge_uses_the_rule_alone(tmp_path):
     assert tables["all"]["unread_thinking"] == 0.5
 
 
+def test_a_mismatch_of_nothing_is_not_printed_as_zero(tmp_path):
+    run = make_run(tmp_path, {"validation_0": response("o", "Hard to say.", "A")})
+    assert "| all | 1 | 0 | – | – | 100.0 |" in invoke("mismatch", run, "--out", tmp_path / "mm")
+
+
 def test_readers_of_thinking_are_measured_on_labelled_cases():
     """The judge says B to everything that the rule cannot read."""
     output = invoke("mismatch-eval")

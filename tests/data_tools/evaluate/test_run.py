@@ -191,6 +191,7 @@ def test_the_commands(tmp_path, judge_server):
     done = invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
     assert done.exit_code == 0, done.output
     assert "Video-MME: 88.9 → 88.9, difference +0.0" in done.output
+    assert "\n- b: judge, at most 4 frames" in done.output.replace("**", "")
     done = invoke(app, ["score", str(tmp_path / "a"), "--protocol", "mine"])
     assert done.exit_code == 2
     assert "name one of official, video_r1" in done.output
