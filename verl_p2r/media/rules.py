@@ -13,7 +13,7 @@ from typing import Any
 from verl_p2r.media.deadline import RulesError
 from verl_p2r.media.source import name_of
 
-PIXELS_PER_TOKEN = 28 * 28  # of the paper's models, whose pixel budgets are used for all families
+PIXELS_PER_TOKEN = 28 * 28  # those of the paper's models, whose pixel budgets are used for all families
 MOST = {  # largest accepted value of each rule
     "fps": 1000,
     "sample_fps": 1000,
