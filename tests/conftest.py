@@ -40,9 +40,16 @@ sys.path.insert(0, str(QUICKSTART))
 import av  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from collected import COLLECTED, count  # noqa: E402
 from judge_server import JudgeServer  # noqa: E402
 
 import verl_p2r.plugin  # noqa: E402, F401  repairs torchvision before anything imports it
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Count the tests before `-k` and `-m` remove some."""
+    config.stash[COLLECTED] = count(items)
 
 
 def write_clip(path: Path, frames: int, rate: Fraction | int, *, side: int = 112, start: int = 0) -> Path:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The case tables: their README counts the cases by kind, and no answer occurs twice."""
+"""The case tables: their README counts the cases and the tests by kind, and no answer occurs twice."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
-from paths import TABLES
+from collected import COLLECTED
+from paths import ROOT, TABLES
 
 FOLDER = TABLES
 KINDS = {  # table: the list in the file, and the field that names a case's kind
@@ -44,6 +46,27 @@ def test_every_table_is_counted():
 def test_the_readme_counts_the_cases_of_each_kind():
     found = [line for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     assert found == lines()
+
+
+TESTED = re.findall(
+    r"^\| (\d) \| ([^|]+) \| ([^|]+) \| (\d+) \|$", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+def test_each_part_names_tests_that_exist():
+    assert {part for part, *_ in TESTED} == set("123456")
+    files = [test.split("::")[0] for *_, tests, _ in TESTED for test in re.findall("`(.+?)`", tests)]
+    assert [file for file in files if not (ROOT / "tests" / file).is_file()] == []
+
+
+@pytest.mark.parametrize(("tests", "least"), [row[2:] for row in TESTED], ids=[row[1] for row in TESTED])
+def test_a_kind_keeps_its_tests(request, tests, least):
+    collected, names = request.config.stash[COLLECTED], re.findall("`(.+?)`", tests)
+    if any("::" in argument for argument in request.config.args) or not all(
+        collected[name.split("::")[0]] for name in names
+    ):
+        pytest.skip("not all of its files were collected")
+    assert sum(collected[name] for name in names) >= int(least)
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name.startswith("answers")])

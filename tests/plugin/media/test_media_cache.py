@@ -2,7 +2,9 @@
 """Media decoded once for all who ask at the same time, bounded in bytes, and never confused."""
 
 import asyncio
+import io
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,18 @@ def test_media_in_memory_and_lists_of_frames_have_sources(tmp_path):
     assert second.getpixel((0, 0)) == (180, 0, 0)
     assert [int(frame[0, 0, 0]) for frame in third[0]] == [0, 60, 120, 180]
     assert fourth[0].shape == (2, 3, 56, 56)
+
+
+def test_a_file_in_memory_travels_as_its_bytes():
+    file = io.BytesIO()
+    Image.effect_noise((256, 256), 50).save(file, "PNG")
+    data = file.getvalue()
+    (source,) = (
+        sources_in([{"role": "user", "content": [{"type": "image", "image": data, "max_pixels": 6272}]}], 14) or ()
+    )
+    assert source == Source("image", '{"image": null, "max_pixels": 6272}', 14, (data,))
+    assert len(data) < len(pickle.dumps(source)) < len(data) + 1000
+    assert pickle.loads(pickle.dumps(source)).decode().size == (56, 56)
 
 
 def test_lists_of_frames_are_kept_on_disk_until_one_changes(tmp_path):

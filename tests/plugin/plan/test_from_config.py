@@ -256,6 +256,8 @@ UNREADABLE = {
     "key": (["p2r_ppo", "data.train_batch=3"], "Could not override 'data.train_batch'"),
     "config": (["p2r_pro"], "p2r_pro"),
     "command": (["--", "python", "train.py"], "python train.py: does not start verl with"),
+    "script": (["--", "a b.sh", "x=1"], "LAUNCH='verl-p2r plan --' bash 'a b.sh' x=1"),
+    "shell": (["--", "bash", "a.sh"], "LAUNCH='verl-p2r plan --' bash a.sh"),
     "engine": (["p2r_ppo", RL[0], "actor_rollout_ref.actor.strategy=fsdp_turbo"], "only fsdp and fsdp2"),
     "megatron": (["p2r_ppo", RL[0], "model_engine=megatron"], "actor.strategy is 'megatron': only fsdp and fsdp2"),
     "its config": (["p2r_ppo", RL[0], "actor_rollout_ref.actor.fsdp_config.strategy=ddp"], "ddp not supported"),

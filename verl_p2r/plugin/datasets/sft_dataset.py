@@ -16,11 +16,13 @@ import datasets
 import numpy as np
 import torch
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
+from verl.utils.py_functional import convert_nested_value_to_list_recursive
 from verl.utils.tokenizer import build_multimodal_processor_inputs
+from verl.utils.tokenizer.chat_template import extract_system_prompt_and_generation
 
 from verl_p2r.data.columns import SFT_SCHEMA, sft_columns, to_table
 from verl_p2r.data.errors import RowError
-from verl_p2r.data.messages import media_list, messages_in
+from verl_p2r.data.messages import messages_in
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.rejects import Screening, keep_or_raise, key_of, load_or_screen
 from verl_p2r.data.screening import Limit, Sample, check_modalities, columns_at_fault, media_in, screen
@@ -56,10 +58,12 @@ class SFTSettings:
 class P2RSFTDataset(MultiTurnSFTDataset):
     """Reads rows of `messages`, which end with the assistant's response, with columns of `videos` and `images`.
 
-    This is for Qwen2-VL, Qwen2.5-VL and Qwen3-VL; other families use verl's own path. It needs
-    `data.pad_mode=no_padding`. Rows that cannot work (over-long, missing or unreadable media, wrong columns) are
-    rejected before the run and counted by reason. Media of validation rows are sampled and sized as in training, so
+    It needs `data.pad_mode=no_padding`. Rows that cannot work (over-long, missing or unreadable media, wrong columns)
+    are rejected before the run and counted by reason. Media of validation rows are sampled and sized as in training, so
     that the two losses can be compared [ours].
+
+    Rows for families other than Qwen2-VL, Qwen2.5-VL and Qwen3-VL, and for text models, are read and screened in the
+    same way, except that their length is not measured. verl's own code tokenizes them.
 
     Raises:
         ValueError: more rows than `data.p2r.max_reject_share` are rejected; or a row that passed the screening cannot
@@ -67,6 +71,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
     """
 
     processor: Any
+    dataframe: Any  # of `datasets`; of pandas where verl's own code tokenizes
 
     def __init__(self, parquet_files, tokenizer, config, processor=None, max_samples: int = -1):
         node = config.get("p2r")
@@ -81,10 +86,8 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         super().__init__(parquet_files, tokenizer, config, _unbound(processor), max_samples)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        if not self._ours:
-            return super().__getitem__(item)
         try:
-            return self._encode(*self._split(self._columns(item)))
+            return self._encode(*self._split(self._columns(item))) if self._ours else super().__getitem__(item)
         except (ValueError, TypeError, OSError) as error:
             file, row = self._place(item)
             raise ValueError(f"{file} row {row}: {error}") from error
@@ -97,10 +100,20 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         return family_of_processor(self.processor) is not None
 
     def _build_messages(self, example: dict) -> list[dict]:
-        """Call verl's function, on the path of other families, without media and fields that are None."""
-        media = {key: media_list(example[key]) for key in (self.image_key, self.video_key) if key in example}
-        media = {key: [_drop_none(medium) for medium in value] for key, value in media.items()}
-        return super()._build_messages({**example, **media})
+        """Build the messages that verl's own code tokenizes, with decoded media in place."""
+        messages = self._turns(example)
+        images, videos = self._decode(messages)
+        media = {"image": iter(images), "video": iter([frames for frames, _ in videos])}
+        for message in messages:
+            content = message["content"]
+            if isinstance(content, list):
+                message["content"] = [
+                    {"type": part["type"], part["type"]: next(media[part["type"]])} if part["type"] in media else part
+                    for part in content
+                ]
+            elif content is not None and self.processor is not None:
+                message["content"] = [{"type": "text", "text": content}]
+        return messages
 
     def _encode(self, prompt: list[dict], text: str, response: str) -> dict[str, Any]:
         images, videos = self._decode(prompt)
@@ -127,7 +140,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             "multi_modal_inputs": inputs,  # {} for text, because verl's collator takes the keys of the first row
         }
 
-    def _decode(self, prompt: list[dict]) -> tuple[list | None, list | None]:
+    def _decode(self, prompt: list[dict]) -> tuple[list, list]:
         """Decode the prompt's images, and its videos with their metadata, as the agent loop does."""
         sources = sources_in(prompt, self.image_patch_size)
         if sources is None:
@@ -139,12 +152,11 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         """Read all rows as verl does, draw `max_samples` of them, and keep those that work."""
         if self.pad_mode != "no_padding":
             raise ValueError(f"data.pad_mode is {self.pad_mode!r}: P2RSFTDataset makes unpadded rows: set no_padding")
-        if not self._ours:
-            return super()._read_files_and_process()
         table, self._origins = load(list(map(str, self.parquet_files)), self._table_of_records, self._shapeless)
         self.dataframe = datasets.Dataset(table, fingerprint=key_of(self.parquet_files))
         self._rows: Sequence[int] = range(len(table))  # row of each position in the table
-        self._special = SpecialTokens.of(self.tokenizer, self._ending())
+        if self._ours:
+            self._special = SpecialTokens.of(self.tokenizer, self._ending())
         wanted = self.max_samples
         self._keep(of_first_rank(lambda: self._draw(wanted)))
         kept = keep_or_raise(
@@ -154,6 +166,21 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             listing=self.settings.listing(f"sft_{self.split}"),
         )
         self._keep(kept)
+        if not self._ours:
+            self._set_what_verl_reads()
+
+    def _set_what_verl_reads(self) -> None:
+        """Set the attributes of verl's class that its tokenization reads."""
+        self.dataframe = self.dataframe.to_pandas()
+        self.tools, self.enable_thinking = (
+            self.dataframe[key].apply(convert_nested_value_to_list_recursive).tolist()
+            if key in self.dataframe
+            else None
+            for key in (self.tools_key, self.enable_thinking_key)
+        )
+        self.system_prompt, self.generation_prompt = extract_system_prompt_and_generation(
+            self.tokenizer, **self.apply_chat_template_kwargs
+        )
 
     def _table_of_records(self, values: list[Any]) -> tuple[Any, dict[int, RowError]]:
         template = PromptTemplate.load(self.settings.prompt_template)
@@ -187,7 +214,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
     def _screen(self) -> Screening:
         spec = VisionSpec.from_processor(self.processor, self.mm_processor_kwargs)
         limit = Limit(self.max_length, "data.max_length", self.tokenizer, spec)
-        probe = self._text([{"role": "user", "content": "7 <b>?"}], add_generation_prompt=True)
+        probe = self._text([{"role": "user", "content": "7 <b>?"}], add_generation_prompt=True) if self._ours else ""
         key = key_of(
             self.parquet_files,
             self._rows,
@@ -199,7 +226,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
                 spec,
                 dict(self.apply_chat_template_kwargs),
             ),
-            (self.processor.chat_template, self.tokenizer.chat_template),
+            (self.processor is None, getattr(self.processor, "chat_template", None), self.tokenizer.chat_template),
             (len(self.tokenizer), self.tokenizer(probe)["input_ids"]),  # tokenizers that agree on it count as equal
         )
         unusable = self._origins.unusable
@@ -223,9 +250,36 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         Raises:
             RowError: its columns are wrong.
         """
+        fields = {"image": self.image_key, "video": self.video_key}
         with columns_at_fault(self.messages_key):
-            prompt, text, response = self._split(row)
-        return Sample(text + response, media_in(prompt, {"image": self.image_key, "video": self.video_key}))
+            if self._ours:
+                prompt, text, response = self._split(row)
+                return Sample(text + response, media_in(prompt, fields))
+            media = media_in(self._turns(row), fields)
+        if media and self.processor is None:
+            raise RowError(
+                media[0].field,
+                "no processor",
+                f"field {media[0].field} holds media, and the model has no processor for them: drop them, or train a "
+                "vision language model",
+            )
+        return Sample("", media)
+
+    def _turns(self, row: dict[str, Any]) -> list[dict]:
+        """Return the messages of a row that verl's own code tokenizes.
+
+        Raises:
+            RowError: there is nothing to learn in them, or they hold other media than images and videos.
+        """
+        messages = self._prompt(row)
+        check_modalities(messages, self.messages_key)
+        if "assistant" not in (roles := [message["role"] for message in messages]):
+            raise RowError(
+                self.messages_key,
+                "roles",
+                f"field {self.messages_key} has roles {roles}: it needs an assistant message, which is learned",
+            )
+        return messages
 
     def _split(self, row: dict[str, Any]) -> tuple[list[dict], str, str]:
         """Return the prompt's messages with media in place, its text, and the response with its end token."""
@@ -277,11 +331,6 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         return self.processor.apply_chat_template(
             messages, tokenize=False, **{**self.apply_chat_template_kwargs, **kwargs}
         )
-
-
-def _drop_none(medium: Any) -> Any:
-    """Remove fields that are None from a medium: in parquet each medium has the fields of all others."""
-    return {k: v for k, v in medium.items() if v is not None} if isinstance(medium, dict) else medium
 
 
 def _unbound(processor: Any) -> Any:

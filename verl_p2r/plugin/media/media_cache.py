@@ -7,7 +7,6 @@ uint8, a quarter of qwen-vl-utils' float32, which holds whole numbers too. A dir
 """
 
 import asyncio
-import base64
 import io
 import json
 import zlib
@@ -41,14 +40,16 @@ class Source:
 
     Args:
         kind: `video` or `image`.
-        element: the message element as JSON: the source and the rules for sampling and size. A source in memory is
-            written as a `data:` URL.
+        element: the message element as JSON: paths, and the rules for sampling and size. Encoded files in memory are
+            null in it.
         patch_size: in pixels; qwen-vl-utils makes sizes multiples of twice this.
+        files: the encoded files in memory, in the order of the nulls.
     """
 
     kind: str
     element: str
     patch_size: int
+    files: tuple[bytes, ...] = ()
 
     def decode(self, disk: FrameCache | None = None) -> Any:
         """Decode the medium.
@@ -62,7 +63,7 @@ class Source:
         Raises:
             MediaError: it cannot be read.
         """
-        element = json.loads(self.element)
+        element = self._element()
         if self.kind == "image":
             return fetch_image(element, self.patch_size)
         key = None
@@ -75,6 +76,15 @@ class Source:
         if disk and key:
             disk.put(key, frames, metadata)
         return frames, metadata
+
+    def _element(self) -> dict[str, Any]:
+        element: dict[str, Any] = json.loads(self.element)
+        files, source = iter(self.files), element[self.kind]
+        if isinstance(source, list):
+            element[self.kind] = [next(files) if frame is None else frame for frame in source]
+        elif source is None:
+            element[self.kind] = next(files)
+        return element
 
 
 class MediaCache:
@@ -206,27 +216,35 @@ def sources_in(messages: Sequence[Mapping[str, Any]], patch_size: int) -> list[S
             continue
         if kind not in ("video", "image") or not isinstance(part.get(kind), str | bytes | list | tuple | Image.Image):
             return None
-        element = {name: value for name, value in part.items() if name != "type"}
-        element[kind] = _portable(element[kind])
-        text = json.dumps(element, sort_keys=True, default=methodcaller("item"))  # turns a numpy scalar into a number
-        sources.append(Source(kind, text, patch_size))
+        sources.append(_source(kind, part, patch_size))
     return sources
 
 
-def _portable(source: Any) -> Any:
-    """A source that JSON can hold: data in memory becomes a `data:` URL, pictures without loss."""
-    if isinstance(source, list | tuple):
-        return [_portable(frame) for frame in source]
-    if isinstance(source, Image.Image):
-        file = io.BytesIO()
-        upright = ImageOps.exif_transpose(source)
-        (upright if upright.mode in ("L", "RGB", "RGBA") else upright.convert("RGB")).save(
-            file, "PNG", compress_level=1
-        )
-        source = file.getvalue()
-    if isinstance(source, bytes):
-        return f"data:application/octet-stream;base64,{base64.b64encode(source).decode()}"
-    return source
+def _source(kind: str, part: Mapping[str, Any], patch_size: int) -> Source:
+    files: list[bytes] = []
+
+    def named(medium: Any) -> Any:
+        """Return a path as it is; move an encoded file in memory to `files`."""
+        if isinstance(medium, list | tuple):
+            return [named(frame) for frame in medium]
+        if isinstance(medium, Image.Image):
+            medium = _encoded(medium)
+        if not isinstance(medium, bytes):
+            return medium
+        files.append(medium)
+        return None
+
+    element = {name: value for name, value in part.items() if name != "type"} | {kind: named(part[kind])}
+    text = json.dumps(element, sort_keys=True, default=methodcaller("item"))  # turns a numpy scalar into a number
+    return Source(kind, text, patch_size, tuple(files))
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    """Encode a picture upright and without loss."""
+    file = io.BytesIO()
+    upright = ImageOps.exif_transpose(picture)
+    (upright if upright.mode in ("L", "RGB", "RGBA") else upright.convert("RGB")).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _identity(medium: Any) -> Any:

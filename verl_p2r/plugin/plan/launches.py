@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A start of verl, read from its command as torchrun and Hydra read it, or from the name of a config."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch.distributed.run import get_args_parser as get_torchrun_parser
 
 CONFIGS = "verl_p2r.config"
 PROGRAMS = ("python", "python3", "torchrun")
+SHELLS = ("bash", "sh")
 RL, SFT = "verl.trainer.main_ppo", "verl.trainer.sft_trainer"
 
 
@@ -56,10 +58,13 @@ def launch_of(what: str, rest: Sequence[str]) -> Launch:
         rest: Hydra overrides, or the arguments of that program.
 
     Raises:
-        ValueError: the command does not start verl with a config of this package.
+        ValueError: the command does not start verl with a config of this package, or is a script.
     """
     if what in PROGRAMS:
         return read([what, *rest])
+    if what in SHELLS or what.endswith(".sh"):
+        script = shlex.join([what, *rest] if what in SHELLS else ["bash", what, *rest])
+        raise ValueError(f"{what}: a script is planned by its own command: LAUNCH='verl-p2r plan --' {script}")
     module = SFT if "sft" in what else RL
     return Launch(module, what, list(rest), composed(f"pkg://{CONFIGS}", what, rest))
 
