@@ -19,7 +19,7 @@ TRAIN="${TRAIN:-$DATA/rl/train.parquet}" VAL="${VAL:-$DATA/rl/val.parquet}"
 
 # The judge's guards are ours, the paper has none. Learning-rate schedule and gradient norm are Video-R1's.
 exec ${LAUNCH:-} python -m verl.trainer.main_ppo \
-  --config-path pkg://verl_p2r.config --config-name p2r_ppo \
+  --config-path pkg://verl_p2r.config --config-name "${CONFIG:-p2r_ppo}" \
   p2r/judge=openai \
   algorithm.p2r.judge.kwargs.model="$(quoted "${JUDGE_MODEL:-meta-llama/Llama-3.1-70B-Instruct}")" \
   algorithm.p2r.judge.kwargs.base_urls="${JUDGE_URLS:-[http://localhost:8000/v1]}" \

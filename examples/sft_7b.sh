@@ -20,7 +20,7 @@ fi
 
 # Learning rate and gradient norm are Video-R1's: the paper does not say, and verl's default of 1e-3 is far too high for 7B.
 exec ${LAUNCH:-} torchrun "${nodes[@]}" --nproc_per_node="$GPUS" -m verl.trainer.sft_trainer \
-  --config-path pkg://verl_p2r.config --config-name p2r_sft \
+  --config-path pkg://verl_p2r.config --config-name "${CONFIG:-p2r_sft}" \
   data.train_files="$(quoted "$DATA/sft/train.parquet")" \
   data.val_files="$(quoted "$DATA/sft/val.parquet")" \
   data.train_batch_size=16 \

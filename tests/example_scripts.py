@@ -50,7 +50,9 @@ def _model(name: str) -> Model:
     return Model(shape.heads, shape.context, spec)
 
 
-MODELS = {name: _model(name) for name in ("Qwen2.5-VL-3B", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen3-VL-8B")}
+MODELS = {
+    name: _model(name) for name in ("Qwen2.5-VL-3B", "Qwen2.5-VL-7B", "Qwen2.5-VL-32B", "Qwen3-VL-8B", "Qwen3.5-9B")
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ CASES = [
     Case("sft_3b.sh", "Qwen2.5-VL-3B"),
     Case("sft_7b.sh"),
     Case("sft_qwen3_vl_8b.sh", "Qwen3-VL-8B"),
+    Case("sft_qwen3_5_9b.sh", "Qwen3.5-9B"),
     Case("pa_grpo_3b.sh", "Qwen2.5-VL-3B", START),
     Case("pa_grpo_7b.sh", env=START),
     Case("pa_grpo_7b.sh", env={**START, "BATCH": "7"}),
@@ -79,6 +82,7 @@ CASES = [
     *[Case("pa_grpo_7b_multinode.sh", env={**START, **more}) for more in ({}, {"NNODES": "4"}, {"NNODES": "8"})],
     Case("pa_grpo_7b_lora.sh", env=START),
     Case("pa_grpo_qwen3_vl_8b.sh", "Qwen3-VL-8B", START),
+    Case("pa_grpo_qwen3_5_9b.sh", "Qwen3.5-9B", START),
     Case("pa_grpo_32b.sh", "Qwen2.5-VL-32B"),
     Case("pa_grpo_7b_separate_async.sh", env=START),
     Case("pa_grpo_7b_self.sh", env=START),

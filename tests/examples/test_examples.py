@@ -101,7 +101,7 @@ def test_a_script_overrides_keys_that_exist_and_starts_from_its_model(case, runs
     if "MODEL" in case.env:
         assert path == case.env["MODEL"]
     else:
-        assert path == f"Qwen/{case.model}-Instruct"
+        assert path.removesuffix("-Instruct") == f"Qwen/{case.model}"
 
 
 @pytest.mark.parametrize("script", sorted({case.script for case in CASES}))
@@ -208,7 +208,7 @@ def test_the_lengths_add_up(case, runs):
     assert data.image_patch_size == model.spec.patch_size
     # A packed micro-batch holds at least one whole sequence, cut over the GPUs of a sequence-parallel group.
     actor, ref = config.actor_rollout_ref.actor, config.actor_rollout_ref.ref
-    assert actor.use_dynamic_bsz
+    assert actor.use_dynamic_bsz or actor.ppo_micro_batch_size_per_gpu == 1
     assert actor.ppo_max_token_len_per_gpu * actor.ulysses_sequence_parallel_size >= whole
     assert rollout.log_prob_max_token_len_per_gpu * actor.ulysses_sequence_parallel_size >= whole
     assert ref.log_prob_max_token_len_per_gpu * ref.ulysses_sequence_parallel_size >= whole

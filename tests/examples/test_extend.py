@@ -124,7 +124,7 @@ def test_the_family_check_runs_as_a_command(tiny_model):
     assert counted == real
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
 def test_the_family_check_counts_what_the_processor_makes(family, tmp_path):
     counted, real = check_family.counted_and_real(str(qwen_models.save(tmp_path / family, family)))
     assert counted == real > 8  # more than a token for each frame

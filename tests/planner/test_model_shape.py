@@ -30,7 +30,9 @@ def test_counts_are_those_of_transformers(name):
     model = build(MODELS[name])
     assert shape.params == sum(p.numel() for p in model.parameters())
     assert shape.vision_params == sum(p.numel() for p in model.model.visual.parameters())
-    layer = model.model.language_model.layers[0]
+    full = [layer for layer in model.model.language_model.layers if hasattr(layer, "self_attn")]
+    assert len(full) == shape.full_layers
+    layer = full[0]
     assert shape.layer_params == sum(p.numel() for p in layer.parameters())
     wrapped = [*model.model.language_model.layers, *model.model.visual.blocks]
     assert shape.root_params == shape.params - sum(p.numel() for unit in wrapped for p in unit.parameters())
@@ -50,11 +52,11 @@ def test_counts_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize("vision", [False, True], ids=["text", "vision"])
-@pytest.mark.parametrize("name", ["Qwen2-VL-2B", "Qwen2.5-VL-3B", "Qwen3-VL-2B"])
+@pytest.mark.parametrize("name", ["Qwen2-VL-2B", "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3.5-9B"])
 def test_adapters_are_as_large_as_pefts(name, vision):
     from peft import LoraConfig, get_peft_model
 
-    small = {**MODELS[name], "text_config": {**MODELS[name]["text_config"], "num_hidden_layers": 2}}
+    small = {**MODELS[name], "text_config": {**MODELS[name]["text_config"], "num_hidden_layers": 4}}
     adapted = get_peft_model(
         build(small),
         LoraConfig(r=8, target_modules="all-linear", exclude_modules=None if vision else ".*visual.*"),

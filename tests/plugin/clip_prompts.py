@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts about the shared clips, made as verl's agent loop makes them, and their true layout."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -9,6 +10,7 @@ from qwen_vl_utils import process_vision_info
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
 from verl_p2r.media.decode import install_reader
+from verl_p2r.media.families import Time, family_of_model
 
 install_reader()
 RATE = 2  # tokens per second of Qwen2.5-VL
@@ -42,6 +44,13 @@ def medium(sample) -> tuple[int, int, int, Fraction]:
 def stills(sample) -> list[tuple[int, int, int, Fraction]]:
     """The same for Qwen3-VL, to which each temporal grid is a still; its patches are 16 pixels, of 128 x 128."""
     return [(1, 4, 4, Fraction(1))] * (sample[2] // 2)
+
+
+def layout_of(family: str) -> Callable[[tuple], list]:
+    """The function that lays a sample out for a family with STEPS or TEXT; see `verl_p2r/media/families.py`."""
+    if family_of_model(family).time is Time.TEXT:
+        return stills
+    return lambda sample: [(*medium(sample)[:3], Fraction(1))]
 
 
 def timestamps(clips, sample) -> list[str]:

@@ -18,9 +18,9 @@ PIXELS = {"min_pixels": 56 * 56, "max_pixels": 1 << 20}  # wide enough that no f
 
 
 def save(folder: Path, family: str) -> Path:
-    """Write `family`'s ("qwen2_vl", "qwen3_vl") config and processor, with the quickstart's tokenizer."""
+    """Write `family`'s ("qwen2_vl", "qwen3_vl", "qwen3_5") config and processor, with the quickstart's tokenizer."""
     tokenizer = make_model.build_tokenizer()
-    processor, config = (_qwen3_vl if family == "qwen3_vl" else _qwen2_vl)(tokenizer)
+    processor, config = {"qwen2_vl": _qwen2_vl, "qwen3_vl": _qwen3_vl, "qwen3_5": _qwen3_5}[family](tokenizer)
     for token, text in (
         ("image_token_id", make_model.IMAGE),
         ("video_token_id", make_model.VIDEO),
@@ -51,16 +51,22 @@ def _qwen2_vl(tokenizer):
     return processor, config
 
 
-def _qwen3_vl(tokenizer):
-    from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor
+def _timestamps_processor(tokenizer):
+    """The processor of Qwen3-VL, which Qwen3.5 shares."""
+    from transformers import Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
     size = {"shortest_edge": PIXELS["min_pixels"], "longest_edge": PIXELS["max_pixels"]}
-    processor = Qwen3VLProcessor(
+    return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=16, **PIXELS),
         tokenizer=tokenizer,
         video_processor=Qwen3VLVideoProcessor(size=size),
         chat_template=tokenizer.chat_template,
     )
+
+
+def _qwen3_vl(tokenizer):
+    from transformers import Qwen3VLConfig
+
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
     config = Qwen3VLConfig(
         text_config={**TEXT, "vocab_size": len(tokenizer), "head_dim": 16, "rope_parameters": rope},
@@ -74,4 +80,26 @@ def _qwen3_vl(tokenizer):
         },
         architectures=["Qwen3VLForConditionalGeneration"],
     )
-    return processor, config
+    return _timestamps_processor(tokenizer), config
+
+
+def _qwen3_5(tokenizer):
+    from transformers import Qwen3_5Config
+
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4}
+    linear |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    config = Qwen3_5Config(
+        text_config={
+            **TEXT,
+            **linear,
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "vocab_size": len(tokenizer),
+            "head_dim": 16,
+            "rope_parameters": {**rope, "partial_rotary_factor": 0.5},
+        },
+        vision_config={**VISION, "hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 64, "patch_size": 16},
+        architectures=["Qwen3_5ForConditionalGeneration"],
+    )
+    return _timestamps_processor(tokenizer), config

@@ -13,6 +13,18 @@ RESPONSE = "<observation>a red square moves left</observation><think>so</think><
 
 SIZE = {"resized_height": 112, "resized_width": 112}
 
+# Like Qwen3.5's: an assistant's message is taken apart at `</think>`, and thinking starts in the generation prompt.
+THINKING_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}{% set parts = m.content.split('</think>') %}<think>\n"
+    "{{ parts[0].split('<think>')[-1] if parts | length > 1 else '' }}\n</think>\n\n{{ parts[-1] }}"
+    "{% elif m.content is string %}{{ m.content }}"
+    "{% else %}{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}"
+    "{% else %}<|vision_start|><|video_pad|><|vision_end|>{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '\\n</think>\\n\\n' }}{% endif %}{% endif %}"
+)
+
 
 def video_row(clips, sample=SAMPLES[4], response: str = RESPONSE) -> dict:
     return {

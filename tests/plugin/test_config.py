@@ -14,10 +14,11 @@ from verl.utils.import_utils import load_class_from_fqn, load_extern_type
 from verl_p2r.plugin.rl.trainer import check_config
 from verl_p2r.settings import P2RSettings
 
-PPO = ["p2r_ppo", "p2r_ppo_cpu"]
-SFT = ["p2r_sft", "p2r_sft_cpu"]
+PPO = ["p2r_ppo", "p2r_ppo_cpu", "p2r_ppo_qwen3_5"]
+SFT = ["p2r_sft", "p2r_sft_cpu", "p2r_sft_qwen3_5"]
 SIZES = {  # what a user of the config must still say
     "p2r_ppo": [],
+    "p2r_ppo_qwen3_5": [],
     "p2r_ppo_cpu": [
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=1",

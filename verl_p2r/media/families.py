@@ -58,6 +58,8 @@ class Family:
         video_pixels: the same for a video; see `limits_whole_videos`.
         limits_whole_videos: `video_pixels` bounds all frames of a video together; otherwise each frame.
         head_norms: the language model normalizes queries and keys; otherwise their projections have biases.
+        hybrid: most layers of the language model are linear attention (a gated delta rule), which carries a state from
+            token to token, and the other layers gate what they attend to.
         one_tower_call: `plugin/fsdp/tower.py` can stand in for its forward pass; the shared prefix needs that.
         vllm_models: modules under `vllm.model_executor.models` whose processor is replaced to keep frame times (see
             `plugin/media/vllm_video.py`), each with the prefix of its class names.
@@ -71,6 +73,7 @@ class Family:
     video_pixels: tuple[int, int]
     limits_whole_videos: bool = False
     head_norms: bool = False
+    hybrid: bool = False
     one_tower_call: bool = False
     vllm_models: tuple[tuple[str, str], ...] = ()
 
@@ -106,10 +109,23 @@ QWEN3_VL = Family(
     one_tower_call=True,
     vllm_models=(("qwen3_vl", "Qwen3VL"), ("qwen3_vl_moe", "Qwen3VLMoe")),
 )
+QWEN3_5 = Family(
+    model_type="qwen3_5",
+    processor=QWEN3_VL.processor,
+    time=Time.TEXT,
+    tower=Tower(patch_bias=True, positions=2304),
+    image_pixels=QWEN3_VL.image_pixels,
+    video_pixels=QWEN3_VL.video_pixels,
+    limits_whole_videos=True,
+    head_norms=True,
+    hybrid=True,
+    one_tower_call=True,
+    vllm_models=(("qwen3_5", "Qwen3_5"),),
+)
 
-FAMILIES = (QWEN2_VL, QWEN2_5_VL, QWEN3_VL)
+FAMILIES = (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_5)
 _BY_MODEL_TYPE = {family.model_type: family for family in FAMILIES}
-_BY_PROCESSOR = {family.processor: family for family in FAMILIES}
+_BY_PROCESSOR = {family.processor: family for family in reversed(FAMILIES)}
 
 
 def family_of_processor(processor: Any) -> Family | None:
@@ -119,7 +135,8 @@ def family_of_processor(processor: Any) -> Family | None:
         processor: a processor, or None for a text model.
 
     Returns:
-        None for a family that is not in the table.
+        The first family with this processor, because families that share one treat media alike. None for a family that
+        is not in the table.
     """
     return _BY_PROCESSOR.get(type(processor).__name__)
 
@@ -145,6 +162,6 @@ def known_families() -> str:
     """The model types in the table, for error messages.
 
     >>> known_families()
-    'qwen2_vl, qwen2_5_vl, qwen3_vl'
+    'qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5'
     """
     return ", ".join(_BY_MODEL_TYPE)

@@ -13,12 +13,14 @@ import yaml
 
 from verl_p2r.media.families import Family, family_of_model, known_families
 from verl_p2r.media.vision_spec import VisionSpec
+from verl_p2r.planner.linear_attention import LinearAttention
 
 TABLE = Path(__file__).with_name("model_shapes.yaml")
 SIZES = (  # fields of a config.json that enter the arithmetic, in the text part or the vision part
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("vocab_size", "max_position_embeddings", "depth", "embed_dim", "out_hidden_size", "in_channels"),
     *("patch_size", "temporal_patch_size", "spatial_merge_size", "num_position_embeddings"),
+    *("linear_num_key_heads", "linear_key_head_dim", "linear_num_value_heads", "linear_value_head_dim"),
 )
 
 
@@ -67,6 +69,7 @@ class ModelShape:
         context: longest sequence, in tokens.
         tied: the output layer is the input embedding.
         vision: sizes of the vision tower.
+        linear: sizes of the linear attention of a hybrid family; None for others.
     """
 
     family: Family
@@ -80,6 +83,7 @@ class ModelShape:
     context: int
     tied: bool
     vision: Vision
+    linear: LinearAttention | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "ModelShape":
@@ -112,6 +116,7 @@ class ModelShape:
                 context=text["max_position_embeddings"],
                 tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
                 vision=_vision(family, vision),
+                linear=LinearAttention.from_config(text) if family.hybrid else None,
             )
         except KeyError as error:
             raise ValueError(f"its config has no field {error}: it cannot be planned") from error
@@ -127,15 +132,35 @@ class ModelShape:
         return self.kv_heads * self.head_dim
 
     @property
+    def full_layers(self) -> int:
+        """Number of decoder layers with full attention."""
+        return self.layers - (self.linear.layers if self.linear else 0)
+
+    @property
     def layer_matrices(self) -> int:
-        """Parameters in the weight matrices of a decoder layer."""
-        return self.hidden * (2 * self.queries + 2 * self.keys + 3 * self.inner)
+        """Parameters in the weight matrices of a decoder layer with full attention."""
+        gate = self.queries if self.family.hybrid else 0
+        return self.hidden * (2 * self.queries + gate + 2 * self.keys + 3 * self.inner)
 
     @property
     def layer_params(self) -> int:
-        """Parameters of a decoder layer: matrices, norms, and biases or norms of queries and keys."""
+        """Parameters of a layer with full attention: matrices, norms, and biases or norms of queries and keys."""
         small = 2 * self.head_dim if self.family.head_norms else self.queries + 2 * self.keys
         return self.layer_matrices + 2 * self.hidden + small
+
+    @property
+    def all_layer_matrices(self) -> int:
+        """Parameters in the weight matrices of all decoder layers."""
+        linear = self.linear
+        hybrid = linear.layers * (linear.matrices + 3 * self.hidden * self.inner) if linear else 0
+        return self.full_layers * self.layer_matrices + hybrid
+
+    @property
+    def all_layer_params(self) -> int:
+        """Parameters of all decoder layers."""
+        linear = self.linear
+        hybrid = linear.layers * (linear.params + 3 * self.hidden * self.inner + 2 * self.hidden) if linear else 0
+        return self.full_layers * self.layer_params + hybrid
 
     @property
     def embedding_params(self) -> int:
@@ -178,12 +203,12 @@ class ModelShape:
     def params(self) -> int:
         """All parameters; tied ones count once."""
         outside = (1 if self.tied else 2) * self.embedding_params + self.hidden
-        return outside + self.layers * self.layer_params + self.vision_params
+        return outside + self.all_layer_params + self.vision_params
 
     @property
     def root_params(self) -> int:
         """Parameters outside the layers and blocks that FSDP wraps; they stay gathered for a whole pass."""
-        return self.params - self.layers * self.layer_params - self.vision.depth * self.block_params
+        return self.params - self.all_layer_params - self.vision.depth * self.block_params
 
     def lora_params(self, rank: int, vision: bool) -> int:
         """Parameters of adapters on all linear layers except the output layer (peft's `all-linear`).
@@ -192,8 +217,10 @@ class ModelShape:
             rank: rank of the adapters.
             vision: whether the vision tower has adapters as well.
         """
-        attention = 4 * self.hidden + 2 * self.queries + 2 * self.keys
-        total = self.layers * (attention + 3 * (self.hidden + self.inner))
+        attention = 4 * self.hidden + (3 if self.family.hybrid else 2) * self.queries + 2 * self.keys
+        total = self.full_layers * attention + self.layers * 3 * (self.hidden + self.inner)
+        if self.linear:
+            total += self.linear.layers * self.linear.adapter_widths
         if vision:
             v, wide = self.vision, self.vision.width * self.vision.merge
             mlp = (3 if self.family.tower.gated else 2) * (v.width + v.inner)
@@ -207,8 +234,9 @@ class ModelShape:
             lengths: lengths of the sequences, in tokens.
         """
         tokens = sum(lengths)
-        matrices = self.layers * self.layer_matrices + self.embedding_params
-        return 2 * matrices * tokens + 2 * self.layers * self.queries * sum(length**2 for length in lengths)
+        pairs = 2 * self.full_layers * self.queries * sum(length**2 for length in lengths)
+        linear = self.linear.layers * self.linear.token_operations * tokens if self.linear else 0
+        return 2 * (self.all_layer_matrices + self.embedding_params) * tokens + pairs + linear
 
     def vision_operations(self, patches: float, grid: float) -> float:
         """Floating-point operations of a forward pass of the vision tower.
@@ -225,12 +253,12 @@ class ModelShape:
         return patches * (2 * (matrices + mergers) + 4 * v.width * attended)
 
     def kv_bytes(self, width: int = 2) -> int:
-        """Bytes of the key-value cache for one token.
+        """Bytes of the key-value cache for one token; linear attention keeps a state of fixed size instead.
 
         Args:
             width: bytes of a number.
         """
-        return 2 * self.layers * self.keys * width
+        return 2 * self.full_layers * self.keys * width
 
 
 def find_shape(path: str) -> tuple[ModelShape, VisionSpec | None, str]:

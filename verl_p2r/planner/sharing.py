@@ -94,7 +94,7 @@ def variants(job: Job) -> Iterator[tuple[str, Job]]:
         return
     kept = {"": 0.0} | ({", features once a step": job.engine.features or FEATURES} if job.engine.frozen_vision else {})
     for shares, name in ((False, "whole rows"), (True, "shared prefix")):
-        if shares and job.engine.ulysses_size > 1:
-            continue  # refused with Ulysses
+        if shares and (job.engine.ulysses_size > 1 or job.shape.family.hybrid):
+            continue  # refused with Ulysses and for hybrid models
         for more, features in kept.items():
             yield name + more, replace(job, engine=replace(job.engine, shares_prefix=shares, features=features))

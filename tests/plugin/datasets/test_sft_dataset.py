@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import qwen_models
 import torch
-from clip_prompts import SAMPLES, encode, medium, parts_of, stills, timestamps
+from clip_prompts import SAMPLES, encode, layout_of, medium, parts_of, timestamps
 from mrope_reference import true_positions
 from omegaconf import OmegaConf
 from qwen_vl_utils import vision_process
-from sft_rows import RESPONSE, ask, loader, split, text_row, video_row
+from sft_rows import RESPONSE, THINKING_TEMPLATE, ask, loader, split, text_row, video_row
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.utils import hf_processor
@@ -24,6 +24,7 @@ from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
 from verl.utils.model import extract_multi_modal_inputs
 from verl.workers.engine.utils import prepare_micro_batches
 
+from verl_p2r.media.families import Time, family_of_model
 from verl_p2r.plugin.datasets.first_rank import of_first_rank
 from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
 from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
@@ -154,18 +155,32 @@ def test_one_processor_call_a_sample(load, clips, image_row, processor):
     assert len(calls) == 3
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
 def test_other_families(load, clips, image_row, tmp_path, family):
     processor = hf_processor(str(qwen_models.save(tmp_path / family, family)))
     rows = [video_row(clips, SAMPLES[8]), image_row, text_row()]
     dataset = load(rows, processor=processor)
-    layout = stills(SAMPLES[8]) if family == "qwen3_vl" else [(*medium(SAMPLES[8])[:3], Fraction(1))]
-    for i, media in enumerate([layout, [(1, 4, 4, Fraction(1))], []]):
+    for i, media in enumerate([layout_of(family)(SAMPLES[8]), [(1, 4, 4, Fraction(1))], []]):
         truth = true_positions(parts_of(processor, dataset[i]["input_ids"], media))
         assert list(map(tuple, dataset[i]["position_ids"][1:].T.tolist())) == truth
         assert processor.tokenizer.decode(split(dataset[i])[1]) == RESPONSE + "<|im_end|>"
     seen = re.findall(r"<\d+\.\d seconds>", processor.tokenizer.decode(dataset[0]["input_ids"]))
-    assert seen == (timestamps(clips, SAMPLES[8]) if family == "qwen3_vl" else [])
+    assert seen == (timestamps(clips, SAMPLES[8]) if family_of_model(family).time is Time.TEXT else [])
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_a_template_that_takes_responses_apart_does_not_touch_them(load, clips, tmp_path, thinking):
+    """As Qwen3.5's: it keeps what is between `<think>` and `</think>`, and drops the observation before it."""
+    processor = hf_processor(str(qwen_models.save(tmp_path / "qwen3_5", "qwen3_5")))
+    processor.chat_template = THINKING_TEMPLATE
+    rendered = processor.apply_chat_template(ask("What moves?", RESPONSE)["messages"], tokenize=False)
+    assert rendered.endswith("<|im_start|>assistant\n<think>\nso\n</think>\n\n<answer>left</answer><|im_end|>\n")
+    options = {"enable_thinking": thinking}
+    dataset = load([video_row(clips, SAMPLES[8])], processor=processor, apply_chat_template_kwargs=options)
+    prompt, response = split(dataset[0])
+    assert processor.tokenizer.decode(response) == RESPONSE + "<|im_end|>"
+    start = "<|im_start|>assistant\n<think>\n" + ("" if thinking else "\n</think>\n\n")
+    assert processor.tokenizer.decode(prompt).endswith(start)
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

@@ -17,6 +17,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.utils.losses import ppo_loss
 from verl.workers.utils.padding import response_from_nested
 
+from verl_p2r.media.families import Time, family_of_model
 from verl_p2r.media.positions import mrope_positions
 from verl_p2r.plugin.cpu.engine import CPUFSDPEngine
 
@@ -43,8 +44,9 @@ def save_model(folder: Path, family: str, **text) -> Path:
         qwen_models.save(folder, family)
     config = AutoConfig.from_pretrained(folder)
     shape = {"num_hidden_layers": 3, "initializer_range": 0.1, **text}
-    if "layer_types" not in shape and hasattr(config.text_config, "layer_types"):
-        shape["layer_types"] = ["full_attention"] * shape["num_hidden_layers"]
+    kinds = getattr(config.text_config, "layer_types", None)
+    if "layer_types" not in shape and kinds is not None:
+        shape["layer_types"] = [kinds[layer % len(kinds)] for layer in range(shape["num_hidden_layers"])]
     for key, value in shape.items():
         setattr(config.text_config, key, value)
     if family == "qwen3_vl":
@@ -106,7 +108,7 @@ class Rollouts:
         """Tokens of a medium in a prompt, and the grids that its positions come from."""
         t, h, w = grid
         token = self.config.image_token_id if kind == "image" else self.config.video_token_id
-        stills = self.config.model_type == "qwen3_vl" and kind == "video"
+        stills = family_of_model(self.config.model_type).time is Time.TEXT and kind == "video"
         frames = [(1, h, w)] * t if stills else [(t, h, w)]
         parts = []
         for frame in frames:

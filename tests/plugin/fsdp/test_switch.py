@@ -7,7 +7,7 @@ import pytest
 import torch
 from cpu_config import make_config
 from transfer_queue import KVBatchMeta
-from transformers import Qwen2_5_VLConfig, Qwen3Config
+from transformers import Qwen2_5_VLConfig, Qwen3_5Config, Qwen3Config
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils import tensordict_utils as tu
@@ -71,6 +71,7 @@ def test_what_cannot_be_served_is_refused_at_start(overrides, reason, remedy, mo
     ("config", "reason"),
     [
         (Qwen3Config(), "this is qwen3"),
+        (Qwen3_5Config(), "qwen3_5: its linear-attention layers carry a state"),
         (Qwen2_5_VLConfig(text_config={"attention_dropout": 0.1}), "attention_dropout=0.1"),
         (
             Qwen2_5_VLConfig(text_config={"use_sliding_window": True, "max_window_layers": 0, "sliding_window": 8}),

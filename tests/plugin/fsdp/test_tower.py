@@ -7,7 +7,7 @@ import torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("world")]
 
-FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
+FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"]
 VIDEO, IMAGE = ("video", (2, 4, 8)), ("image", (1, 4, 8))
 
 
@@ -49,11 +49,12 @@ def test_a_micro_batch_of_text_runs_where_verls_crashes(family, models):
     assert (engines.infer(ours, rollouts.batch(text))["log_probs"] - beside_media).abs().max() <= 5e-6
 
 
-def test_a_micro_batch_of_text_reaches_every_parameter_of_the_tower(models):
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
+def test_a_micro_batch_of_text_reaches_every_parameter_of_the_tower(family, models):
     """FSDP's ranks reduce the same gradients only if each has them."""
-    ours = engines.build(models("qwen3_vl"))
+    ours = engines.build(models(family))
     rollouts = engines.Rollouts(ours.module.config).group([9])
-    _, grads = engines.train(ours, rollouts.batch(), engines.loss_config(models("qwen3_vl")))
+    _, grads = engines.train(ours, rollouts.batch(), engines.loss_config(models(family)))
     assert set(grads) == {name for name, _ in ours.module.named_parameters()}
     assert all(torch.count_nonzero(grad) == 0 for name, grad in grads.items() if ".visual." in name)
 

@@ -249,7 +249,7 @@ def test_fsdp1_freezes_when_it_keeps_the_original_parameters():
     assert omega_conf_to_dataclass(config.actor_rollout_ref.actor).engine.use_orig_params
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
 def test_the_tower_of_every_family_is_found_with_its_mergers(family, tmp_path):
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -259,7 +259,7 @@ def test_the_tower_of_every_family_is_found_with_its_mergers(family, tmp_path):
     assert vision_tower.freeze(model) == sum(p.numel() for p in model.model.visual.parameters())
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {name for name, _ in model.named_parameters() if name.startswith("model.visual.")}
-    mergers = {"qwen2_vl": ["merger"], "qwen3_vl": ["merger", "deepstack_merger_list"]}[family]
+    mergers = ["merger", "deepstack_merger_list"] if family == "qwen3_vl" else ["merger"]
     for merger in mergers:
         assert any(name.startswith(f"model.visual.{merger}.") for name in frozen)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import qwen_models
 import torch
-from clip_prompts import SAMPLES, TEXT, encode, medium, parts_of, stills, video
+from clip_prompts import SAMPLES, TEXT, encode, layout_of, medium, parts_of, video
 from mrope_reference import true_positions
 from PIL import Image
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
@@ -71,11 +71,11 @@ def test_other_families_are_left_to_verl():
     assert qwen_position_ids(object(), torch.tensor([1, 2]), {}) is None
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl", "qwen3_5"])
 def other(request, tmp_path_factory):
     """Another family's processor, and how the family lays a sample out."""
     folder = qwen_models.save(tmp_path_factory.mktemp(request.param), request.param)
-    layout = stills if request.param == "qwen3_vl" else lambda sample: [(*medium(sample)[:3], Fraction(1))]
+    layout = layout_of(request.param)
     return hf_processor(str(folder)), layout
 
 

@@ -19,7 +19,7 @@ from verl.workers.rollout.utils import get_vision_placeholder_token_ids
 from verl_p2r.plugin.media.position_ids import qwen_position_ids
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 def test_verl_knows_the_placeholders_of_each_family(family, tiny_model, tmp_path):
     folder = tiny_model if family == "qwen2_5_vl" else qwen_models.save(tmp_path, family)
     processor = hf_processor(str(folder))

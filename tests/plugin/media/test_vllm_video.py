@@ -18,7 +18,7 @@ import pytest
 import qwen_models
 import rollout_positions
 import torch
-from clip_prompts import SAMPLES, TEXT, encode, media_of, medium, parts_of, stills, timestamps, video
+from clip_prompts import SAMPLES, TEXT, encode, layout_of, media_of, medium, parts_of, stills, timestamps, video
 from mrope_reference import true_positions
 from PIL import Image
 from verl.utils import hf_processor
@@ -137,18 +137,18 @@ def test_same_pixels_at_other_times_are_another_cache_entry(plugins, processor, 
     assert seen[4.0] != seen[1.0]
 
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen3_vl", "qwen3_5"])
 def other(request, plugins, tmp_path_factory):
     """Another family's processors: vLLM's, verl's, and how the family lays a sample out."""
     folder = qwen_models.save(tmp_path_factory.mktemp(request.param), request.param)
-    layout = stills if request.param == "qwen3_vl" else lambda sample: [(*medium(sample)[:3], Fraction(1))]
+    layout = layout_of(request.param)
     return rollout_positions.vllm_processor(str(folder), "bfloat16"), hf_processor(str(folder)), layout
 
 
-@pytest.fixture(scope="module")
-def qwen3(plugins, tmp_path_factory):
-    """vLLM's and verl's processors for Qwen3-VL."""
-    folder = qwen_models.save(tmp_path_factory.mktemp("qwen3"), "qwen3_vl")
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen3_5"])
+def qwen3(request, plugins, tmp_path_factory):
+    """vLLM's and verl's processors for Qwen3-VL and Qwen3.5."""
+    folder = qwen_models.save(tmp_path_factory.mktemp("qwen3"), request.param)
     made = rollout_positions.vllm_processor(str(folder), "bfloat16")
     assert type(made).__module__ == TEXTS
     return made, hf_processor(str(folder))
@@ -173,7 +173,7 @@ def test_other_families_agree_on_images_and_videos_in_turn(other, clips):
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
-def test_qwen3_vl_writes_the_true_time_before_each_grid(qwen3, clips, sample):
+def test_qwen3_writes_the_true_time_before_each_grid(qwen3, clips, sample):
     _, processor = qwen3
     ids, _ = encode(processor, [video(clips, sample)])
     text = processor.tokenizer.decode(ids)
@@ -182,7 +182,7 @@ def test_qwen3_vl_writes_the_true_time_before_each_grid(qwen3, clips, sample):
 
 
 @pytest.mark.parametrize(("frames", "rate"), EXTREMES, ids=str)
-def test_qwen3_vl_agrees_from_half_a_frame_to_thirty_a_second(qwen3, make_clip, frames, rate):
+def test_qwen3_agrees_from_half_a_frame_to_thirty_a_second(qwen3, make_clip, frames, rate):
     rollout, processor = qwen3
     clips, sample = {"clip": make_clip(frames, rate)}, ("clip", {"nframes": frames}, frames, Fraction(rate))
     content = [video(clips, sample)]
@@ -191,7 +191,7 @@ def test_qwen3_vl_agrees_from_half_a_frame_to_thirty_a_second(qwen3, make_clip, 
     assert re.findall(r"<\d+\.\d seconds>", text) == timestamps(clips, sample)
 
 
-def test_stock_vllm_writes_a_qwen3_vl_video_twice(qwen3, clips, monkeypatch):
+def test_stock_vllm_writes_a_qwen3_video_twice(qwen3, clips, monkeypatch):
     rollout, processor = qwen3
     content = [video(clips, SAMPLES[1])]  # two grids
     monkeypatch.setattr(grid_spans, "has_timestamps", lambda *_: False)  # what is left is vLLM's own
@@ -201,7 +201,7 @@ def test_stock_vllm_writes_a_qwen3_vl_video_twice(qwen3, clips, monkeypatch):
     assert seen == [first, first, second, second]
 
 
-def test_a_qwen3_vl_prompt_with_one_placeholder_a_video_is_vllms(qwen3, clips):
+def test_a_qwen3_prompt_with_one_placeholder_a_video_is_vllms(qwen3, clips):
     # As another client of the server may send it.
     rollout, processor = qwen3
     content = [video(clips, SAMPLES[1])]
@@ -213,7 +213,7 @@ def test_a_qwen3_vl_prompt_with_one_placeholder_a_video_is_vllms(qwen3, clips):
     assert output["prompt_token_ids"] == ids.tolist()
 
 
-def test_a_qwen3_vl_prompt_with_other_grids_than_its_video_is_an_error(qwen3, clips):
+def test_a_qwen3_prompt_with_other_grids_than_its_video_is_an_error(qwen3, clips):
     rollout, processor = qwen3
     ids, _ = sent(processor, [video(clips, SAMPLES[1])])
     _, media = sent(processor, [video(clips, SAMPLES[2])])

@@ -62,7 +62,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
     are rejected before the run and counted by reason. Media of validation rows are sampled and sized as in training, so
     that the two losses can be compared [ours].
 
-    Rows for families other than Qwen2-VL, Qwen2.5-VL and Qwen3-VL, and for text models, are read and screened in the
+    Rows for families that `verl_p2r/media/families.py` does not list, and for text models, are read and screened in the
     same way, except that their length is not measured. verl's own code tokenizes them.
 
     Raises:
@@ -156,7 +156,8 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         self.dataframe = datasets.Dataset(table, fingerprint=key_of(self.parquet_files))
         self._rows: Sequence[int] = range(len(table))  # row of each position in the table
         if self._ours:
-            self._special = SpecialTokens.of(self.tokenizer, self._ending())
+            ending = self._ending()
+            self._special, self._end = SpecialTokens.of(self.tokenizer, ending), ending.rstrip()
         wanted = self.max_samples
         self._keep(of_first_rank(lambda: self._draw(wanted)))
         kept = keep_or_raise(
@@ -294,14 +295,9 @@ class P2RSFTDataset(MultiTurnSFTDataset):
         prompt = self._prompt({**row, self.messages_key: messages[:-1]})
         check_modalities(prompt, self.messages_key)
         text = self._text(prompt, add_generation_prompt=True)
-        whole = self._text([*prompt, {"role": "assistant", "content": self._response(messages[-1]["content"])}])
-        if not whole.startswith(text):
-            raise RowError(
-                self.messages_key,
-                "chat template",
-                "the chat template changes the prompt when a response follows: it cannot be trained on",
-            )
-        return prompt, text, whole[len(text) :].rstrip()
+        # The template does not render the response: Qwen3.5's takes a response apart at `</think>`, and loses what is
+        # before `<think>`. A sampled response is not rendered either.
+        return prompt, text, self._response(messages[-1]["content"]) + self._end
 
     def _prompt(self, row: dict[str, Any]) -> list[dict]:
         """Build the messages before the response with media in place, as RL does."""

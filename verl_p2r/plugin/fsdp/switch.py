@@ -92,8 +92,14 @@ def check_model(config: Any, module: nn.Module | None = None) -> None:
         ValueError: with the remedy.
     """
     family = family_of_model(config.model_type)
+    if family is not None and family.hybrid:
+        raise ValueError(
+            f"shared_prefix with {config.model_type}: its linear-attention layers carry a state from token to token, "
+            "and every response would need a copy of the state at the end of the prompt, which is not built: train "
+            f"another family, {OFF}"
+        )
     if family is None or not family.one_tower_call:
-        served = [family.model_type for family in FAMILIES if family.one_tower_call]
+        served = [family.model_type for family in FAMILIES if family.one_tower_call and not family.hybrid]
         raise ValueError(
             f"shared_prefix supports the models {', '.join(served)}, and this is {config.model_type}: train one of "
             f"them, {OFF}"
