@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export VERL_PLATFORM := cpu
 
-.PHONY: quickstart compare test lint types unit e2e docs dist bench clean
+.PHONY: quickstart compare test lint types unit e2e nightly docs dist smoke-gpu lock-gpu bench clean
 .DEFAULT_GOAL := quickstart
 
 quickstart: $(VENV)/installed ## watch a tiny Qwen2.5-VL learn to look, then to reason
@@ -34,10 +34,13 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 unit: $(VENV)/installed ## a file's tests stay in one process, with its fixtures
-	$(BIN)/python -m pytest -m "not e2e" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not e2e and not nightly" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 e2e: $(VENV)/installed ## a few steps of real SFT and RL on the CPU
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -m e2e -s
+
+nightly: $(VENV)/installed ## the newest vLLM in its own environment, downloaded from the package registry
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -m nightly -s
 
 docs: $(VENV)/installed ## the documentation site in build/docs, from the code, without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -49,6 +52,14 @@ dist: $(VENV)/installed ## wheel and sdist, checked, installed into a new enviro
 	build/new/bin/python -m pip install --quiet -c requirements/cpu.txt "$$(echo dist/*.whl)[cpu]"
 	build/new/bin/python -m pip uninstall --quiet -y torchaudio torchcodec
 	cd build && new/bin/verl-p2r --help && new/bin/verl-p2r-data --help && new/bin/verl-p2r-eval --help && new/bin/verl-p2r doctor
+
+smoke-gpu: ## on a GPU machine, in the environment where the extra gpu is installed: doctor, then one small run of everything
+	env -u VERL_PLATFORM verl-p2r doctor
+	env -u VERL_PLATFORM bash examples/smoke_gpu.sh
+
+lock-gpu: $(VENV)/installed ## requirements/gpu.txt from the extra gpu; keeps the versions that still fit
+	$(BIN)/uv pip compile pyproject.toml --extra gpu --python-platform x86_64-manylinux_2_31 --python-version 3.11 \
+		--no-annotate --custom-compile-command "make lock-gpu" --output-file requirements/gpu.txt
 
 bench: $(VENV)/installed
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

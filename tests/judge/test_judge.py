@@ -354,7 +354,7 @@ def test_a_name_is_registered_once(registry):
 def test_unknown_judge_lists_the_known():
     with pytest.raises(
         ValueError,
-        match=r"'gpt' is unknown: use one of all, any, facts, openai, self, verl, visual, weighted, or module",
+        match=r"'gpt' is unknown: use one of all, any, facts, openai, self, verl, visual, weighted",
     ):
         get_judge("gpt")
 

@@ -25,6 +25,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from verl_p2r.judge.evaluation import Case, Result
     from verl_p2r.judge.protocol import Judge
+    from verl_p2r.plugin.plan.launches import Launch
 
 
 class Reply(str, Enum):
@@ -44,16 +45,26 @@ def main() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Check the installation: versions, registrations in a fresh process, platform and rollout.
+def doctor(
+    config: Annotated[
+        str | None, typer.Argument(help="Also check this run: a config's name, or python or torchrun.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides as for verl, or the rest of the command.")
+    ] = None,
+) -> None:
+    """Check what a run will need: driver, GPUs, versions, registrations, shared memory, limits, disk, ports.
 
-    Exits with 1 when something is missing.
+    With a config or a command that starts verl, also its GPUs, model, data, media, judge and room for checkpoints:
+    LAUNCH='verl-p2r doctor --' MODEL=… bash examples/pa_grpo_7b.sh
+
+    Exits with 1 when something is missing, and with 2 when the config cannot be read.
     """
     from verl_p2r.plugin.doctor import examine
 
     console = Console()
-    with console.status("Starting verl in a fresh process"):
-        findings = examine()
+    with _user_errors(console), console.status("Looking at the machine, and starting verl in a fresh process"):
+        findings = list(examine(_launch(config, overrides) if config else None))
     table = Table(box=None)
     for title in ("", "what", "found", "what to do"):
         table.add_column(title, overflow="fold")  # never cut, so that a remedy can be copied
@@ -189,7 +200,7 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Hydra overrides as for verl, or the rest of the command.")
     ] = None,
-    gpu: Annotated[str, typer.Option(help="A100, A100-40GB, H100 or H200.")] = "A100",
+    gpu: Annotated[str, typer.Option(help="A100, A100-40GB, H100, H200, L40S (48 GB) or RTX4090 (24 GB).")] = "A100",
     model: Annotated[
         str | None,
         typer.Option(help="A published name, or a folder with the model's shape, if the model's path is not here."),
@@ -210,26 +221,33 @@ def plan(
 
     Exits with 2 when the config cannot be read, and with --strict with 1 when there is a warning.
     """
-    from verl_p2r.media import torchvision_ops
-
-    torchvision_ops.install()  # as CPU trainers do; no effect with a complete torchvision
-
-    from verl_p2r.planner import GPUS, Assumed, faults
-    from verl_p2r.plugin.plan.from_config import Options, plan_of
-    from verl_p2r.plugin.plan.launches import launch_of
-    from verl_p2r.plugin.plan.report import show
-
     console = Console()
-    assumed = Assumed(mfu=mfu, judge=judge_seconds)
     with _user_errors(console):
+        launch = _launch(config, overrides)
+
+        from verl_p2r.planner import GPUS, Assumed, faults
+        from verl_p2r.plugin.plan.from_config import Options, plan_of
+        from verl_p2r.plugin.plan.report import show
+
+        assumed = Assumed(mfu=mfu, judge=judge_seconds)
         if gpu not in GPUS:
             raise ValueError(f"--gpu is {gpu!r}: give one of {', '.join(GPUS)}")
-        launch = launch_of(config, overrides or [])
         made = plan_of(launch, Options(gpu, model, rows, response_tokens))
     wrong = [*made.faults, *faults(made.job, assumed)]
     show(console, made, wrong, assumed, gpu, formulas)
     if strict and wrong:
         raise typer.Exit(1)
+
+
+def _launch(config: str, overrides: list[str] | None) -> Launch:
+    """Read a launch, before anything imports verl."""
+    from verl_p2r.media import torchvision_ops
+
+    torchvision_ops.install()  # as CPU trainers do; no effect with a complete torchvision
+
+    from verl_p2r.plugin.plan.launches import launch_of
+
+    return launch_of(config, overrides or [])
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def plan_of(launch: Launch, options: Options) -> Plan:
     config = launch.config
     OmegaConf.resolve(config)
     check_config(launch)
-    model = config.actor_rollout_ref.model if launch.trains_rl else config.model
+    model = launch.model
     shape, spec, source = _shape(options.model, model.path)
     processor = _processor(model.path) if options.rows or spec is None else None
     if processor is not None:

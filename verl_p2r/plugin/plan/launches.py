@@ -40,6 +40,11 @@ class Launch:
         return self.module == RL
 
     @property
+    def model(self) -> DictConfig:
+        """The config of the model that it trains."""
+        return self.config.actor_rollout_ref.model if self.trains_rl else self.config.model
+
+    @property
     def gpus(self) -> int:
         """GPUs of all resource pools together."""
         trainer = self.config.trainer

