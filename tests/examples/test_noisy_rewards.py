@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from paths import QUICKSTART
 from tensordict import TensorDict
@@ -18,6 +19,8 @@ sys.path.insert(0, str(QUICKSTART))
 
 import numpy as np
 from noisy_rewards import Coins
+
+from verl_p2r.plugin.rl.trainer import check_config
 
 RIGHT = "<observation>red</observation><think>so</think><answer>B</answer>"
 BLIND = "<think>so</think><answer>A</answer>"
@@ -49,6 +52,24 @@ def manager(**flipped):
         }
     )
     return resolve_reward_manager_cls(config)(config, Letters())
+
+
+def test_the_overrides_of_compare_sh_compose_and_pass_the_check_at_start():
+    with initialize_config_module("verl_p2r.config", version_base=None):
+        config = compose(
+            "p2r_ppo_cpu",
+            [
+                "data.seed=7",
+                "reward.reward_manager.source=importlib",
+                f"reward.reward_manager.module.path='{QUICKSTART / 'noisy_rewards.py'}'",
+                "reward.reward_manager.name=NoisyRewards",
+                "+trainer.flipped.verdicts=0.3",
+                "+trainer.flipped.answers=0",
+            ],
+        )
+    check_config(config)
+    rewards = resolve_reward_manager_cls(config)(config, Letters())
+    assert (rewards.coins.verdicts, rewards.coins.answers, rewards.coins.seed) == (0.3, 0, 7)
 
 
 def score(rewards, text: str, split: str = "train") -> dict:
