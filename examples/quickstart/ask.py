@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import typer
-from inference import Model, conversation
+from conversations import conversation
+from inference import Model
 from rich.console import Console
 from transformers import Qwen2_5_VLForConditionalGeneration
 

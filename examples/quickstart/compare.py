@@ -1,16 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does process-awareness pay? Aggregate the comparison runs over seeds, draw them, and print what came out.
 
-python examples/quickstart/compare.py [COMPARE_DIR]
+python examples/quickstart/compare.py outputs/compare            # a folder of runs
+python examples/quickstart/compare.py outputs/compare/runs.jsonl # its records, without the runs
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Annotated
 
 import typer
+from compare_runs import (
+    COLLAPSE,
+    Algorithm,
+    Runs,
+    algorithms_of,
+    read_records,
+    read_runs,
+    records_of,
+    summarise,
+    write_records,
+)
 from figures import LABELS, new_figure, save, share_axis
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,105 +30,21 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from run_data import PROCESSES, Metrics, RunError, answer_for, read_metrics, series, validation_mean
-
-COLLAPSE = (*PROCESSES, "combined")
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """How an algorithm is called and drawn, and the rewards it learns from."""
-
-    label: str
-    colour: str
-    learns_from: tuple[str, ...]
-
-
-ALGORITHMS = {
-    "pa_grpo": Algorithm("PA-GRPO", "#0f766e", PROCESSES),
-    "grpo_reasoning": Algorithm("GRPO reasoning", "#c9741a", ("reasoning",)),
-    "grpo_sum": Algorithm("GRPO sum", "#6b7280", ("combined",)),
-    "no_separation": Algorithm("no separation", "#8a4fa3", ("combined",)),
-}
-Runs = dict[str, dict[str, Metrics]]  # algorithm -> seed -> metrics
-
-
-def read_runs(folder: Path) -> tuple[Runs, list[str]]:
-    """Read `<algorithm>/seed<k>/metrics.jsonl`; a run that is missing or stopped early is left out and named.
-
-    Returns:
-        The complete runs, and one line per run left out.
-
-    Raises:
-        RunError: no run at all, an unknown algorithm, or an unreadable file.
-    """
-    if not folder.is_dir():
-        raise RunError(f"{folder} does not exist: run examples/quickstart/compare.sh first.")
-    found = {path.parent.relative_to(folder): path for path in sorted(folder.glob("*/seed*/metrics.jsonl"))}
-    if not found:
-        raise RunError(f"{folder} has no <algorithm>/seed<k>/metrics.jsonl: run examples/quickstart/compare.sh first.")
-    if unknown := sorted({run.parts[0] for run in found} - ALGORITHMS.keys()):
-        raise RunError(f"{folder / unknown[0]}: unknown algorithm; known are {', '.join(ALGORITHMS)}.")
-    metrics = {run: read_metrics(path, "comparison") for run, path in found.items()}
-    last = {run: max(validation_mean(values, "reasoning_accuracy"), default=None) for run, values in metrics.items()}
-    end = max((step for step in last.values() if step is not None), default=None)
-    if end is None:
-        raise RunError(f"{folder}: no run has logged a validation accuracy yet.")
-    seeds = sorted({run.parts[1] for run in found} | {path.name for path in folder.glob("*/seed*") if path.is_dir()})
-    runs: Runs = {name: {} for name in ALGORITHMS}
-    left_out = []
-    for name in ALGORITHMS:
-        for seed in seeds:
-            run = Path(name, seed)
-            if run not in found:
-                left_out.append(f"{run.as_posix()}: no metrics.jsonl")
-            elif last[run] != end:
-                left_out.append(f"{run.as_posix()}: last validation at step {last[run]}, not {end}")
-            else:
-                runs[name][seed] = metrics[run]
-    return runs, left_out
-
-
-def summarise(runs: Runs, left_out: list[str]) -> dict:
-    """Held-out accuracies before and after, and mean collapse: per algorithm the seeds' values, their mean and sd."""
-    algorithms = {}
-    for name, seeds in runs.items():
-        validated = {
-            process: {seed: validation_mean(metrics, f"{process}_accuracy") for seed, metrics in seeds.items()}
-            for process in PROCESSES
-        }
-        collapse = {
-            kind: {seed: series(metrics, f"p2r/collapse/{kind}")[1] for seed, metrics in seeds.items()}
-            for kind in COLLAPSE
-        }
-        algorithms[name] = {
-            "label": ALGORITHMS[name].label,
-            "seeds": len(seeds),
-            "before": {p: _over_seeds({k: v[0] for k, v in by.items() if 0 in v}) for p, by in validated.items()},
-            "after": {p: _over_seeds({k: v[max(v)] for k, v in by.items() if v}) for p, by in validated.items()},
-            "collapse": {c: _over_seeds({k: fmean(v) for k, v in by.items() if v}) for c, by in collapse.items()},
-        }
-    return {"algorithms": algorithms, "left_out": left_out}
-
-
-def _over_seeds(by_seed: dict[str, float]) -> dict:
-    """Mean and unbiased sd, None where they do not exist."""
-    values = list(by_seed.values())
-    sd = stdev(values) if len(values) > 1 else None
-    return {"mean": fmean(values) if values else None, "sd": sd, "by_seed": by_seed}
+from run_data import PROCESSES, RunError, answer_for, series, validation_mean
 
 
 def draw(runs: Runs, folder: Path) -> list[Path]:
     """Draw accuracy and collapse over steps: mean over seeds with the band from the lowest to the highest seed."""
+    algorithms = algorithms_of(list(runs))
     figure, axes = new_figure(2, width=9.6, height=3.8)
     for axis, process in zip(axes, PROCESSES, strict=True):
         axis.set_title(f"{LABELS[process]} accuracy", loc="left")
         for name, seeds in runs.items():
             points = [dict(zip(*series(m, f"p2r/{process}/accuracy"), strict=True)) for m in seeds.values()]
-            _band(axis, name, points)
+            _band(axis, algorithms[name], points)
             if held_out := _common([validation_mean(m, f"{process}_accuracy") for m in seeds.values()]):
                 means = [fmean(values) for values in held_out.values()]
-                axis.plot(list(held_out), means, "o", mfc="white", color=ALGORITHMS[name].colour, ms=6, clip_on=False)
+                axis.plot(list(held_out), means, "o", mfc="white", color=algorithms[name].colour, ms=6, clip_on=False)
     _legend(figure, runs, Line2D([], [], ls="", marker="o", mfc="white", color="#6b7280", label="held-out items"))
     accuracy = save(figure, folder / "accuracy.png")
 
@@ -126,7 +53,7 @@ def draw(runs: Runs, folder: Path) -> list[Path]:
         axis.set_title(f"equal rewards: {LABELS[kind]}", loc="left")
         for name, seeds in runs.items():
             points = [dict(zip(*series(m, f"p2r/collapse/{kind}"), strict=True)) for m in seeds.values()]
-            _band(axis, name, points, "-" if kind in ALGORITHMS[name].learns_from else ":")
+            _band(axis, algorithms[name], points, "-" if kind in algorithms[name].learns_from else ":")
     axes[0].set_ylabel("share of groups")
     _legend(figure, runs, Line2D([], [], ls=":", color="#6b7280", label="does not learn from it"))
     return [accuracy, save(figure, folder / "collapse.png")]
@@ -135,8 +62,8 @@ def draw(runs: Runs, folder: Path) -> list[Path]:
 def _legend(figure: Figure, runs: Runs, last: Line2D) -> None:
     """One legend for all panels, naming how many seeds each line stands for."""
     lines = [
-        Line2D([], [], color=ALGORITHMS[name].colour, label=f"{ALGORITHMS[name].label} (n = {len(seeds)})")
-        for name, seeds in runs.items()
+        Line2D([], [], color=algorithm.colour, label=f"{algorithm.label} (n = {len(runs[name])})")
+        for name, algorithm in algorithms_of(list(runs)).items()
     ]
     figure.legend(handles=[*lines, last], loc="outside lower center", ncols=5, fontsize=8)
 
@@ -147,8 +74,7 @@ def _common(points: list[dict[int, float]]) -> dict[int, list[float]]:
     return {step: [seed[step] for seed in points] for step in common}
 
 
-def _band(axis: Axes, name: str, points: list[dict[int, float]], line: str = "-") -> None:
-    algorithm = ALGORITHMS[name]
+def _band(axis: Axes, algorithm: Algorithm, points: list[dict[int, float]], line: str = "-") -> None:
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     share_axis(axis)
@@ -170,8 +96,9 @@ def table(summary: dict) -> Table:
     result = Table(title="Held-out accuracy after training, %: mean ± sd over n seeds", title_justify="left")
     for name in ("algorithm", "n", "perception", "answer", "collapse of its rewards"):
         result.add_column(name, justify="left" if name == "algorithm" else "right")
+    algorithms = algorithms_of(list(summary["algorithms"]))
     for name, entry in summary["algorithms"].items():
-        own = ", ".join(cell(entry["collapse"][kind]) for kind in ALGORITHMS[name].learns_from)
+        own = ", ".join(cell(entry["collapse"][kind]) for kind in algorithms[name].learns_from)
         result.add_row(entry["label"], str(entry["seeds"]), *(cell(entry["after"][p]) for p in PROCESSES), own)
     before = {
         p: [v for e in summary["algorithms"].values() for v in e["before"][p]["by_seed"].values()] for p in PROCESSES
@@ -182,21 +109,50 @@ def table(summary: dict) -> Table:
     return result
 
 
+def difference_table(summary: dict) -> Table:
+    """Differences of the final accuracies to PA-GRPO over equal seeds, in points, with 95 % intervals."""
+
+    def cell(found: dict) -> str:
+        if found["low"] is None:
+            return "–" if found["mean"] is None else f"{100 * found['mean']:+.1f}"
+        mean, low, high = (100 * found[name] for name in ("mean", "low", "high"))
+        return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+    result = Table(title="Difference to PA-GRPO, points: mean [95 % interval] over n pairs", title_justify="left")
+    for name in ("algorithm", "n", "perception", "answer"):
+        result.add_column(name, justify="left" if name == "algorithm" else "right")
+    for entry in summary["algorithms"].values():
+        if found := entry.get("difference"):
+            result.add_row(entry["label"], str(found["reasoning"]["n"]), *(cell(found[p]) for p in PROCESSES))
+    return result
+
+
 def main(
-    folder: Annotated[Path, typer.Argument(help="Folder of the comparison.")] = Path("outputs/compare"),
+    source: Annotated[Path, typer.Argument(help="Folder of the comparison, or its runs.jsonl.")] = Path(
+        "outputs/compare"
+    ),
 ) -> None:
-    """Write summary.json and the PNG curves into the comparison's folder, and print the table."""
+    """Print the tables; of a folder also write runs.jsonl, summary.json and the PNG curves into it."""
+    runs: Runs = {}
+    left_out: list[str] = []
     try:
-        runs, left_out = read_runs(folder)
+        if source.is_file():
+            records = read_records(source)
+        else:
+            runs, left_out = read_runs(source)
+            records = records_of(runs)
+        summary = summarise(records, left_out)
     except RunError as error:
         Console(stderr=True, soft_wrap=True).print(Text(f"error: {error}", style="bold red"))
         raise typer.Exit(1) from error
-    summary = summarise(runs, left_out)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     console = Console()
     console.print(table(summary))
-    for path in (*draw(runs, folder), folder / "summary.json"):
-        console.print(Text(str(path)))
+    console.print(difference_table(summary))
+    if runs:
+        write_records(records, source / "runs.jsonl")
+        (source / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        for path in (*draw(runs, source), source / "runs.jsonl", source / "summary.json"):
+            console.print(Text(str(path)))
     for line in left_out:
         console.print(Text(f"Left out: {line}", style="yellow"))
 

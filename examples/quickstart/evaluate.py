@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import typer
-from inference import Model, conversation
+from conversations import conversation
+from inference import Model
 
 from verl_p2r.accuracy import answer_accuracy
 from verl_p2r.data.rows import Row

@@ -69,15 +69,3 @@ class Model:
         sampling = SamplingParams(temperature=temperature, max_tokens=self.max_tokens, logit_bias=banned)
         outputs = self.llm.generate(prompts, sampling, use_tqdm=False)
         return [output.outputs[0].text for output in outputs]
-
-
-def conversation(prompt: Sequence[dict], videos: Sequence[dict]) -> list[dict]:
-    """Put a row's video where its prompt says `<video>`."""
-    messages = []
-    for message in prompt:
-        content = message["content"]
-        if content.startswith("<video>"):
-            video = {name: value for name, value in videos[0].items() if value is not None}
-            content = [{"type": "video", **video}, {"type": "text", "text": content.removeprefix("<video>")}]
-        messages.append({"role": message["role"], "content": content})
-    return messages
