@@ -59,7 +59,8 @@ class SentMedia:
         """
         video_as = self._video_as if sum("video" in medium for medium in media) == 1 else "images"
         made = await asyncio.gather(*(self._one(TRAINING.fill(medium), video_as) for medium in media))
-        parts, fields = [], {}
+        parts: list[dict[str, Any]] = []
+        fields: dict[str, Any] = {}
         for one in made:
             parts += one.parts
             fields |= one.body

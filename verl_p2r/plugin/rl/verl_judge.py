@@ -55,7 +55,9 @@ def _with_address(
         members = {
             label: {
                 **member,
-                "kwargs": _with_address(config, member.get("name"), member.get("kwargs") or {}, reward_router_address),
+                "kwargs": _with_address(
+                    config, str(member.get("name")), member.get("kwargs") or {}, reward_router_address
+                ),
             }
             if isinstance(member, Mapping)
             else member
