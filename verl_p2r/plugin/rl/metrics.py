@@ -30,7 +30,7 @@ METRICS: Mapping[str, str] = {
     "p2r/judge/prompt_tokens": "mean prompt tokens of a verdict, as the server counts them; 0 from the cache",
     "p2r/judge/completion_tokens": "the same for the tokens that the judge wrote",
     "p2r/judge/agreement": "share of verdicts that another judge confirms; only with another judge",
-    "p2r/judge/share_of_sampling": "mean time of a second answer divided by the time of sampling its response; "
+    "p2r/judge/share_of_sampling": "mean time in flight of a second answer divided by that of sampling its response; "
     "only for p2r/judge=self",
     "p2r/lost": "share of rollouts that failed; the trainer logs it",
 }
