@@ -35,7 +35,7 @@ METRICS: Mapping[str, str] = {
     "p2r/judge/prompt_tokens": "mean prompt tokens of a verdict, as the server counts them; 0 from the cache",
     "p2r/judge/completion_tokens": "the same for the tokens that the judge wrote",
     "p2r/judge/agreement": "share of verdicts that another judge confirms; only with another judge",
-    "p2r/judge/share_of_sampling": "mean time of a second answer divided by the time of sampling its response; "
+    "p2r/judge/share_of_sampling": "mean time in flight of a second answer divided by that of sampling its response; "
     "only for p2r/judge=self",
     "p2r/judge/<member>/yes": "the same share for one member of a combined judge",
     "p2r/judge/<member>/no_verdict": "share of the observations on which this member reached no verdict",
