@@ -23,6 +23,7 @@ __all__ = [
     "EXAMPLES",
     "JUDGE",
     "MODELS",
+    "SMALL_CARDS",
     "START",
     "TEXT",
     "Case",
@@ -62,6 +63,7 @@ class Case:
     script: str
     model: str = "Qwen2.5-VL-7B"
     env: dict[str, str] = field(default_factory=dict)
+    gpu: str = "A100"
 
     def __str__(self) -> str:
         variant = [f"{key}={value}" for key, value in self.env.items() if key not in {**START, **JUDGE}]
@@ -70,6 +72,14 @@ class Case:
 
 START = {"MODEL": "checkpoints/global_step_9/huggingface"}  # where RL starts: the scripts insist on it
 JUDGE = {"JUDGE_MODEL": "judge", "JUDGE_URLS": "[https://one.example/v1,https://two.example/v1]"}
+SMALL_CARDS = [
+    Case("sft_3b_lora_24gb.sh", "Qwen2.5-VL-3B", gpu="RTX4090"),
+    Case("sft_7b_lora_24gb.sh", gpu="RTX4090"),
+    Case("pa_grpo_3b_lora_24gb.sh", "Qwen2.5-VL-3B", START, "RTX4090"),
+    Case("pa_grpo_7b_lora_24gb.sh", env=START, gpu="RTX4090"),
+    Case("pa_grpo_3b_lora_48gb.sh", "Qwen2.5-VL-3B", START, "L40S"),
+    Case("pa_grpo_7b_lora_48gb.sh", env=START, gpu="L40S"),
+]
 CASES = [
     Case("sft_3b.sh", "Qwen2.5-VL-3B"),
     Case("sft_7b.sh"),
@@ -81,6 +91,7 @@ CASES = [
     Case("pa_grpo_7b_4gpus.sh", env=START),
     *[Case("pa_grpo_7b_multinode.sh", env={**START, **more}) for more in ({}, {"NNODES": "4"}, {"NNODES": "8"})],
     Case("pa_grpo_7b_lora.sh", env=START),
+    *SMALL_CARDS,
     Case("pa_grpo_qwen3_vl_8b.sh", "Qwen3-VL-8B", START),
     Case("pa_grpo_qwen3_5_9b.sh", "Qwen3.5-9B", START),
     Case("pa_grpo_32b.sh", "Qwen2.5-VL-32B"),

@@ -8,7 +8,7 @@ types.
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from verl_p2r.answers.normal import normal
 from verl_p2r.answers.numbers import read_number, read_quantity
@@ -157,7 +157,7 @@ def problem_types() -> tuple[str, ...]:
     return _SCORERS.names()
 
 
-def is_problem_type(name: object) -> bool:
+def is_problem_type(name: object) -> TypeGuard[str]:
     """Tell whether a value is the name of a known problem type.
 
     >>> is_problem_type("OCR"), is_problem_type("ocr"), is_problem_type(["OCR"])

@@ -106,8 +106,8 @@ def _collapse(rows: Sequence[Mapping[str, Any]], process: str) -> float | None:
 def _verdict(accuracy: Any) -> str:
     """A verdict in words, from the perception accuracy, which lies between 0 and 1 for a soft reward."""
     if not isinstance(accuracy, int | float):
-        return "no verdict"
-    return f"judge: {'Yes' if accuracy >= 0.5 else 'No'}" + (f" ({accuracy:.2f})" if 0 < accuracy < 1 else "")
+        return NO_VERDICT
+    return f"{'Yes' if accuracy >= 0.5 else 'No'}" + (f" ({accuracy:.2f})" if 0 < accuracy < 1 else "")
 
 
 def _card(row: Mapping[str, Any], step: int, number: int) -> Card:
@@ -131,7 +131,7 @@ def _card(row: Mapping[str, Any], step: int, number: int) -> Card:
         perception=perception,
         reasoning=reasoning,
         notes=[f"Judge: {error}"] if error else [],
-        verdict={1.0: "Yes", 0.0: "No"}.get(row.get("perception_accuracy"), NO_VERDICT),
+        verdict=_verdict(row.get("perception_accuracy")),
     )
 
 

@@ -272,6 +272,12 @@ def test_seconds_of_a_step():
     assert seconds["the run"] == pytest.approx(seconds["a step"] * 1000 / 3600)
 
 
+def test_the_offload_policy_sends_the_weights_to_the_gpu_in_each_pass():
+    seconds = values(step_time(with_engine(JOB, policy_offload=True, fsdp2=True), SURE))
+    # 7 micro-batches: once each for the old log-probabilities and the reference, twice for the update.
+    assert seconds["to and from host memory"] == pytest.approx(7 * (1 + 1 + 2) * 4 * PARAMS / 8 / 20e9)
+
+
 def test_the_rule_of_thumb_of_the_examples_is_near():
     """examples/README.md: 12 operations a parameter and token; 95 s for 448 rows of 1,850 tokens."""
     seconds = values(step_time(JOB, SURE))

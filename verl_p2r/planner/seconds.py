@@ -102,9 +102,13 @@ def _moves(job: Job, assumed: Assumed) -> Iterator[Line]:
     if e.optimizer_offload:
         moved += 2 * 2 * e.param_bytes * job.trained / e.fsdp_size
         how.append(f"2 × 2 × {e.param_bytes} B × {job.trained / 1e9:.2f} G / {e.fsdp_size}")
+    if e.policy_offload:
+        inferring = (job.old_log_prob + (job.reference and not job.own_reference)) * _batches(job, e.infer_tokens)
+        gathers = inferring + 2 * e.epochs * _batches(job, e.tokens)  # forwards and backwards in the update
+        moved += gathers * e.param_bytes * job.all_params / e.fsdp_size
+        how.append(f"{gathers} × {e.param_bytes} B × {job.all_params / 1e9:.2f} G / {e.fsdp_size}")
     if job.own_reference:
-        groups = e.gpus // e.ulysses_size
-        batches = max(1, ceil(pass_tokens(job) / groups / e.ulysses_size / e.infer_tokens))
+        batches = _batches(job, e.infer_tokens)
         moved += batches * e.param_bytes * job.shape.params / e.fsdp_size
         how.append(
             f"{batches} micro-batches of the reference × {e.param_bytes} B × {job.shape.params / 1e9:.2f} G / "
@@ -124,6 +128,13 @@ def _moves(job: Job, assumed: Assumed) -> Iterator[Line]:
             f"({e.param_bytes} + {job.rollout.dtype_bytes}) B × {job.shape.params / 1e9:.2f} G / {link / 1e9:.0f} GB/s"
         )
         yield Line("weight sync", whole / link, "s", formula)
+
+
+def _batches(job: Job, budget: float) -> int:
+    """Micro-batches of a GPU in one pass over a step's rows."""
+    return max(
+        1, ceil(pass_tokens(job) / (job.engine.gpus // job.engine.ulysses_size) / job.engine.ulysses_size / budget)
+    )
 
 
 def _generate(job: Job, assumed: Assumed) -> Iterator[Line]:

@@ -173,7 +173,7 @@ def describe(thing: Any) -> str:
 
 
 def _parameters(signature: inspect.Signature) -> Iterator[str]:
-    marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    marks: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     starred = False
     for parameter in signature.parameters.values():
         if parameter.name.startswith("_ray_"):  # Ray adds one to the methods of its actors

@@ -13,6 +13,7 @@ import sys
 import warnings
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import qwen_models
@@ -261,24 +262,38 @@ def test_stock_vllm_loses_the_frame_rate(tiny_model):
     assert truth == [0] + [1] * 16 + [3] * 16 + [5]
 
 
+ALL = {"qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"}
+
+
 @pytest.mark.parametrize(
-    ("version", "registers"),
+    ("version", "installed", "left_with_a_warning"),
     [
-        *[(version, True) for version in ("0.24.0", "0.27.1+cpu", "0.28.3", "0.28.1.dev3+g12ab")],
-        *[(version, False) for version in ("0.23.1", "0.29.0rc1", "0.29.0", "0.32.0", "1.0.0", "dev")],
+        *[(version, ALL, set()) for version in ("0.24.0", "0.27.1+cpu", "0.28.3", "0.28.1.dev3+g12ab")],
+        *[(version, set(), ALL) for version in ("0.23.1", "0.29.0rc1", "0.30.0", "dev")],
+        *[(version, set(), ALL - {"qwen2_5_vl"}) for version in ("0.31.0rc1", "0.32.0+cpu", "1.0.0")],
     ],
 )
-def test_it_registers_in_tested_versions_only_and_warns_elsewhere(monkeypatch, recwarn, version, registers):
+def test_a_repair_is_installed_where_it_fits_and_steps_aside_elsewhere(
+    monkeypatch, version, installed, left_with_a_warning
+):
     import vllm
 
-    hooks = []
+    hooks, acted = {}, set()
     monkeypatch.setattr(vllm, "__version__", version)
-    monkeypatch.setattr(vllm_video, "register_post_import_hook", lambda hook, door: hooks.append(door))
+    monkeypatch.setattr(vllm_video, "_install", lambda repair, prefix, models: acted.add(models.__name__))
+    monkeypatch.setattr(vllm_video, "register_post_import_hook", lambda hook, door: hooks.update({door: hook}))
     vllm_video.register()
-    assert bool(hooks) is registers
-    said = " ".join(str(warning.message) for warning in recwarn)
-    assert (f"leaves vLLM {version} as it is" in said) is not registers
-    assert ("tested with vLLM >=0.24,<0.29 only" in said) is not registers
+    warned = set()
+    for door, hook in hooks.items():
+        name = door.removeprefix("vllm.model_executor.models.")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            hook(ModuleType(name))
+        for warning in caught:
+            warned.add(name)
+            assert f"of vLLM {version} as it is" in str(warning.message)
+            assert "fits vLLM >=0.24,<0.29 only" in str(warning.message)
+    assert (acted, warned) == (installed, left_with_a_warning)
 
 
 @pytest.mark.parametrize("version", ["0.27.1", "0.31.0"])

@@ -7,7 +7,7 @@ from statistics import median
 
 import make_data
 import pytest
-from example_scripts import CASES, START, call
+from example_scripts import CASES, SMALL_CARDS, START, call
 from qwen_vl_utils import process_vision_info
 from typer.testing import CliRunner
 from verl.trainer.ppo.utils import create_rl_dataset
@@ -15,7 +15,7 @@ from verl.trainer.sft_trainer import create_sft_dataset
 from verl.utils.tokenizer import build_multimodal_processor_inputs
 
 from verl_p2r.media.plan import VisionSpec
-from verl_p2r.planner import GPUS, Assumed, SecondAnswers, count, faults, memory, step_time, total
+from verl_p2r.planner import GPUS, PHASES, Assumed, SecondAnswers, count, faults, memory, step_time, total
 from verl_p2r.plugin.cli import app
 from verl_p2r.plugin.plan.from_config import Options, plan_of
 from verl_p2r.plugin.plan.launches import launch_of, read
@@ -124,7 +124,7 @@ def plans(tmp_path_factory):
     def make(case):
         done, command = call(case.script, case.env, folder)
         assert done.returncode == 0, done.stderr
-        return plan_of(read(command), Options(model=case.model))
+        return plan_of(read(command), Options(case.gpu, case.model))
 
     return make
 
@@ -138,6 +138,16 @@ def test_every_script_can_be_planned(case, plans):
     assert {line.name for line in step_time(plan.job, Assumed())} >= {"update", "a step"}
     unexpected = [f for f in faults(plan.job, Assumed()) if not f.startswith(("GPU memory: update", "prompt:"))]
     assert plan.faults + unexpected == []
+
+
+@pytest.mark.parametrize("case", SMALL_CARDS, ids=str)
+def test_a_recipe_for_a_small_card_fits_in_each_phase(case, plans):
+    job = plans(case).job
+    lines = memory(job, Assumed())
+    for phase in PHASES if job.rollout else ("update",):
+        assert total(lines, phase) < job.gpu.memory, (phase, lines)
+    assert not list(faults(job, Assumed()))
+    assert (job.engine.gpus, job.engine.lora_rank, job.engine.param_bytes) == (1, 64, 4)
 
 
 def test_what_a_script_sets_arrives(plans):

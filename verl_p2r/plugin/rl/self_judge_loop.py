@@ -88,7 +88,8 @@ class SelfJudgeLoop(SingleTurnAgentLoop):
         ids = await self.ct_build_initial_tokens(without_media(columns["raw_prompt"]))
         # The observation may have more tokens here than when it was sampled: leave room for at least one new token.
         room = self.prompt_length + self.response_length - 1 - len(ids)
-        ids = ids + self.tokenizer.encode(prefix, add_special_tokens=False)[-room:]
+        tokenizer: Any = self.tokenizer
+        ids = ids + tokenizer.encode(prefix, add_special_tokens=False)[-room:]
         reply = await self.server_manager.generate(
             request_id=self._request_id(columns),
             prompt_ids=ids,
