@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Process-aware SFT of Qwen3.5-9B: sft_7b.sh with another family and its config; docs/guides/qwen3-5.md says what differs.
 # Hardware: 1 node of 8 GPUs, 80 GB each, 250 GB of host memory.
-# Time: not run; our estimate is 10 to 20 h on A100, because each micro-batch is one row.
+# Time: not run; `verl-p2r plan` estimates 2.4 s a step on A100, 7 h for 10,000 steps; micro-batches of one row will be
+#   slower than it assumes.
 # Expect: not run, and not in the paper.
 #   DATA=… MEDIA=… OUT=… bash examples/sft_qwen3_5_9b.sh [overrides]
 set -euo pipefail

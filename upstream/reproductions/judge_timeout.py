@@ -2,7 +2,9 @@
 """A reward that was never computed counts as 0.0, the same as a wrong answer."""
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -14,24 +16,31 @@ THEN = (
 
 
 def fault() -> str | None:
-    """Score a response with a function that does not answer in time."""
-    found = asyncio.run(_scored())
-    if found["reward_score"] != 0.0:
+    """Score a response with a function that does not answer in time, and one that is wrong."""
+    found, wrong = asyncio.run(_scored(_never)), asyncio.run(_scored(_wrong))
+    marked = found["reward_extra_info"].keys() == wrong["reward_extra_info"].keys() and found != wrong
+    if found["reward_score"] != 0.0 or marked:  # in every row, so that a trainer can look for the mark
         return None
     return f"the function timed out, and the response has the reward {found['reward_score']}: {found}"
 
 
-async def _scored() -> dict:
+async def _never(**_: Any) -> float:
+    await asyncio.sleep(60)
+    return 1.0
+
+
+async def _wrong(**_: Any) -> float:
+    return 0.0
+
+
+async def _scored(function: Callable[..., Any]) -> dict:
     from verl import DataProto
     from verl.experimental.reward_loop.reward_manager import get_reward_manager_cls
-
-    async def never(**_):
-        await asyncio.sleep(60)
 
     manager = get_reward_manager_cls("rate_limited")(
         config=OmegaConf.create({"reward": {"timeout": 0.05}}),
         tokenizer=SimpleNamespace(decode=lambda *_, **__: "A dot."),
-        compute_score=never,
+        compute_score=function,
     )
     row = DataProto.from_dict(
         tensors={

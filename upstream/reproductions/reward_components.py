@@ -21,8 +21,9 @@ def fault() -> str | None:
     received: dict[str, Any] = {}
 
     @register_adv_est("looks_for_components")
-    def estimator(token_level_rewards, response_mask, **more):
-        received.update(more)
+    def estimator(token_level_rewards, response_mask, non_tensor_batch=None, batch=None, **more):
+        given = {"non_tensor_batch": non_tensor_batch, "batch": batch, **more}
+        received.update({name: value for name, value in given.items() if value is not None})
         advantages = token_level_rewards * response_mask
         return advantages, advantages
 
