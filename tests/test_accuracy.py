@@ -16,7 +16,7 @@ MEGABYTE = 1_000_000
 
 @pytest.mark.parametrize("mode", ["lenient", "strict"])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['problem_type']}-{c['prediction']!a}-{c['solution']!a}")
-def test_case_table(case, mode):
+def test_each_accuracy_case_has_expected_score(case, mode):
     score = answer_accuracy(
         case["problem_type"],
         case["prediction"],
@@ -27,7 +27,7 @@ def test_case_table(case, mode):
     assert score == pytest.approx(case[mode], abs=1e-8), case["source"]
 
 
-def test_the_table_covers_every_type_and_both_outcomes():
+def test_case_table_covers_every_problem_type_and_outcome():
     for problem_type in PROBLEM_TYPES:
         for mode in ("lenient", "strict"):
             scores = {case[mode] for case in CASES if case["problem_type"] == problem_type}
@@ -35,7 +35,7 @@ def test_the_table_covers_every_type_and_both_outcomes():
             assert max(scores) >= 2 / 3
 
 
-def test_tags_around_either_side_change_nothing():
+def test_answer_tags_do_not_change_score():
     for case in CASES:
         if not case["prediction"] or "<" in case["prediction"] + case["solution"] or not case["solution"]:
             continue
@@ -54,7 +54,7 @@ def test_tags_around_either_side_change_nothing():
 
 
 @pytest.mark.parametrize("problem_type", ["ocr", "Numerical", "free form", "math", "", None, 3, ["OCR"]])
-def test_unknown_problem_type_lists_the_five(problem_type):
+def test_unknown_problem_type_error_lists_known_types(problem_type):
     with pytest.raises(ValueError, match="unknown problem type") as error:
         answer_accuracy(problem_type, "A", "A")
     assert all(repr(name) in str(error.value) for name in PROBLEM_TYPES)
@@ -63,19 +63,19 @@ def test_unknown_problem_type_lists_the_five(problem_type):
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 @pytest.mark.parametrize("value", [None, 5, 2.5, b"A", ["A"]])
-def test_what_is_not_a_string_scores_zero(problem_type, strict, value):
+def test_non_string_answer_scores_zero(problem_type, strict, value):
     assert answer_accuracy(problem_type, value, "A", strict=strict) == 0
     assert answer_accuracy(problem_type, "A", value, strict=strict) == 0
 
 
 @pytest.mark.parametrize("options", [None, [], np.array(["A. a cat", "B. a dog"], dtype=object), ("a cat", "a dog")])
-def test_options_as_parquet_gives_them(options):
+def test_options_may_be_none_list_tuple_or_array(options):
     assert answer_accuracy("multiple choice", "(b)", "B", options=options) == 1
     own_text = answer_accuracy("multiple choice", "a dog", "B", options=options)
     assert own_text == (1 if options is not None and len(options) else 0)
 
 
-def test_options_that_are_not_texts_do_not_raise():
+def test_non_string_options_do_not_raise():
     assert answer_accuracy("multiple choice", "2", "B", options=[1, 2]) == 1
     assert answer_accuracy("multiple choice", "B", "B", options=[str(i) for i in range(40)]) == 1
 
@@ -101,7 +101,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_megabyte_of_anything_scores_in_range(name, problem_type):
+def test_megabyte_of_hostile_text_scores_in_range(name, problem_type):
     text = HOSTILE[name]
     for strict in (False, True):
         for prediction, solution in [(text, "5"), ("5", text), (text, text), (text, text[::-1])]:
@@ -180,7 +180,7 @@ def slow_rouge(reference, hypothesis):
     return sum(scores) / 3
 
 
-def test_free_form_is_rouge_scores_own_with_its_stemmer():
+def test_free_form_score_equals_rouge_score_library():
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
@@ -204,7 +204,7 @@ def test_free_form_equals_slow_rouge():
 
 
 @pytest.mark.parametrize("problem_type", ["OCR", "free-form"])
-def test_texts_beyond_the_bound_are_compared_on_their_beginning(problem_type):
+def test_texts_beyond_word_limit_are_compared_by_their_beginning(problem_type):
     words = [f"w{i}" for i in range(3 * MAX_WORDS)]
     changed = [*words[:MAX_WORDS], *reversed(words[MAX_WORDS:])]
     assert answer_accuracy(problem_type, " ".join(words), " ".join(words)) == 1
@@ -222,7 +222,7 @@ def test_regression_equals_its_formula():
             assert score == pytest.approx(max(0.0, 1 - error))
 
 
-def test_lenient_accepts_whatever_strict_accepts_among_plain_answers():
+def test_lenient_mode_accepts_plain_numbers_that_strict_accepts():
     rng = random.Random(4)
     for _ in range(300):
         number = f"{rng.uniform(-1e6, 1e6):,.{rng.randint(0, 3)}f}"
@@ -238,7 +238,7 @@ def test_answer_text_takes_the_first_block(text, expected):
     assert answer_text(text) == expected
 
 
-def test_read_number_stops_at_its_bound():
+def test_read_number_refuses_numbers_beyond_length_limit():
     assert read_number("1" + "0" * 200) == 1e200
     assert read_number("0" * 300 + "1") is None
 
@@ -255,15 +255,15 @@ def test_read_number_stops_at_its_bound():
         (["A", "B"], "b", "B"),
     ],
 )
-def test_options_label_themselves_or_count_from_a(options, text, letter):
+def test_options_use_own_labels_or_letters_from_a(options, text, letter):
     assert answer_accuracy("multiple choice", text, letter or "C", options=options) == (letter is not None)
 
 
-def test_read_option_without_any():
+def test_read_option_returns_none_without_match():
     assert read_option("") is None
     assert read_option("!") is None
     assert read_option("E", {"A": "x"}) is None
 
 
-def test_a_bare_letter_is_a_label_before_it_is_a_text():
+def test_bare_letter_is_read_as_label_before_option_text():
     assert read_option("B", {"A": "B", "B": "C"}) == "B"

@@ -27,7 +27,7 @@ def golden(**changes):
     return pa_grpo_advantages(**{**GOLDEN, **changes})
 
 
-def test_group_of_four_by_hand():
+def test_group_of_four_matches_hand_computed_advantages():
     # R_P = 1 0 1 0: mean 1/2, squares 4 × 1/4 = 1, unbiased std √(1/3): A_P = ±(1/2)/√(1/3) = ±0.8660254.
     # R_R = 0 2 1 1: mean 1, squares 1 + 1 = 2, unbiased std √(2/3): A_R = −1.2247449, 1.2247449, 0, 0.
     p, r = math.sqrt(3) / 2, math.sqrt(1.5)
@@ -36,25 +36,25 @@ def test_group_of_four_by_hand():
     # Row 2 has no perception tokens and the mean reasoning reward, row 3 no reasoning tokens.
 
 
-def test_group_of_four_by_hand_without_division():
+def test_group_of_four_without_std_matches_hand_computed_advantages():
     expected = torch.tensor([[0.5, -1, -1, 0], [-0.5, -0.5, 1, 1], [0, 0, 0, 0], [-0.5, -0.5, -0.5, 0]])
     assert torch.equal(golden(norm_by_std=False), expected)
 
 
-def test_no_separation_by_hand():
+def test_advantages_without_separation_match_hand_computed_values():
     # R_P + R_R = 1 2 2 1: mean 1.5, on every token.
     expected = torch.tensor([[-0.5, -0.5, -0.5, 0], [0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0, 0], [-0.5, -0.5, -0.5, 0]])
     assert torch.equal(golden(separate=False, norm_by_std=False), expected)
 
 
-def test_segment_weighting_by_hand():
+def test_segment_weighting_matches_hand_computed_advantages():
     # Row 0: T = 3, T_P = 1, T_R = 2: 0.5 × 3/2 = 0.75 and −1 × 3/4 = −0.75, so that the segments' sums, 0.75 and −1.5,
     # are T/2 × A. Row 1: T = 4, both segments 2: weights 1. Rows 2 and 3 have one segment: weight 1.
     expected = torch.tensor([[0.75, -0.75, -0.75, 0], [-0.5, -0.5, 1, 1], [0, 0, 0, 0], [-0.5, -0.5, -0.5, 0]])
     assert torch.equal(golden(norm_by_std=False, segment_weighting="segment"), expected)
 
 
-def test_rows_without_a_verdict_by_hand():
+def test_rows_without_verdict_match_hand_computed_advantages():
     # Row 1 is excluded: the others have R_P 1 1 0, mean 2/3. Its perception tokens get 0; its reasoning is unchanged.
     third = 1 / 3
     expected = torch.tensor([[third, -1, -1, 0], [0, 0, 1, 1], [0, 0, 0, 0], [-2 * third, -2 * third, -2 * third, 0]])
@@ -81,12 +81,12 @@ def test_cross_credit_by_hand():
     assert weighted[0].tolist() == [0.375, -0.75, -0.75, 0]
 
 
-def test_one_verdict_in_a_larger_group_compares_with_nothing():
+def test_only_row_with_verdict_in_group_has_zero_perception_advantage():
     advantages = golden(perception_valid=torch.tensor([True, False, False, False]))
     assert not advantages[torch.arange(4) < LENGTH[:, None]].any()
 
 
-def test_a_group_of_one_has_mean_zero_and_deviation_one():
+def test_group_of_one_uses_mean_0_and_std_1():
     arguments = (torch.tensor([3.0]), torch.tensor([2.0]), torch.tensor([1]), torch.ones(1, 2), ["alone"])
     assert pa_grpo_advantages(*arguments, epsilon=0.0).tolist() == [[3.0, 2.0]]
     assert pa_grpo_advantages(*arguments, norm_by_std=False).tolist() == [[3.0, 2.0]]
@@ -138,7 +138,7 @@ def batch(generator, rows=None):
     return rewards, length, mask, ids, valid
 
 
-def test_seeded_batches_agree_with_the_slow_loop():
+def test_random_batches_match_slow_reference_loop():
     generator = random.Random(0)
     for case in range(1500):
         (p, r), length, mask, ids, valid = batch(generator)
@@ -158,7 +158,7 @@ def test_seeded_batches_agree_with_the_slow_loop():
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5, msg=lambda text, case=case: f"{case}: {text}")
 
 
-def test_many_long_rows_agree_with_torch_statistics():
+def test_many_long_rows_match_torch_mean_and_std():
     generator = torch.Generator().manual_seed(0)
     p, r = torch.rand(2, 700, generator=generator)
     length = torch.randint(0, 1025, (700,), generator=generator)
@@ -185,7 +185,7 @@ def verl_grpo():
 
 
 @pytest.mark.parametrize("norm_by_std", [True, False])
-def test_with_perception_off_it_is_verls_grpo(verl_grpo, norm_by_std):
+def test_advantages_without_perception_equal_verl_grpo(verl_grpo, norm_by_std):
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
         rows = int(torch.randint(1, 30, (1,), generator=generator))
@@ -207,7 +207,7 @@ def test_with_perception_off_it_is_verls_grpo(verl_grpo, norm_by_std):
         torch.testing.assert_close(ours(separate=True), alone, rtol=1e-4, atol=1e-5)
 
 
-def test_what_always_holds():
+def test_advantage_invariants_hold_on_random_batches():
     generator = random.Random(2)
     for _ in range(500):
         (p, r), length, mask, ids, _ = batch(generator)
@@ -253,7 +253,7 @@ def test_equal_rewards_give_exactly_zero(reward, size, norm_by_std):
 
 
 @pytest.mark.parametrize("without_verdict", [-1e6, -3.3, 0.037, 0.05, 1e6])
-def test_equal_rewards_give_exactly_zero_beside_a_row_without_a_verdict(without_verdict):
+def test_equal_rewards_give_exactly_zero_next_to_row_without_verdict(without_verdict):
     rewards = torch.full((8,), 0.1)
     rewards[3] = without_verdict
     valid = torch.arange(8) != 3
@@ -262,13 +262,13 @@ def test_equal_rewards_give_exactly_zero_beside_a_row_without_a_verdict(without_
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_rewards_of_other_precision_are_computed_on_in_float32(dtype):
+def test_rewards_of_other_dtypes_are_computed_in_float32(dtype):
     rewards = {name: GOLDEN[name].to(dtype) for name in ("perception_rewards", "reasoning_rewards")}
     assert golden(**rewards).dtype == torch.float32
     assert torch.equal(golden(**rewards), golden())
 
 
-def test_the_kind_of_ids_and_masks_does_not_matter():
+def test_group_ids_and_masks_of_any_type_give_same_advantages():
     numbers = [0, 1, 0, 1]
     expected = golden(group_ids=numbers)
     assert not torch.equal(expected, golden())
@@ -286,7 +286,7 @@ def test_an_empty_batch_gives_an_empty_result():
 
 @pytest.mark.parametrize("name", ["perception_rewards", "reasoning_rewards"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39])
-def test_a_reward_that_is_not_finite_is_named(name, value):
+def test_non_finite_reward_raises_error_with_its_row(name, value):
     rewards = GOLDEN[name].double()
     rewards[2] = value
     with pytest.raises(ValueError, match=rf"{name}\[2\] is (nan|-?inf)"):
@@ -309,6 +309,6 @@ def test_a_reward_that_is_not_finite_is_named(name, value):
         ({"cross_credit": 0.5, "separate": False}, "cross_credit is 0.5 with separate=False"),
     ],
 )
-def test_bad_input_is_refused(changes, message):
+def test_mismatched_shapes_and_values_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         golden(**changes)

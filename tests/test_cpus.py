@@ -11,7 +11,7 @@ from verl_p2r.cpus import available_cpus
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
-def test_an_affinity_counts():
+def test_available_cpus_respect_affinity():
     code = (
         "import os; from verl_p2r.cpus import available_cpus; from data_tools.options import WORKERS\n"
         "print(available_cpus(), WORKERS)"
@@ -26,7 +26,7 @@ def test_an_affinity_counts():
     assert available_cpus() == len(os.sched_getaffinity(0))
 
 
-def test_without_affinities_the_machine_counts(monkeypatch):
+def test_available_cpus_fall_back_to_cpu_count(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert available_cpus() == 7

@@ -177,12 +177,12 @@ def test_sft_learns_and_saves_a_model_that_loads(sft):
     loads_whole(sft / "checkpoints" / f"global_step_{SFT_STEPS}" / "huggingface")
 
 
-def test_trainer_and_rollout_agree_on_every_probability(pa_grpo):
+def test_trainer_and_rollout_log_probs_agree(pa_grpo):
     steps = metrics(pa_grpo / "metrics.jsonl")
     assert all(steps[i]["training/rollout_actor_probs_pearson_corr"] >= 0.999 for i in range(1, RL_STEPS + 1))
 
 
-def test_with_the_shared_prefix_trainer_and_rollout_agree_as_well(work, sft, rates):
+def test_trainer_and_rollout_log_probs_agree_with_shared_prefix(work, sft, rates):
     """Old log-probabilities, the reference's and the update, each over one copy of a prompt."""
     out = work / "rl_shared_prefix"
     rl(
@@ -202,7 +202,7 @@ def test_with_the_shared_prefix_trainer_and_rollout_agree_as_well(work, sft, rat
     assert abs(steps[1]["actor/kl_loss"]) < 1e-6  # the first update's policy is the reference
 
 
-def test_rl_logs_both_processes_and_finite_gradients(pa_grpo):
+def test_rl_logs_metrics_of_both_processes_and_finite_gradients(pa_grpo):
     from verl_p2r.plugin.rl.metrics import PARTS, PROCESSES
 
     steps = metrics(pa_grpo / "metrics.jsonl")
@@ -215,7 +215,7 @@ def test_rl_logs_both_processes_and_finite_gradients(pa_grpo):
         assert any(f"/{key}/mean@1" in name for name in validation), key
 
 
-def test_rl_rollouts_carry_tokens_and_advantages_and_no_placeholder(pa_grpo):
+def test_dumped_rl_rollouts_hold_tokens_and_advantages_without_placeholders(pa_grpo):
     rows = [json.loads(line) for line in (pa_grpo / "rollouts" / "1.jsonl").read_text().splitlines()]
     assert len(rows) == 16
     for row in rows:
@@ -234,7 +234,7 @@ def test_rl_resumes_from_its_checkpoint(work, sft, pa_grpo):
     assert (pa_grpo / "metrics.1.jsonl").exists()
 
 
-def test_colocate_async_trains_and_leaves_a_frozen_tower_as_it_is(work, sft):
+def test_colocate_async_trains_without_changing_frozen_vision_tower(work, sft):
     out = work / "colocate"
     mode = ["trainer.v1.trainer_mode=p2r_colocate_async", "trainer.p2r.shared_prefix=True"]
     mode += ["actor_rollout_ref.actor.freeze_vision_tower=True", "actor_rollout_ref.actor.use_kl_loss=True"]
@@ -261,7 +261,7 @@ def judged_by(server, *more: str) -> list[str]:
     ]
 
 
-def test_rl_is_rewarded_by_a_judge_over_http(work, sft, judge_server):
+def test_rl_takes_perception_rewards_from_http_judge(work, sft, judge_server):
     """The judge's rule, a word in the observation, is what each rollout's perception accuracy shows, faults and all."""
     rule = r"\b(red|green|two)\b"
     key = "sk-of-this-test-alone"
@@ -311,7 +311,7 @@ def test_rl_without_a_judge_is_rewarded_by_the_policys_second_answer(work, sft):
         assert row["perception_accuracy"] == 0 or row in asked
 
 
-def test_a_judge_that_cannot_be_reached_ends_the_run_before_it_begins(work, sft, judge_server):
+def test_unreachable_judge_stops_run_before_first_rollout(work, sft, judge_server):
     judge_server.kill()
     hurry = [f"algorithm.p2r.judge.kwargs.{name}=2" for name in ("connect_timeout_s", "timeout_s", "deadline_s")]
     output = rl("dead_judge", work, sft, work / "dead_judge", *judged_by(judge_server, *hurry), ok=False)
@@ -320,13 +320,13 @@ def test_a_judge_that_cannot_be_reached_ends_the_run_before_it_begins(work, sft,
     assert not (work / "dead_judge" / "rollouts").exists()
 
 
-def test_validation_only_ends_after_validation(work, sft):
+def test_val_only_run_stops_after_validation(work, sft):
     out = work / "val_only"
     rl("val_only", work, sft, out, "trainer.val_only=True")
     assert set(metrics(out / "metrics.jsonl")) == {0}
 
 
-def test_the_stock_path_puts_video_elsewhere_in_the_rollout(work, sft):
+def test_stock_agent_loop_makes_rollout_and_trainer_log_probs_disagree(work, sft):
     """Without our agent loop and vLLM plugin, trainer and rollout disagree: the figure that ours must keep at 0.999."""
     out = work / "stock"
     stock = "actor_rollout_ref.rollout.agent.agent_loop_manager_class=null"
@@ -351,7 +351,7 @@ def test_a_killed_rollout_worker_ends_the_run(work, sft):
     assert "verl_p2r watchdog" in output or "EngineDeadError" in output
 
 
-def test_a_missing_video_ends_the_run_with_its_name(work, sft):
+def test_run_fails_with_name_and_row_of_missing_video(work, sft):
     table = pq.read_table(work / "data" / "rl_train.parquet").to_pylist()
     table[3]["videos"][0]["video"] = str(work / "gone.mp4")
     bad = work / "bad"

@@ -107,7 +107,7 @@ def parts(folder: Path) -> list[dict]:
     return [line for part in sorted(folder.glob("part-*.jsonl")) for line in lines(part)]
 
 
-def test_each_record_goes_the_way_it_must(world, built):
+def test_each_record_is_kept_or_dropped_as_planned(world, built):
     assert [line["output"] for line in parts(built / "1-generate")] == world.taught
     dropped = {line["problem_id"]: line["dropped"]["reason"] for line in lines(built / "2-verify" / "dropped.jsonl")}
     dropped |= {line["problem_id"]: line["dropped"]["reason"] for line in lines(built / "3-judge" / "dropped.jsonl")}
@@ -118,7 +118,7 @@ def test_each_record_goes_the_way_it_must(world, built):
     assert [(step["step"], step["written"]) for step in history] == [("generate", 12), ("verify", 8), ("judge", 6)]
 
 
-def test_the_datasets_of_training_take_the_parquet(world, built):
+def test_training_datasets_load_built_parquet(world, built):
     from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
     from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
 
@@ -137,7 +137,7 @@ def test_the_datasets_of_training_take_the_parquet(world, built):
     assert all({name: content[0][name] for name in SIZE} == SIZE for content in asked)
 
 
-def test_an_llm_judges_the_same_records(world, built, judge_server):
+def test_llm_judge_runs_on_verified_records(world, built, judge_server):
     arguments = ["--judge", "openai", "--model", "judge", "--base-url", judge_server.base_url]
     printed = data_tool("judge", built / "2-verify", "--out", built / "llm", *arguments, cwd=world.folder)
     assert "judge: 8 records read, 8 kept" in printed  # it looks for the answer's words alone
@@ -171,7 +171,7 @@ def logprobs_of(model, processor, row: dict, tokens: list[int], seconds: float |
         return model(**inputs).logits[0, prompt - 1].log_softmax(-1)[tokens]
 
 
-def test_the_server_shows_its_model_each_video_as_training_does(world, server):
+def test_served_model_sees_videos_as_in_training(world, server):
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
@@ -208,7 +208,7 @@ generate([file], out, settings, root, offline=True, on_record=lambda kept: print
 """
 
 
-def test_what_a_killed_offline_run_has_begun_a_server_finishes(world, config, built):
+def test_server_finishes_killed_offline_run(world, config, built):
     out = world.folder / "killed"
     command = [sys.executable, "-c", OFFLINE, *map(str, (config, world.folder / "records.jsonl", out, world.folder))]
     log = (world.folder / "killed.log").open("wb")
@@ -231,7 +231,7 @@ def test_what_a_killed_offline_run_has_begun_a_server_finishes(world, config, bu
     assert served(config) - before == 12 - kept
 
 
-def test_what_a_server_has_begun_ray_finishes_and_bad_records_harm_no_other(world, config, built):
+def test_ray_finishes_server_run_and_rejects_only_bad_records(world, config, built):
     raw = lines(world.folder / "records.jsonl")
     (world.folder / "begun.jsonl").write_text("".join(json.dumps(record) + "\n" for record in raw[:5]))
     arguments = ["--out", world.folder / "begun", "--config", config, "--media-root", world.folder]

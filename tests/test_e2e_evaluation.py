@@ -54,7 +54,7 @@ def prepared(folder: Path) -> list[Path]:
     return [folder / "items" / name for name in BENCHMARKS]
 
 
-def test_from_official_files_to_a_report_through_a_kill(tmp_path, server):
+def test_benchmarks_from_prepare_to_report_with_a_killed_run(tmp_path, server):
     items = prepared(tmp_path)
     run = ["run", *items, "--media-root", tmp_path, "--model", "tiny", "--base-url", server]
     run += ["--max-tokens", 24, "--concurrency", 2, "--out", tmp_path / "run"]

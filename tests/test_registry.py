@@ -57,7 +57,7 @@ def install(tmp_path, monkeypatch):
     return install
 
 
-def test_a_registered_type_is_scored_and_listed():
+def test_registered_problem_type_is_scored_and_listed():
     @register_problem_type("same length")
     def same_length(prediction, solution, options):
         return 1.0 if len(prediction) == len(solution) else 0.5 if prediction in options else 0.0
@@ -70,21 +70,21 @@ def test_a_registered_type_is_scored_and_listed():
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, math.nan, math.inf])
-def test_a_scorer_out_of_range_is_named(value):
+def test_scorer_returning_value_out_of_range_raises_error_with_its_type(value):
     register_problem_type("wild")(lambda prediction, solution, options: value)
     with pytest.raises(ValueError, match=r"scorer of problem type 'wild' returned .*: return a number in \[0, 1\]"):
         answer_accuracy("wild", "a", "b")
 
 
 @pytest.mark.parametrize("name", ["OCR", "twice"])
-def test_a_problem_type_is_registered_once(name):
+def test_registering_a_taken_problem_type_is_refused(name):
     register_problem_type("twice")(print)
     register_problem_type("twice")(print)  # the same object again
     with pytest.raises(ValueError, match=f"problem type '{name}' is taken by "):
         register_problem_type(name)(len)
 
 
-def test_records_and_rows_and_prompts_take_a_registered_type():
+def test_records_rows_and_prompts_accept_registered_problem_type():
     template = "{question} {answer_form}\n" + "".join(f"[{kind}]\nAny.\n" for kind in PROBLEM_TYPES)
     record = {"problem": "Odd?", "problem_type": "parity", "data_type": "video", "path": "a.mp4", "solution": "3"}
     row = {"problem_type": "parity", "reward_model": {"ground_truth": "3"}, "extra_info": {"question": "Odd?"}}
@@ -101,7 +101,7 @@ def test_records_and_rows_and_prompts_take_a_registered_type():
     assert PromptTemplate.parse(template).render("Which?", "parity").strip() == "Which?"
 
 
-def test_entry_points_add_a_type_and_a_judge_without_an_import(install):
+def test_entry_points_add_problem_type_and_judge_without_import(install):
     install(
         "added",
         "[verl_p2r.problem_types]\nparity = added_module:parity\n[verl_p2r.judges]\nparity = added_module:Parity\n",
@@ -121,7 +121,7 @@ def test_entry_points_add_a_type_and_a_judge_without_an_import(install):
         ("broken_module:missing", r"cannot be imported from 'broken_module:missing': .*write module:attribute"),
     ],
 )
-def test_an_entry_point_that_leads_nowhere_is_named(install, value, message):
+def test_broken_entry_point_is_named_in_error(install, value, message):
     install("broken", f"[verl_p2r.problem_types]\nodd = {value}\n")
     with pytest.raises(ValueError, match=message):
         answer_accuracy("odd", "1", "1")
@@ -140,7 +140,7 @@ def test_two_packages_cannot_share_a_name(install):
         problem_types()
 
 
-def test_an_import_that_fails_inside_the_module_names_the_cause(tmp_path, monkeypatch):
+def test_failing_import_inside_entry_point_module_names_cause(tmp_path, monkeypatch):
     (tmp_path / "needs_more.py").write_text("import a_missing_dependency\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     registry = Registry("thing", "verl_p2r.things", {"mine": "needs_more:Thing"})

@@ -22,7 +22,7 @@ GOOD = parse_response(f"<observation>{OBSERVATION}</observation><think>{THINKING
 EMPTY = parse_response("no block at all")
 
 
-def test_total_is_the_sum():
+def test_total_reward_is_sum_of_terms():
     assert ProcessReward(0.5, 1.0, 0.2).total == pytest.approx(1.7)
     assert NO_REWARD.total == 0
 
@@ -35,7 +35,7 @@ def test_length_band_includes_both_ends(tokens, expected):
 
 
 @pytest.mark.parametrize(("accuracy", "form", "expected"), [(0, 1, 0), (1, 0, 0), (0, 0, 0), (0.01, 1, 0.2)])
-def test_length_needs_accuracy_and_format(accuracy, form, expected):
+def test_length_reward_requires_accuracy_and_format(accuracy, form, expected):
     assert length_reward(200, LengthBand(128, 320), accuracy=accuracy, format=form) == expected
 
 
@@ -48,7 +48,7 @@ def test_length_needs_accuracy_and_format(accuracy, form, expected):
         (200, None, (0, 1, 0)),  # no verdict: accuracy 0, the caller marks the row
     ],
 )
-def test_perception_terms(tokens, verdict, expected):
+def test_perception_reward_terms_match_hand_computed_values(tokens, verdict, expected):
     reward = perception_reward(GOOD, tokens, verdict, DEFAULT)
     assert (reward.accuracy, reward.format, reward.length) == expected
 
@@ -64,13 +64,13 @@ def test_a_soft_verdict_is_the_accuracy_and_below_one_half_earns_no_length_rewar
 
 @pytest.mark.parametrize("observation", [None, "", "  \n", "\u200b\u200b", "\u3164 \u00ad", "\u2800\ufeff"])
 @pytest.mark.parametrize("verdict", [True, False, None])
-def test_no_observation_earns_no_perception_reward_whatever_the_verdict(observation, verdict):
+def test_empty_observation_earns_no_perception_reward_for_any_verdict(observation, verdict):
     parsed = ParsedResponse(observation, "t", "A", False, True)
     assert not has_observation(parsed)
     assert perception_reward(parsed, 200, verdict, DEFAULT) == NO_REWARD
 
 
-def test_a_complete_observation_beside_stray_text_keeps_its_accuracy_only():
+def test_observation_with_stray_text_earns_accuracy_only():
     parsed = parse_response(f"well: <observation>{OBSERVATION}</observation><think>t</think><answer>A</answer>")
     assert has_observation(parsed)
     assert perception_reward(parsed, 200, True, DEFAULT) == ProcessReward(1, 0, 0)
@@ -80,13 +80,13 @@ def test_a_complete_observation_beside_stray_text_keeps_its_accuracy_only():
     ("tokens", "accuracy", "expected"),
     [(400, 1.0, (1, 1, 0.2)), (400, 0.3, (0.3, 1, 0.2)), (319, 1.0, (1, 1, 0)), (400, 0.0, (0, 1, 0))],
 )
-def test_reasoning_terms(tokens, accuracy, expected):
+def test_reasoning_reward_terms_match_hand_computed_values(tokens, accuracy, expected):
     reward = reasoning_reward(GOOD, tokens, accuracy, DEFAULT)
     assert (reward.accuracy, reward.format, reward.length) == expected
 
 
 @pytest.mark.parametrize("answer", ["\u200b", "\u3164\u2800", " \ufeff "])
-def test_an_answer_of_nothing_visible_has_no_accuracy(answer):
+def test_answer_without_visible_characters_earns_no_reasoning_reward(answer):
     assert reasoning_reward(ParsedResponse("o", "t", answer, True, False), 400, 1.0, DEFAULT) == NO_REWARD
 
 
@@ -115,14 +115,14 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("padding", PADDING)
-def test_padding_earns_no_length_reward_even_when_it_is_counted(padding, place):
+def test_invisible_padding_earns_no_length_reward(padding, place):
     """Even if a caller counts more tokens, at most the number of visible characters counts."""
     parsed = parse_response(PLACES[place].format(PADDING[padding] * 400))
     assert perception_reward(parsed, 200, True, DEFAULT).length == 0
     assert reasoning_reward(parsed, 400, 1.0, DEFAULT).length == 0
 
 
-def test_reasoning_without_an_answer_or_its_form():
+def test_missing_answer_or_format_limits_reasoning_reward():
     assert reasoning_reward(EMPTY, 400, 1.0, DEFAULT) == NO_REWARD
     unformed = parse_response("<observation>o</observation><answer>A</answer>")
     assert reasoning_reward(unformed, 400, 1.0, DEFAULT) == ProcessReward(1, 0, 0)
@@ -134,7 +134,7 @@ def test_accuracy_out_of_range_is_refused(accuracy):
         reasoning_reward(GOOD, 400, accuracy, DEFAULT)
 
 
-def test_each_process_reads_its_own_settings():
+def test_each_process_uses_its_own_reward_settings():
     settings = P2RSettings.from_mapping(
         {
             "perception": {
@@ -149,12 +149,12 @@ def test_each_process_reads_its_own_settings():
     assert reasoning_reward(GOOD, 512, 0.5, settings) == ProcessReward(1.5, 0.25, 0.2)
 
 
-def test_a_weight_of_zero_does_not_take_the_length_reward():
+def test_zero_format_weight_keeps_length_reward():
     settings = P2RSettings.from_mapping({"perception": {"format_weight": 0}})
     assert perception_reward(GOOD, 200, True, settings) == ProcessReward(1, 0, 0.2)
 
 
-def test_switches_off_one_process_or_the_length():
+def test_each_process_and_length_reward_can_be_disabled():
     no_perception = P2RSettings.from_mapping({"perception": {"enabled": False}})
     assert perception_reward(GOOD, 200, True, no_perception) == NO_REWARD
     assert reasoning_reward(GOOD, 400, 1.0, no_perception).total == pytest.approx(2.2)

@@ -150,7 +150,7 @@ def sampled(reader, generator):
     return ids
 
 
-def test_seeded_responses_agree_with_the_byte_count(reader):
+def test_perception_length_of_sampled_responses_matches_byte_count(reader):
     generator = random.Random(0)
     inside = 0
     for _ in range(1500):
@@ -161,7 +161,7 @@ def test_seeded_responses_agree_with_the_byte_count(reader):
     assert inside > 300
 
 
-def test_random_ids_agree_with_the_byte_count(reader):
+def test_perception_length_of_random_ids_matches_byte_count(reader):
     """An untrained policy samples ids at random, most of them no text: a boundary planted among them is found."""
     generator = random.Random(1)
     opening, closing, think = (encode(reader, tag) for tag in ("<observation>", "</observation>", "<think>"))
@@ -174,7 +174,7 @@ def test_random_ids_agree_with_the_byte_count(reader):
     assert broken > 500
 
 
-def test_the_count_of_decodes_is_logarithmic(reader):
+def test_number_of_decodes_is_logarithmic(reader):
     class Counting:
         decodes = 0
 
@@ -238,7 +238,7 @@ RED, BALL = "é".encode(), "🔴".encode()
         ([], 0),
     ],
 )
-def test_boundary(pieces, expected):
+def test_perception_boundary_on_hand_made_token_pieces(pieces, expected):
     assert perception_length(range(len(pieces)), Pieces(pieces)) == expected
 
 
@@ -254,7 +254,7 @@ def blocks(reader, generator):
     return ids
 
 
-def test_visible_tokens_are_what_a_byte_count_says(reader):
+def test_visible_lengths_match_byte_count(reader):
     generator = random.Random(3)
     counted = 0
     for _ in range(600):
@@ -266,7 +266,7 @@ def test_visible_tokens_are_what_a_byte_count_says(reader):
 
 
 @pytest.mark.parametrize("nothing", [" ", "\n", "\u00a0", "\u200b", "\u3164", "\u00ad", "\u2800", "\U000e0041"])
-def test_padding_has_no_length_wherever_it_stands(reader, nothing):
+def test_invisible_padding_adds_no_visible_length(reader, nothing):
     """These vocabularies split zero-width characters into bytes, so that no single token reveals them."""
     padding = encode(reader, nothing * 50)
     parts = [
@@ -281,7 +281,7 @@ def test_padding_has_no_length_wherever_it_stands(reader, nothing):
     assert min(plain) > 0
 
 
-def test_bytes_that_are_no_character_have_no_length():
+def test_invalid_utf8_bytes_have_no_visible_length():
     pieces = [b"<observation>", *[b"\xe7"] * 9, b"red", b"\xff" * 3, b"</observation>"]
     assert visible_lengths(range(len(pieces)), Pieces(pieces)) == (1, 0)
 
@@ -291,7 +291,7 @@ def test_a_response_without_blocks_has_no_visible_length(reader):
     assert visible_lengths(encode(reader, "It is B, since <think> red"), reader.tokenizer) == (0, 0)
 
 
-def test_a_tag_spelt_in_byte_tokens_amid_characters_spelt_so():
+def test_boundary_is_found_in_text_made_of_byte_tokens():
     """Byte-fallback decoding invalidates a whole run of byte tokens if its last character is incomplete."""
     reader = Reader(sentencepiece_unigram(), metaspace=True)
     for tail in range(40):
@@ -301,12 +301,12 @@ def test_a_tag_spelt_in_byte_tokens_amid_characters_spelt_so():
         assert perception_length(ids, reader.tokenizer) == reader.slow_length(ids) == 13 + 9 * 7 + 14
 
 
-def test_ids_may_come_as_a_tensor(reader):
+def test_token_ids_may_be_a_tensor(reader):
     ids = encode(reader, "<observation>a</observation><think>")
     assert perception_length(torch.tensor(ids), reader.tokenizer) == reader.slow_length(ids) > 0
 
 
-def test_masks_by_hand():
+def test_segment_masks_match_hand_made_example():
     # Row 0: tokens 0-2 are P's, of which token 1 is a tool's (a gap). Row 1: P is empty. Row 2: P is all, and a
     # length beyond the row changes nothing. Row 3: padding only.
     perception, reasoning = segment_masks(
@@ -334,6 +334,6 @@ def test_masks_are_disjoint_and_cover_every_response_mask(dtype):
 
 
 @pytest.mark.parametrize(("length", "mask"), [((2,), (3, 4)), ((3, 1), (3, 4)), ((), (3, 4)), ((3,), (3,))])
-def test_masks_of_other_shapes_are_refused(length, mask):
+def test_segment_masks_refuse_mismatched_shapes(length, mask):
     with pytest.raises(ValueError, match="expected perception_length of shape"):
         segment_masks(torch.zeros(length, dtype=torch.int64), torch.ones(mask))

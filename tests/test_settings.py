@@ -39,7 +39,7 @@ PAPER = {
 }
 
 
-def test_defaults_are_the_papers():
+def test_default_settings_equal_paper():
     assert dataclasses.asdict(P2RSettings()) == PAPER
     assert P2RSettings.from_mapping({}) == P2RSettings.from_mapping(PAPER) == P2RSettings()
 
@@ -70,7 +70,7 @@ def test_partial_mapping_keeps_the_other_defaults():
         ({"length_reward": False}, True),  # no R_len
     ],
 )
-def test_each_ablation_is_one_switch(mapping, separated):
+def test_each_ablation_is_one_setting(mapping, separated):
     assert P2RSettings.from_mapping(mapping).separated is separated
 
 
@@ -91,7 +91,7 @@ def error(mapping, where="algorithm.p2r"):
         ({3: 1}, "algorithm.p2r.3", "Known here"),
     ],
 )
-def test_unknown_key_names_its_path_and_the_valid_ones(mapping, path, remedy):
+def test_unknown_setting_error_gives_path_and_suggestion(mapping, path, remedy):
     message = error(mapping)
     assert message.startswith(f"{path} does not exist")
     assert remedy in message
@@ -140,18 +140,18 @@ def test_unknown_key_names_its_path_and_the_valid_ones(mapping, path, remedy):
         ({"separate": True, "reasoning": {"enabled": False}}, "separate", "reasoning.enabled: true"),
     ],
 )
-def test_bad_value_names_its_path_and_the_remedy(mapping, path, remedy):
+def test_bad_setting_value_error_gives_path_and_remedy(mapping, path, remedy):
     message = error(mapping, where="my.node")
     assert re.match(rf"my\.node\.{re.escape(path)} ", message), message
     assert remedy in message
 
 
 @pytest.mark.parametrize("node", [None, [], "facts", 3])
-def test_the_node_itself_must_be_a_mapping(node):
+def test_settings_node_must_be_a_mapping(node):
     assert error(node).startswith("algorithm.p2r is ")
 
 
-def test_a_disabled_process_may_weigh_nothing():
+def test_disabled_process_may_have_zero_weights():
     settings = P2RSettings.from_mapping({"reasoning": {"enabled": False, "accuracy_weight": 0, "format_weight": 0}})
     assert not settings.reasoning.enabled
 
@@ -163,6 +163,6 @@ def test_settings_built_directly_are_checked_too():
         LengthBand(3, 2)
 
 
-def test_settings_cannot_be_changed():
+def test_settings_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         P2RSettings().strict = True

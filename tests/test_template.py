@@ -29,7 +29,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_case(case):
+def test_each_template_case_parses_as_expected(case):
     parsed = parse_response(case["text"])
     for field in ("observation", "think", "answer", "perception_well_formed", "reasoning_well_formed"):
         assert getattr(parsed, field) == case[field], field
@@ -59,7 +59,7 @@ def follows(text, names):
     return not tokens
 
 
-def test_well_formedness_is_what_a_hand_written_reader_says():
+def test_well_formedness_matches_hand_written_parser():
     generator = random.Random(0)
     well_formed = 0
     template = ["<observation>", "a", "</observation>", "<think>", "a", "</think>", "<answer>", "a", "</answer>"]
@@ -92,7 +92,7 @@ INVISIBLE = [
 
 @pytest.mark.parametrize("nothing", [*INVISIBLE, " \u200b\n", "\u200b" * 400])
 @pytest.mark.parametrize("tag", ["observation", "think", "answer"])
-def test_a_block_of_nothing_visible_is_empty(nothing, tag):
+def test_block_without_visible_text_is_not_well_formed(nothing, tag):
     texts = {"observation": "o", "think": "t", "answer": "a"}
     for text, whole in ((nothing, False), (f"{nothing}x{nothing}", True)):
         parsed = parse_response("".join(f"<{t}>{text if t == tag else texts[t]}</{t}>" for t in texts))
@@ -101,7 +101,7 @@ def test_a_block_of_nothing_visible_is_empty(nothing, tag):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_spans_are_where_the_texts_stand(case):
+def test_block_spans_locate_block_texts(case):
     texts = {tag: case["text"][start:stop].strip() for tag, (start, stop) in block_spans(case["text"]).items()}
     assert texts == {tag: case[tag] for tag in ("observation", "think", "answer") if case[tag] is not None}
 

@@ -93,25 +93,25 @@ def accuracy(case, prediction, solution):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c['problem_type']}-{c['prediction']!a}-{c['solution']!a}"[:80])
-def test_case_table(case):
+def test_each_answer_case_has_expected_score(case):
     score = accuracy(case, case["prediction"], case["solution"])
     assert score == pytest.approx(case["expected"], abs=1e-8), f"{case['why']}: {case['source']}"
 
 
-def test_the_table_has_right_and_wrong_answers_of_each_kind():
+def test_case_table_has_right_and_wrong_answers_of_each_problem_type():
     counts = Counter((case["problem_type"], case["expected"] > 0.5) for case in CASES)
     assert all(counts[problem_type, right] >= 5 for problem_type in PROBLEM_TYPES for right in (True, False)), counts
     assert len({case["why"] for case in CASES}) >= 100
 
 
-def test_choices_and_numbers_are_compared_alike_both_ways():
+def test_choice_and_number_comparison_is_symmetric():
     for case in CASES:
         if case["problem_type"] in ("multiple choice", "numerical"):
             one, other = case["prediction"], case["solution"]
             assert accuracy(case, one, other) == accuracy(case, other, one), case
 
 
-def test_a_truth_is_right_against_itself():
+def test_solution_scored_against_itself_is_correct():
     for case in CASES:
         if case["expected"] == 1:
             threshold = 0.6 if case["problem_type"] == "free-form" else 1
@@ -119,7 +119,7 @@ def test_a_truth_is_right_against_itself():
             assert accuracy(case, case["prediction"], case["prediction"]) >= threshold, case
 
 
-def test_dress_changes_nothing():
+def test_markup_around_answer_does_not_change_score():
     """Yield each kind of markup around a plain right and a plain wrong answer."""
     dresses = ["**{}**", "`{}`", '"{}"', "\\boxed{{{}}}", "$\\boxed{{\\text{{{}}}}}$", "The answer is {}.", "答案：{}"]
     plain = [
@@ -138,7 +138,7 @@ def test_dress_changes_nothing():
                     assert scores[0] == pytest.approx(scores[1]), dressed
 
 
-def test_the_normaliser_is_idempotent():
+def test_text_normalisers_are_idempotent():
     generator = random.Random(0)
     texts = [case["prediction"] for case in CASES] + [mixed(generator, 14) for _ in range(3000)]
     for reader in (folded, normal, unwrapped):
@@ -149,13 +149,13 @@ def test_the_normaliser_is_idempotent():
             assert reader(once) == once, (reader, text)
 
 
-def test_layers_beyond_the_bound_are_no_answer():
+def test_answer_nested_deeper_than_limit_is_empty():
     assert normal("\\text{" * (MAX_LAYERS - 2) + "B" + "}" * (MAX_LAYERS - 2)) == "B"
     assert normal("\\text{" * 100 + "B" + "}" * 100) == ""
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_any_text_is_scored_and_names_at_most_one_option(seed):
+def test_random_text_scores_in_range_and_matches_at_most_one_option(seed):
     generator = random.Random(seed)
     read = Counter()
     for _ in range(1500):
@@ -181,7 +181,7 @@ JOINTS += [" -- ", " then ", ", or rather ", "和", "或", "、", "。", " & ", 
 JOINTS += [" (or ", ", i.e. ", " ", " = ", " could also be "]
 
 
-def test_two_options_named_are_none_however_they_are_joined():
+def test_naming_two_options_counts_as_no_choice():
     generator = random.Random(5)
     texts = [option[3:] for option in OPTIONS]
     for _ in range(6000):
@@ -191,7 +191,7 @@ def test_two_options_named_are_none_however_they_are_joined():
         assert read_place(text, Options.read(OPTIONS)) is None, text
 
 
-def test_each_label_beside_its_own_text_and_no_other():
+def test_label_is_accepted_only_with_its_own_option_text():
     for options in (OPTIONS, ["(1) red", "(2) blue"], ["i. red", "ii. blue"], ["A、红色", "B、蓝色"], ["red", "blue"]):
         read = Options.read(options)
         for place, label in enumerate(read.labels):
@@ -201,7 +201,7 @@ def test_each_label_beside_its_own_text_and_no_other():
                     assert read_place(form.format(label, text), read) == expected, (options, form, label, text)
 
 
-def test_a_number_in_words_is_what_it_counts():
+def test_number_words_are_read_as_their_value():
     teens = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
     ones = re.findall("[a-z]+", f"zero one two three four five six seven eight nine {teens}")
     tens = re.findall("[a-z]+", "twenty thirty forty fifty sixty seventy eighty ninety")
@@ -230,7 +230,7 @@ def test_a_number_in_words_is_what_it_counts():
         assert leading_word_number(chinese(n)) == (n, ""), chinese(n)
 
 
-def test_each_unit_may_be_missing_and_agrees_with_itself():
+def test_each_unit_may_be_omitted_and_matches_itself():
     for spelling, meant in UNITS.items():
         unit = read_unit(spelling)
         assert unit is not None
@@ -240,7 +240,7 @@ def test_each_unit_may_be_missing_and_agrees_with_itself():
         assert answer_accuracy("numerical", f"7 {spelling}", "8") == 0
 
 
-def test_scripts_without_blanks_are_compared_by_character():
+def test_text_in_scripts_without_spaces_is_compared_by_character():
     assert text_similarity("红色的大球", "红色的球") > text_similarity("蓝色的球", "红色的大球") > 0
     assert text_similarity("빨간 공은", "빨간 공이") > 0.5
 
@@ -260,6 +260,6 @@ for flood in floods:
 
 
 @pytest.mark.slow
-def test_half_a_megabyte_of_anything_is_read_in_linear_time():
+def test_half_a_megabyte_of_hostile_answers_is_read_in_linear_time():
     # Linear code takes minutes at most; quadratic code would take hours for a single text, so no time is asserted.
     subprocess.run([sys.executable, "-c", HOSTILE], check=True, timeout=900)

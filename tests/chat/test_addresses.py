@@ -16,7 +16,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("base_urls", "chat"), GOOD)
-def test_where_requests_go(base_urls, chat):
+def test_base_urls_become_chat_completion_addresses(base_urls, chat):
     addresses = read_addresses(base_urls, "the judge")
     assert [address.chat for address in addresses] == chat
     # A normalised address can be used as input again.
@@ -24,14 +24,14 @@ def test_where_requests_go(base_urls, chat):
 
 
 @pytest.mark.parametrize(("base_urls", "refused"), BAD)
-def test_what_is_refused_says_why_and_quotes_no_password(base_urls, refused):
+def test_refused_address_error_gives_reason_without_password(base_urls, refused):
     with pytest.raises(ValueError, match=r"^(one of )?the judge's ") as caught:
         read_addresses(base_urls, "the judge")
     assert refused in str(caught.value)
     assert "hunter2pw" not in str(caught.value)
 
 
-def test_the_models_stand_beside_the_chat():
+def test_models_address_is_derived_from_base_url():
     (address,) = read_addresses("https://x/openai/deployments/y?api-version=1", "the judge")
     assert address.models == "https://x/openai/deployments/y/models?api-version=1"
     assert address.azure
@@ -68,7 +68,7 @@ def environment(monkeypatch):
         ),
     ],
 )
-def test_the_way_through_a_proxy(environment, names, url, proxy, login):
+def test_proxy_is_taken_from_environment(environment, names, url, proxy, login):
     environment(**names)
     (address,) = read_addresses(url, "the judge")
     route = route_to(address)
@@ -78,7 +78,7 @@ def test_the_way_through_a_proxy(environment, names, url, proxy, login):
     assert route_to(address, use_proxy=False).proxy is None
 
 
-def test_a_proxy_of_another_kind_is_refused_with_the_way_around_it(environment):
+def test_non_http_proxy_is_refused_with_remedy(environment):
     environment(all_proxy="socks5://me:hunter2pw@p:1080")
     (address,) = read_addresses("https://h/v1", "the judge")
     with pytest.raises(

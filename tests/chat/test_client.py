@@ -67,7 +67,7 @@ def test_a_redirect_is_an_error_that_names_its_target(status):
 
 
 @pytest.mark.parametrize("location", ["", "http://[::1", "file:///etc/passwd", "\x01"])
-def test_a_redirect_to_nowhere_is_an_error_too(location):
+def test_redirect_without_valid_target_is_an_error(location):
     verdict, server = ask(http(b"", "307 x", Location=location))
     assert verdict.value is None
     assert "which is not followed" in verdict.reason
@@ -89,7 +89,7 @@ FILTERED = {
         (http(completion(None, "stop", refusal="I cannot.")), "refusal: I cannot."),
     ],
 )
-def test_a_content_filters_refusal_is_a_no_with_its_reason(reply, said, caplog):
+def test_content_filter_refusal_becomes_no_with_reason(reply, said, caplog):
     with caplog.at_level(logging.ERROR):
         verdict, server = ask(reply)
     assert (verdict.value, verdict.source) == (False, "judge")
@@ -99,7 +99,7 @@ def test_a_content_filters_refusal_is_a_no_with_its_reason(reply, said, caplog):
     assert not caplog.records
 
 
-def test_a_filtered_generation_is_refused_for_good():
+def test_filtered_generation_is_not_retried():
     async def main():
         async with ScriptedServer(lambda head, body: http(completion("half a", "content_filter"))) as server:
             client = ChatClient("m", server.base_url)
@@ -127,7 +127,7 @@ def test_a_filtered_generation_is_refused_for_good():
         (http(b'{"choices":' + b"[" * 100_000), 4, "did not reply with a chat completion: "),
     ],
 )
-def test_what_will_not_get_better_is_not_asked_until_the_deadline(reply, calls, said):
+def test_permanent_failures_are_not_retried_until_deadline(reply, calls, said):
     verdict, server = ask(reply, deadline_s=600.0)
     assert verdict.value is None
     assert said in verdict.reason
@@ -135,7 +135,7 @@ def test_what_will_not_get_better_is_not_asked_until_the_deadline(reply, calls, 
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])
-def test_a_body_without_end_is_left_at_its_limit(encoding):
+def test_response_body_is_read_only_up_to_limit(encoding):
     """With and without a Content-Length."""
     packed = zlib.compressobj(1, zlib.DEFLATED, 31)
     bomb = b"".join(packed.compress(b" " * (1 << 20)) for _ in range(256)) + packed.flush()
@@ -168,7 +168,7 @@ def echoes(key: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("form", echoes(KEY))
 @pytest.mark.parametrize("kind", ["refusal", "verdict", "no verdict", "unreadable", "filter"])
-def test_a_key_shows_in_no_form_and_no_place(form, kind, tmp_path, caplog):
+def test_echoed_api_key_never_appears_in_verdict_log_or_cache(form, kind, tmp_path, caplog):
     """Not in messages, verdicts or the cache, even if truncation would cut through the echoed key."""
     echo = echoes(KEY)[form]
     half = len(echo) // 2
@@ -189,7 +189,7 @@ def test_a_key_shows_in_no_form_and_no_place(form, kind, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("key", [KEY, "EMPTY", "", "judge-key-of-the-lab", "x" * 164])
-def test_a_redactor_leaves_everything_else(key):
+def test_redactor_removes_only_the_key(key):
     redactor = Redactor(key)
     for text in ("", "A red ball. <judgement>Yes</judgement>", "sk-", "EMPTY", "judge-ke", key[:7], "xxxxxxx"):
         assert redactor.whole(text) == text or text == key
@@ -202,7 +202,7 @@ def headers_of(head: str) -> dict[str, str]:
     return {name.lower(): value for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:])}
 
 
-def test_where_the_key_goes_and_the_account_does_not(monkeypatch):
+def test_api_key_is_sent_without_openai_account_headers(monkeypatch):
     verdict, server = ask(http(completion(YES)))
     sent = headers_of(server.heads[0])
     assert verdict.value is True
@@ -224,7 +224,7 @@ def test_where_the_key_goes_and_the_account_does_not(monkeypatch):
 @pytest.mark.parametrize(
     ("host", "sent"), [("api.openai.com", True), ("eu.api.openai.com", True), ("openai.com.evil.example", False)]
 )
-def test_the_account_is_openais_business_alone(host, sent):
+def test_account_headers_are_sent_only_to_openai(host, sent):
     client = ChatClient("m", f"https://{host}/v1")
     headers = client._key.options(client._routes[0])["headers"]
     assert (headers.get("OpenAI-Organization"), headers.get("OpenAI-Project")) == (
@@ -233,7 +233,7 @@ def test_the_account_is_openais_business_alone(host, sent):
 
 
 @pytest.mark.parametrize("key", ["sk-0123456789\u00e9", "sk-01234\n56789"])
-def test_a_key_that_no_header_takes_is_named_by_its_variable(monkeypatch, key):
+def test_api_key_invalid_in_headers_is_named_by_variable(monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     verdict, server = ask(http(completion(YES)))
     assert verdict.reason == (
@@ -242,7 +242,7 @@ def test_a_key_that_no_header_takes_is_named_by_its_variable(monkeypatch, key):
     assert not server.heads
 
 
-def test_a_proxy_is_named_in_what_it_refuses(monkeypatch):
+def test_errors_from_proxy_name_the_proxy(monkeypatch):
     """Over plain HTTP the proxy sees the whole request; only the proxy gets its login."""
 
     async def through(reply):
@@ -283,7 +283,7 @@ def test_a_proxy_that_refuses_to_connect_is_named(monkeypatch, status, calls):
     assert [head.split()[:2] for head in proxy.heads] == [["CONNECT", "judge.example:443"]] * calls
 
 
-def test_a_proxy_that_is_not_there_is_named(monkeypatch):
+def test_unreachable_proxy_is_named(monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     verdict = asyncio.run(judged("http://judge.example/v1", deadline_s=1.0, timeout_s=1.0, connect_timeout_s=1.0))
     assert "through the proxy http://127.0.0.1:1: cannot reach the proxy" in verdict.reason
@@ -299,7 +299,7 @@ def test_a_proxy_that_is_not_there_is_named(monkeypatch):
     asyncio.run(main())
 
 
-def test_a_url_without_its_path_is_told_which_to_try():
+def test_404_from_url_without_path_suggests_v1():
     async def main():
         async with ScriptedServer(lambda head, body: http(b"{}", "404 Not Found")) as server:
             return await judged(server.base_url.removesuffix("/v1")), server.base_url
@@ -308,7 +308,7 @@ def test_a_url_without_its_path_is_told_which_to_try():
     assert verdict.reason.endswith(f"or the URL lacks its path, usually /v1: try {base_url}")
 
 
-def test_each_attempt_sends_the_same_prompt_and_each_call_its_own_code():
+def test_retries_send_same_prompt_and_new_calls_a_new_code():
     replies = iter([http(completion("hm")), http(completion(YES)), http(completion(YES))])
 
     async def main():

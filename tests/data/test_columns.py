@@ -47,7 +47,7 @@ def stringified(**changes) -> dict:
 
 
 @pytest.mark.parametrize("make", [record, stringified])
-def test_a_record_becomes_verls_columns(make):
+def test_record_becomes_verl_columns(make):
     # Video-R1's assembly: the problem, "Options:" and one option a line.
     question = "Which ball moves first?Options:\nA. the red one\nB. the blue one\n"
     assert columns_of(make(), 5, BARE) == {
@@ -67,7 +67,7 @@ def test_a_record_becomes_verls_columns(make):
     }
 
 
-def test_the_columns_read_back_as_a_row():
+def test_verl_columns_read_back_as_row():
     assert Row.from_columns(columns_of(stringified(), 5, BARE)) == Row(
         name="CLEVRER row 5",
         problem_type="multiple choice",
@@ -77,7 +77,7 @@ def test_the_columns_read_back_as_a_row():
     )
 
 
-def test_an_image_record_has_images_and_no_videos():
+def test_image_record_has_images_column_only():
     columns = columns_of(record(data_type="image", path="./Chart/a.png"), 0, BARE)
     assert (columns["images"], columns["videos"]) == ([{"image": "./Chart/a.png"}], None)
     assert columns["prompt"][0]["content"].startswith("<image>")
@@ -109,12 +109,12 @@ def test_options_are_parsed_and_never_evaluated(options, read):
     assert caught.value.reason == "unreadable options"
 
 
-def test_only_multiple_choice_with_options_lists_them():
+def test_only_multiple_choice_questions_list_options():
     assert columns_of(record(problem_type="free-form"), 0, BARE)["extra_info"]["question"] == "Which ball moves first?"
     assert columns_of(record(options=[]), 0, BARE)["extra_info"]["question"] == "Which ball moves first?"
 
 
-def test_options_that_the_problem_ends_with_are_not_listed_twice():
+def test_options_already_in_problem_are_not_listed_twice():
     problem = "Which ball?\nA. red\nB. blue"
     columns = columns_of(record(problem=problem, options=["red", "blue"]), 0, BARE)
     assert columns["extra_info"]["question"] == problem
@@ -127,7 +127,7 @@ def test_options_that_the_problem_ends_with_are_not_listed_twice():
 
 
 @pytest.mark.parametrize("spell", [lambda value: value, str, json.dumps], ids=["plain", "python", "json"])
-def test_a_record_says_how_its_medium_is_seen_and_what_must_be_stated(spell):
+def test_record_media_rules_and_facts_reach_columns(spell):
     media, facts = {"video_start": 60, "video_end": 90.5, "nframes": 16}, ["red", {"state": "left", "not": ["right"]}]
     columns = columns_of(record(media=spell(media), facts=spell(facts)), 0, BARE)
     assert columns["videos"] == [{"video": "./CLEVRER/train/video_1.mp4", **media}]
@@ -137,7 +137,7 @@ def test_a_record_says_how_its_medium_is_seen_and_what_must_be_stated(spell):
     assert columns["images"] == [{"image": "./CLEVRER/train/video_1.mp4", "max_pixels": 50176}]
 
 
-def test_placeholders_inside_a_question_are_no_media():
+def test_media_placeholders_in_question_text_are_removed():
     columns = columns_of(record(problem="<image>\nWhich <video>?", options=[], data_type="image"), 0, BARE)
     assert columns["prompt"][0]["content"] == "<image>\nWhich ?"
 
@@ -177,14 +177,14 @@ def test_a_number_as_solution_becomes_text(solution):
         (None, "unreadable record", "the record is a NoneType"),
     ],
 )
-def test_a_bad_record_is_told_field_reason_and_remedy(bad, reason, message):
+def test_bad_record_error_gives_field_reason_and_remedy(bad, reason, message):
     with pytest.raises(RowError) as caught:
         columns_of(bad, 0, BARE)
     assert caught.value.reason == reason
     assert str(caught.value).startswith(message)
 
 
-def test_one_bad_record_leaves_the_others_of_its_batch_whole():
+def test_bad_record_does_not_affect_rest_of_batch():
     # Options that are None in one row and a list in the next, solutions of several types: the schema is given, not
     # inferred from the first rows.
     records = [record(options=None, solution=3, problem_type="numerical"), record(path=None), record(), stringified()]
@@ -202,7 +202,7 @@ def test_one_bad_record_leaves_the_others_of_its_batch_whole():
 
 
 @pytest.mark.parametrize("texts", [False, True])
-def test_records_without_facts_fit_to_rows_with_facts_of_any_type(texts):
+def test_tables_with_and_without_facts_can_be_concatenated(texts):
     table, _ = to_table([record(), record(path=None)], BARE)
     assert table.schema.names == SCHEMA.names
     facts = ["red"] if texts else [{"state": "red", "not": ["blue"]}]
@@ -211,7 +211,7 @@ def test_records_without_facts_fit_to_rows_with_facts_of_any_type(texts):
     assert [(one["extra_info"] or {}).get("facts") for one in both] == [facts, None, None]
 
 
-def test_records_are_read_by_content_and_a_broken_line_is_one_bad_record(tmp_path):
+def test_broken_line_in_records_file_is_one_bad_record(tmp_path):
     (tmp_path / "a.json").write_text('\ufeff{"problem": 1}\n{"prob\n{"problem": 2}\n', encoding="utf-8")
     first, broken, last = read_json(str(tmp_path / "a.json"))
     assert (first, last) == ({"problem": 1}, {"problem": 2})
@@ -220,7 +220,7 @@ def test_records_are_read_by_content_and_a_broken_line_is_one_bad_record(tmp_pat
 
 
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
-def test_the_packages_template_asks_for_the_three_parts_and_the_types_form_of_answer(problem_type):
+def test_default_template_asks_for_all_parts_and_answer_form(problem_type):
     template = PromptTemplate.load("process_aware")
     text = template.render("How {many}? {answer_form}", problem_type)
     assert text.startswith("How {many}? {answer_form}\n\n")  # what a question holds stays as it is
@@ -248,6 +248,6 @@ def test_a_template_without_its_slots_or_sections_is_refused(text, message):
         PromptTemplate.parse(text, "mine")
 
 
-def test_a_template_may_do_without_forms_of_answer(tmp_path):
+def test_template_without_answer_forms_is_accepted(tmp_path):
     (tmp_path / "mine.txt").write_text("Look.\n{question}\n")
     assert PromptTemplate.load(str(tmp_path / "mine.txt")).render("Why?", "OCR") == "Look.\nWhy?"

@@ -12,7 +12,7 @@ from verl_p2r.data.settings import DataSettings
 from verl_p2r.media.rules import EVALUATION, TRAINING
 
 
-def test_the_yaml_holds_the_defaults():
+def test_data_yaml_defaults_equal_data_settings():
     with initialize_config_module("verl_p2r.config", version_base=None):
         config = compose("p2r_ppo", ["trainer.default_local_dir=run"])
     settings = DataSettings.from_mapping(config.data.p2r)
@@ -22,7 +22,7 @@ def test_the_yaml_holds_the_defaults():
     assert settings.media.val == EVALUATION
 
 
-def test_keys_of_other_parts_are_left_to_them():
+def test_data_settings_ignore_keys_of_other_components():
     node = OmegaConf.create({"max_reject_share": 0, "media_cache": {"directory": "x"}, "process_aware": True})
     assert DataSettings.from_mapping(node) == DataSettings(max_reject_share=0.0)
 
@@ -37,7 +37,7 @@ def test_keys_of_other_parts_are_left_to_them():
         ({"media": {"val": {"max_frames": None}}}, r"data\.p2r\.media\.val\.max_frames is None: give a whole number"),
     ],
 )
-def test_a_wrong_value_is_named(mapping, message):
+def test_invalid_data_setting_is_named(mapping, message):
     with pytest.raises(ValueError, match=message):
         DataSettings.from_mapping(mapping)
 
@@ -51,12 +51,12 @@ def test_a_wrong_value_is_named(mapping, message):
         (["1.png", "./2.png"], ["/data/1.png", "/data/2.png"]),
     ],
 )
-def test_relative_paths_start_from_the_media_root(source, joined):
+def test_relative_media_paths_are_joined_to_media_root(source, joined):
     assert DataSettings(media_root="/data").element({"video": source}, None)["video"] == joined
 
 
 @pytest.mark.parametrize("source", ["/other/a.mp4", "file:///other/a.mp4", "../a.mp4"])
-def test_paths_leave_the_media_root_only_where_the_settings_allow_it(source):
+def test_data_settings_refuse_paths_outside_media_root_unless_allowed(source):
     with pytest.raises(RowError, match=r"outside the media root /data: .* set data\.p2r\.allow_outside_media_root"):
         DataSettings(media_root="/data").element({"video": source}, None)
     settings = DataSettings(media_root="/data", allow_outside_media_root=True)
@@ -64,21 +64,21 @@ def test_paths_leave_the_media_root_only_where_the_settings_allow_it(source):
     DataSettings().element({"video": source}, None)
 
 
-def test_urls_are_read_only_where_the_settings_allow_it():
+def test_data_settings_refuse_urls_unless_allowed():
     with pytest.raises(RowError, match=r"names a URL, 'https://host/a\.mp4': .* set data\.p2r\.allow_urls"):
         DataSettings().element({"video": "https://host/a.mp4", "allow_urls": True}, None)
     element = DataSettings(allow_urls=True).element({"video": "HTTPS://host/a.mp4"}, None)
     assert element == {"type": "video", "video": "https://host/a.mp4", "allow_urls": True}
 
 
-def test_an_element_is_filled_and_the_rows_own_stays_as_it_is():
+def test_filling_media_element_does_not_modify_row():
     part = {"type": "video", "video": "a.mp4", "fps": 1.0}
     element = DataSettings().element(part, TRAINING)
     assert part == {"type": "video", "video": "a.mp4", "fps": 1.0}
     assert (element["fps"], element["max_frames"], element["max_pixels"]) == (1.0, 16, 128 * 28 * 28)
 
 
-def test_a_rule_out_of_its_range_is_the_mediums_fault():
+def test_media_rule_out_of_range_is_reported_on_media_field():
     with pytest.raises(RowError, match=r"field videos: .*fps is 5000") as error:
         DataSettings().element({"video": "a.mp4", "fps": 5000}, TRAINING)
     assert (error.value.field, error.value.reason) == ("videos", "sampling rules")

@@ -72,14 +72,14 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("kind", "value", "element"), SHAPES, ids=lambda value: shown(value, 40))
-def test_every_shape_becomes_the_same_element(kind, value, element):
+def test_every_media_shape_is_read_as_same_element(kind, value, element):
     read = read_element(value, kind, "media")
     assert read == element
     assert {name: type(item) for name, item in read.items()} == {name: type(item) for name, item in element.items()}
     assert read_element(read, kind, "media") == read
 
 
-def test_a_picture_in_memory_stays_as_it_is():
+def test_in_memory_image_is_kept_as_is():
     picture = Image.new("RGB", (2, 2))
     assert read_element(picture, "image", "images")["image"] is picture
     assert read_element({"image": picture, "min_pixels": 4}, "image", "images") == {
@@ -130,14 +130,14 @@ BAD = [
 
 
 @pytest.mark.parametrize(("kind", "value", "reason", "message"), BAD, ids=lambda value: shown(value, 40))
-def test_what_cannot_be_read_is_one_named_error(kind, value, reason, message):
+def test_unreadable_medium_is_one_error_with_field_and_reason(kind, value, reason, message):
     with pytest.raises(RowError, match=message) as caught:
         read_element(value, kind, "media")
     assert (caught.value.field, caught.value.reason) == ("media", reason)
     str(caught.value).encode()
 
 
-def test_a_url_is_read_where_it_is_allowed_and_the_element_says_so():
+def test_allowed_url_is_read_and_marked_in_element():
     allowed = MediaSources(allow_urls=True)
     element = {"type": "image", "image": "https://host/a.png", "allow_urls": True}
     assert read_element("HTTPS://host/a.png", "image", "images", allowed) == element
@@ -165,7 +165,7 @@ INSIDE += ["a\0b", "\ud800", "n" * 300, "C:\\a.mp4", "..."]
 
 @pytest.mark.parametrize("name", ["media", "root"])
 @pytest.mark.parametrize("path", INSIDE)
-def test_paths_start_from_the_root(root, name, path):
+def test_element_paths_are_joined_to_media_root(root, name, path):
     sources = MediaSources(str(root.parent / name))
     read = read_element(path, "video", "videos", sources)["video"]
     assert read == os.path.join(root.parent / name, path.removeprefix("./"))
@@ -177,7 +177,7 @@ LEAVING += ["folder/outside.mp4", "//etc/passwd", "../media2/a.mp4", "folder/n" 
 
 
 @pytest.mark.parametrize("path", LEAVING)
-def test_paths_that_leave_the_root_are_refused_unless_allowed(root, path):
+def test_element_paths_outside_media_root_are_refused_unless_allowed(root, path):
     for value in (path, [path]):
         with pytest.raises(RowError, match=f"outside the media root {root}") as caught:
             read_element(value, "video", "videos", MediaSources(str(root)))
@@ -187,7 +187,7 @@ def test_paths_that_leave_the_root_are_refused_unless_allowed(root, path):
     assert read_element(path, "video", "videos", ANYWHERE)["video"] == path.removeprefix("file://")
 
 
-def test_content_parts_say_what_they_hold():
+def test_content_part_kind_is_recognised():
     kinds = {
         "image": "image",
         "input_image": "image",
@@ -202,7 +202,7 @@ def test_content_parts_say_what_they_hold():
     assert names_medium({"type": "image", "url": "a.png"}, "image")
 
 
-def test_rules_inside_a_nested_mapping_are_refused_instead_of_lost():
+def test_media_rules_inside_nested_mapping_are_refused():
     with pytest.raises(RowError, match="holds fps, video_end inside 'video': write them next to it") as error:
         read_element({"video": {"path": "a.mp4", "fps": 1, "video_end": 5}}, "video", "videos")
     assert error.value.reason == "bad media"

@@ -30,19 +30,19 @@ RULES = {
 
 
 @pytest.mark.parametrize("spell", [lambda rules: rules, str, json.dumps], ids=["plain", "python", "json"])
-def test_every_rule_is_read_in_any_spelling(spell):
+def test_media_rules_are_read_in_any_spelling(spell):
     assert media_of(spell(RULES), "video") == RULES
     sizes = {name: RULES[name] for name in MEDIA_FIELDS["image"]}
     assert media_of(spell(sizes), "image") == sizes
 
 
-def test_numbers_have_the_types_of_the_columns():
+def test_media_rule_numbers_get_column_types():
     read = media_of({"fps": 2, "nframes": 8.0, "video_start": 0}, "video")
     assert read == {"fps": 2.0, "nframes": 8, "video_start": 0.0}
     assert [type(number) for number in read.values()] == [float, int, float]
 
 
-def test_numbers_may_be_written_as_texts_decimals_or_numpys():
+def test_media_rule_numbers_may_be_text_decimal_or_numpy():
     # The CSV and parquet of pandas, of databases and of Spark.
     written = {
         "fps": "2",
@@ -61,14 +61,14 @@ NOTHING += [np.float32("nan"), pd.NA, pd.NaT]
 
 
 @pytest.mark.parametrize("nothing", NOTHING, ids=repr)
-def test_whatever_stands_for_nothing_is_not_set(nothing):
+def test_every_spelling_of_missing_value_is_unset(nothing):
     assert options_of(nothing) == []
     assert facts_of(nothing) is None
     assert media_of(nothing, "video") == media_of({"fps": nothing, "nframes": nothing}, "video") == {}
 
 
 @pytest.mark.parametrize("nothing", [{}, "{}", {"fps": None}, "{'fps': None}", '{"fps": NaN}'])
-def test_what_is_not_set_leaves_the_settings_alone(nothing):
+def test_unset_media_rules_do_not_override_settings(nothing):
     assert media_of(nothing, "video") == {}
     assert MediaSettings().fill({"video": "a.mp4", **media_of(nothing, "video")}) == MediaSettings().fill(
         {"video": "a.mp4"}
@@ -111,20 +111,20 @@ def test_what_is_not_set_leaves_the_settings_alone(nothing):
         ({"max_pixels": 10**30}, "field media.max_pixels is 1000"),  # more than a column holds
     ],
 )
-def test_bad_rules_are_named_with_what_to_give(value, message):
+def test_bad_media_rules_error_gives_remedy(value, message):
     with pytest.raises(RowError, match=message) as caught:
         media_of(value, "video")
     assert (caught.value.field, caught.value.reason) == ("media", "bad media")
 
 
 @pytest.mark.parametrize("name", ["fps", "nframes", "video_start", "total_pixels"])
-def test_an_image_has_no_rules_about_time(name):
+def test_time_rules_are_refused_for_images(name):
     with pytest.raises(RowError, match=f"field media holds '{name}': for images give min_pixels, max_pixels, resized_"):
         media_of({name: 1}, "image")
 
 
 @pytest.mark.parametrize("spell", [lambda facts: facts, str, json.dumps], ids=["plain", "python", "json"])
-def test_facts_are_written_alike_and_mean_the_same(spell):
+def test_facts_are_normalised_without_changing_meaning(spell):
     facts = ["two balls", {"state": "it's red", "not": ["blue", 'a "green" one']}, {"state": "left", "not": None}]
     read = facts_of(spell(facts))
     assert read == [
@@ -136,14 +136,14 @@ def test_facts_are_written_alike_and_mean_the_same(spell):
 
 
 @pytest.mark.parametrize("nothing", [None, "", "None", "null", "nan", [], "[]"])
-def test_no_facts(nothing):
+def test_every_spelling_of_missing_facts_is_none(nothing):
     assert facts_of(nothing) is None
 
 
 @pytest.mark.parametrize(
     "value", ["red", 5, {"state": "red"}, [5], ["…"], [{"state": "red", "no": ["blue"]}], "['red', ['blue']]", "{[1]}"]
 )
-def test_bad_facts_are_named(value):
+def test_invalid_facts_are_refused_with_field(value):
     with pytest.raises(RowError, match=r"^field facts: ") as caught:
         facts_of(value)
     assert (caught.value.field, caught.value.reason) == ("facts", "bad facts")

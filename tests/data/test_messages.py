@@ -51,11 +51,11 @@ COLUMNS = {"images": ["a.png"], "videos": ["b.mp4"]}
         ([PARTS[0]["text"], PARTS[1], {"type": "input_text", "text": ", then "}, *PARTS[3:]], {}),
     ],
 )
-def test_columns_and_parts_make_the_same_message(content, columns):
+def test_media_columns_and_content_parts_give_same_message(content, columns):
     assert build(content, **columns) == PARTS
 
 
-def test_text_alone_stays_text_and_becomes_parts_beside_media():
+def test_text_becomes_parts_only_when_row_has_media():
     row = {"prompt": [{"role": "system", "content": "Look."}, {"role": "user", "content": "<image>?"}]}
     messages = build_messages({**row, "images": ["a.png"]}, "prompt", FIELDS, read)
     assert messages[0] == {"role": "system", "content": [{"type": "text", "text": "Look."}]}
@@ -83,7 +83,7 @@ def test_audio_is_left_to_verl():
         ({"text": "?"}, {}, "wrong columns"),
     ],
 )
-def test_a_message_that_cannot_be_read_is_named(content, columns, reason):
+def test_unreadable_message_raises_error_with_reason(content, columns, reason):
     with pytest.raises(RowError, match=r"^field prompt ") as caught:
         build(content, **columns)
     assert (caught.value.field, caught.value.reason) == ("prompt", reason)
@@ -92,7 +92,7 @@ def test_a_message_that_cannot_be_read_is_named(content, columns, reason):
 @pytest.mark.parametrize(
     "messages", [None, "", "text", [], {}, 3, ["text"], [{"role": "user"}], [{"content": "?"}], [None]]
 )
-def test_messages_that_are_not_are_named(messages):
+def test_invalid_messages_are_refused(messages):
     with pytest.raises(RowError, match=r"^field prompt ") as caught:
         build_messages({"prompt": messages}, "prompt", FIELDS, read)
     assert caught.value.reason == "wrong columns"

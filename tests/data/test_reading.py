@@ -31,7 +31,7 @@ TEXTS = ["", "été 😀 \\u00e9", 'a "quoted" \\ one', "},{", "], [", "line\nbr
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64, 1 << 20])
 @pytest.mark.parametrize("zipped", [False, True])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_whole_files_read_as_json_loads_reads_them(tmp_path, monkeypatch, chunk, zipped, indent):
+def test_json_values_equal_json_loads(tmp_path, monkeypatch, chunk, zipped, indent):
     monkeypatch.setattr(reading, "CHUNK", chunk)
     draw = random.Random(chunk)
     values = [
@@ -44,7 +44,7 @@ def test_whole_files_read_as_json_loads_reads_them(tmp_path, monkeypatch, chunk,
             assert [raw.value for raw in read(tmp_path / "a", gzip.compress(data) if zipped else data)] == values
 
 
-def test_lines_are_counted(tmp_path):
+def test_json_values_have_line_numbers(tmp_path):
     assert shown(read(tmp_path / "a", '\n[\n{"a":\n1},{"b": 2},\n\n{"c": 3}\n]\n')) == [
         (3, {"a": 1}),
         (4, {"b": 2}),
@@ -53,7 +53,7 @@ def test_lines_are_counted(tmp_path):
     assert shown(read(tmp_path / "a", '\n{"a": 1}\n\n{"b": 2}')) == [(2, {"a": 1}), (4, {"b": 2})]
 
 
-def test_parts_written_one_after_the_other(tmp_path):
+def test_concatenated_gzip_members_are_read(tmp_path):
     parts = gzip.compress(b'[{"a": 1}]') + gzip.compress(b'\n[{"b": 2}]')
     assert [raw.value for raw in read(tmp_path / "a", parts)] == [{"a": 1}, {"b": 2}]
 
@@ -75,7 +75,7 @@ BAD_ITEMS = [
 
 @pytest.mark.parametrize("chunk", [3, 1 << 20])
 @pytest.mark.parametrize("bad", BAD_ITEMS, ids=range(len(BAD_ITEMS)))
-def test_a_bad_value_never_harms_its_neighbours(tmp_path, monkeypatch, bad, chunk):
+def test_bad_json_value_does_not_affect_others(tmp_path, monkeypatch, bad, chunk):
     monkeypatch.setattr(reading, "CHUNK", chunk)
     good = [{"good": i} for i in range(4)]
     texts = [json.dumps(g) for g in good]
@@ -88,20 +88,20 @@ def test_a_bad_value_never_harms_its_neighbours(tmp_path, monkeypatch, bad, chun
     assert shown(read(tmp_path / "a", lines))[2] == (3, "unreadable record")
 
 
-def test_a_bad_item_is_told_with_its_line(tmp_path):
+def test_bad_json_item_is_reported_with_its_line(tmp_path):
     raws = read(tmp_path / "a", '[{"a": 1},\n{"b" 2},\n{"c": 3}]')
     assert shown(raws) == [(1, {"a": 1}), (2, "unreadable record"), (3, {"c": 3})]
     assert "it is not JSON (Expecting ':' delimiter" in raws[1].value.problem
 
 
 @pytest.mark.parametrize("data", ['[{"a": 1}, {"b": 2}', '[{"a": 1}, {"b": 2},', '[{"a": 1}, {"b": 2}, {"c": "x'])
-def test_a_list_without_an_end_is_damage(tmp_path, data):
+def test_unterminated_json_list_is_damage(tmp_path, data):
     assert shown(read(tmp_path / "a", data)) == [(1, {"a": 1}), (1, {"b": 2}), (1, DAMAGE)]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 @pytest.mark.parametrize("as_list", [True, False])
-def test_a_truncated_archive_gives_what_is_left_and_one_reject(tmp_path, share, as_list):
+def test_truncated_archive_gives_readable_values_and_one_error(tmp_path, share, as_list):
     draw = random.Random(0)
     values = [{"n": i, "t": draw.randbytes(50).hex()} for i in range(2000)]
     data = json.dumps(values) if as_list else "\n".join(map(json.dumps, values))
@@ -115,7 +115,7 @@ def test_a_truncated_archive_gives_what_is_left_and_one_reject(tmp_path, share, 
     assert len(good) == left.count(b"}" if as_list else b"}\n")
 
 
-def test_a_corrupt_archive_and_a_file_that_is_none(tmp_path):
+def test_corrupt_archive_and_non_json_file_are_errors(tmp_path):
     whole = bytearray(gzip.compress(json.dumps([{"n": i} for i in range(5000)]).encode()))
     whole[len(whole) // 2] ^= 0xFF
     assert shown(read(tmp_path / "a", bytes(whole)))[-1][1] == DAMAGE
@@ -123,12 +123,12 @@ def test_a_corrupt_archive_and_a_file_that_is_none(tmp_path):
     assert read(tmp_path / "a", b"") == []
 
 
-def test_bytes_that_are_no_utf8_stay_in_their_value(tmp_path):
+def test_invalid_utf8_bytes_are_kept_in_their_value(tmp_path):
     first, second = read(tmp_path / "a", b'[{"a": "\xe9t"}, {"b": "\xc3\xa9"}]')
     assert (first.value, second.value) == ({"a": "\udce9t"}, {"b": "é"})
 
 
-def test_an_endless_value_is_left_out(tmp_path, monkeypatch):
+def test_overlong_json_value_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "LONGEST", 1000)
     monkeypatch.setattr(reading, "CHUNK", 100)
     long = '{"a": "' + "x" * 5000 + '"}'
@@ -158,12 +158,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path, as_list):
     assert peak(20_000) < 1.5 * peak(4_000)
 
 
-def test_a_file_that_cannot_be_opened_is_no_damage(tmp_path):
+def test_missing_file_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError):
         list(read_values(tmp_path / "nowhere"))
 
 
-def test_progress_tells_every_byte(tmp_path):
+def test_progress_counts_every_byte(tmp_path):
     told: list[int] = []
     data = gzip.compress(json.dumps([{"n": i} for i in range(50_000)]).encode())
     (tmp_path / "a").write_bytes(data)

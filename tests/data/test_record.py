@@ -29,7 +29,7 @@ EXPECTED = Record(
 
 
 @pytest.mark.parametrize("lists", [str, json.dumps, None])
-def test_the_published_spellings_read_alike(lists):
+def test_all_published_spellings_give_same_record(lists):
     raw = release_record() if lists is None else stringified(release_record(), lists)
     record = Record.parse(raw)
     # What a field that is not ours holds stays as it was, text or not.
@@ -37,7 +37,7 @@ def test_the_published_spellings_read_alike(lists):
     assert Record.parse({**raw, "clean_version": 2}) == EXPECTED
 
 
-def test_a_record_of_video_r1():
+def test_video_r1_record_is_parsed():
     # As in Video-R1-260k.json: no observation, `process` empty, an integer id.
     raw = {
         "problem_id": 2,
@@ -55,7 +55,7 @@ def test_a_record_of_video_r1():
     assert record.path == "CLEVRER/train/video_1.mp4"
 
 
-def test_what_is_written_reads_back():
+def test_written_record_reads_back_unchanged():
     raw = release_record(note={"nested": ["é", None]}, zebra=None)
     record = Record.parse(raw)
     written = json.loads(json.dumps(record.to_json(), ensure_ascii=False))
@@ -64,7 +64,7 @@ def test_what_is_written_reads_back():
     assert Record.parse(written) == record
 
 
-def test_media_and_facts_are_read_in_any_spelling_and_written_back():
+def test_record_media_and_facts_round_trip_in_any_spelling():
     own = {"media": {"video_start": 60, "nframes": 8}, "facts": ["red", {"state": "left", "not": ["right"]}]}
     facts = ({"state": "red", "not": []}, {"state": "left", "not": ["right"]})
     for record in (Record.parse(make(release_record(**own))) for make in (dict, stringified)):
@@ -78,12 +78,12 @@ def test_media_and_facts_are_read_in_any_spelling_and_written_back():
 
 
 @pytest.mark.parametrize("missing", [None, "", "None", "null", "nan"])
-def test_missing_values_in_any_spelling(missing):
+def test_record_fields_accept_any_spelling_of_missing(missing):
     record = Record.parse(release_record(reward=missing, select=missing, answer=missing, observation=missing))
     assert (record.reward, record.select, record.answer, record.observation) == (None, None, None, None)
 
 
-def test_many_options_and_a_long_question():
+def test_record_with_many_options_and_long_question_is_parsed():
     options = [f"{i}. thing" for i in range(100)]
     record = Record.parse(stringified(release_record(problem="é" * 1_000_000, options=options)))
     assert record.options == tuple(options)
@@ -140,7 +140,7 @@ def test_many_options_and_a_long_question():
     ],
 )
 @pytest.mark.parametrize("release", [False, True])
-def test_a_bad_field_is_named_with_its_reason(changes, field, reason, release):
+def test_bad_record_field_is_named_with_reason(changes, field, reason, release):
     raw = release_record(**changes)
     if release:
         raw = {k: v if k in changes else str(v) for k, v in raw.items()}
@@ -165,12 +165,12 @@ def test_a_bad_field_is_named_with_its_reason(changes, field, reason, release):
         },
     ],
 )
-def test_answers_that_say_the_same_are_no_conflict(changes):
+def test_equivalent_answer_and_solution_do_not_conflict(changes):
     Record.parse(release_record(**changes))
 
 
 @pytest.mark.parametrize("path", ["./a/b.mp4", "a//b.mp4", "a/./b.mp4", " a/b.mp4"])
-def test_one_file_has_one_path(path):
+def test_spellings_of_a_path_are_normalised(path):
     assert Record.parse(release_record(path=path)).path == "a/b.mp4"
 
 
@@ -192,7 +192,7 @@ WHOLE = f"<observation>{OBSERVATION}</observation>\n<think>{THINKING}</think>\n<
         ({"output": WHOLE.replace("</think>", ""), "observation": None}, None),
     ],
 )
-def test_the_response_of_a_record(changes, response):
+def test_record_response_is_taken_from_output_or_its_parts(changes, response):
     assert Record.parse(release_record(**changes)).response == response
 
 
@@ -200,7 +200,7 @@ def identity(**changes) -> bytes:
     return Record.parse(release_record(**changes)).identity
 
 
-def test_an_identity_is_that_of_the_question_and_its_medium():
+def test_record_identity_depends_on_question_and_medium():
     own = identity()
     # What steps add or change, where it was read, and another spelling of the path do not matter.
     for changes in ({"output": "x"}, {"observation": "y"}, {"reward": 0}, {"note": 1}):
@@ -221,6 +221,6 @@ def test_an_identity_is_that_of_the_question_and_its_medium():
     assert len({own, *(identity(**changes) for changes in other)}) == 10
 
 
-def test_a_record_of_a_run_may_name_its_medium_by_any_path():
+def test_run_records_may_have_absolute_paths_and_urls():
     for path in ("/data/a.mp4", "./a.mp4", "https://host/a.mp4"):
         assert Record.parse(release_record(path=path), relative_path=False).path == path

@@ -14,7 +14,7 @@ def reject(position: int, reason: str = "over-long", medium: str | None = None) 
     return RejectedRow(position, "rl.jsonl", position, "prompt", reason, f"too long\u2028{position}", medium)
 
 
-def test_a_small_share_goes_on_without_the_rows(tmp_path, capsys):
+def test_small_share_of_rejects_is_dropped_and_listed(tmp_path, capsys):
     kept = keep_or_raise(
         Screening(100, (reject(7),)), max_share=0.01, setting="share", listing=tmp_path / "run" / "list.jsonl"
     )
@@ -32,7 +32,7 @@ def test_a_small_share_goes_on_without_the_rows(tmp_path, capsys):
     }
 
 
-def test_a_larger_share_ends_the_run_with_counts_the_first_rows_and_the_list(tmp_path):
+def test_too_large_reject_share_raises_with_counts_and_list(tmp_path):
     rejects = (reject(0), *(reject(i, "missing file") for i in range(1, 8)))
     with pytest.raises(ValueError) as caught:
         keep_or_raise(Screening(100, rejects), max_share=0.07, setting="data.share", listing=tmp_path / "list.jsonl")
@@ -47,7 +47,7 @@ def test_a_larger_share_ends_the_run_with_counts_the_first_rows_and_the_list(tmp
     ("bad", "total", "share", "passes"),
     [(1, 16, 0.01, False), (1, 100, 0.0, False), (1, 1, 1.0, False), (1, 2, 0.5, True)],
 )
-def test_the_share_is_a_bound_and_nothing_left_is_never_enough(bad, total, share, passes):
+def test_reject_share_is_inclusive_and_empty_result_always_fails(bad, total, share, passes):
     screening = Screening(total, tuple(reject(i) for i in range(bad)))
     if passes:
         assert len(keep_or_raise(screening, max_share=share, setting="share", listing=None)) == total - bad
@@ -56,7 +56,7 @@ def test_the_share_is_a_bound_and_nothing_left_is_never_enough(bad, total, share
             keep_or_raise(screening, max_share=share, setting="share", listing=None)
 
 
-def test_no_rejects_leave_no_list_of_an_earlier_run(tmp_path, capsys):
+def test_run_without_rejects_removes_old_reject_list(tmp_path, capsys):
     (tmp_path / "list.jsonl").write_text("{}\n")
     assert keep_or_raise(Screening(2), max_share=0, setting="share", listing=tmp_path / "list.jsonl") == [0, 1]
     assert not (tmp_path / "list.jsonl").exists()
@@ -74,7 +74,7 @@ class Runs:
         return self.screening
 
 
-def test_an_outcome_is_remembered_under_its_key_whole(tmp_path):
+def test_screening_result_is_cached_under_its_key(tmp_path):
     run = Runs(Screening(9, (reject(1), reject(4, "missing file", str(tmp_path / "gone.mp4")))))
     assert load_or_screen(tmp_path, "a", run) == load_or_screen(tmp_path, "a", run) == run.screening
     assert run.count == 1
@@ -85,7 +85,7 @@ def test_an_outcome_is_remembered_under_its_key_whole(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["appears", "grows", "goes"])
-def test_a_changed_file_among_the_rejects_is_looked_at_again(tmp_path, change):
+def test_changed_rejected_file_is_screened_again(tmp_path, change):
     medium = tmp_path / "a.mp4"
     if change != "appears":
         medium.write_text("half")
@@ -99,7 +99,7 @@ def test_a_changed_file_among_the_rejects_is_looked_at_again(tmp_path, change):
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "list", "bytes"])
-def test_a_damaged_file_is_made_again_with_a_warning(tmp_path, damage):
+def test_damaged_screening_cache_is_rebuilt_with_warning(tmp_path, damage):
     run = Runs(Screening(9, (reject(1), reject(4))))
     load_or_screen(tmp_path, "a", run)
     (path,) = tmp_path.iterdir()
@@ -114,7 +114,7 @@ def test_a_damaged_file_is_made_again_with_a_warning(tmp_path, damage):
     assert path.read_bytes() == whole
 
 
-def test_starts_at_once_leave_one_whole_file(tmp_path):
+def test_concurrent_starts_leave_one_complete_cache_file(tmp_path):
     barrier = threading.Barrier(8)
     screening = Screening(9000, tuple(reject(i) for i in range(500)))
     outcomes = []
@@ -133,14 +133,14 @@ def test_starts_at_once_leave_one_whole_file(tmp_path):
     assert load_or_screen(tmp_path, "a", Runs(Screening(0))) == screening
 
 
-def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path):
+def test_unwritable_screening_cache_only_gives_warning(tmp_path):
     (tmp_path / "file").touch()
     screening = Screening(3)
     with pytest.warns(UserWarning, match="cannot be written"):
         assert load_or_screen(tmp_path / "file" / "folder", "a", lambda: screening) == screening
 
 
-def test_the_key_follows_files_settings_and_environment(tmp_path, monkeypatch):
+def test_screening_key_depends_on_files_settings_and_environment(tmp_path, monkeypatch):
     file = tmp_path / "rl.jsonl"
     file.write_text("a")
     keys = [key_of([file], 4096, {"fps": 2.0})]

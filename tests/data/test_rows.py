@@ -22,7 +22,7 @@ def columns(**changes) -> dict:
     return {**row, **changes}
 
 
-def test_columns_become_a_row():
+def test_columns_are_read_as_row():
     extra = {"index": 7, "split": "train", "question": "Which?", "options": np.array(["A. red", "B. blue"], object)}
     row = Row.from_columns(columns(problem_type="multiple choice", extra_info=extra))
     assert row == Row(
@@ -35,13 +35,13 @@ def test_columns_become_a_row():
 
 
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
-def test_problem_type_may_stand_in_either_place(problem_type):
+def test_problem_type_may_be_column_or_extra_info(problem_type):
     assert Row.from_columns(columns(problem_type=problem_type)).problem_type == problem_type
     in_extra = columns(problem_type=None, extra_info={"problem_type": problem_type})
     assert Row.from_columns(in_extra).problem_type == problem_type
 
 
-def test_the_name_falls_back_on_the_data_source_and_can_be_given():
+def test_row_name_falls_back_to_data_source():
     assert Row.from_columns(columns(extra_info={"index": 7})).name == "toy row 7"
     assert Row.from_columns(columns(extra_info=None)).name == "toy row ?"
     assert Row.from_columns(columns(), name="rl.parquet row 3").name == "rl.parquet row 3"
@@ -60,7 +60,7 @@ def test_the_question_is_the_last_user_turn_without_its_media():
     assert Row.from_columns(columns(prompt=None)).question == ""
 
 
-def test_facts_are_parsed():
+def test_row_facts_are_parsed():
     facts = ["moves left", {"state": "red", "not": np.array(["green", "blue"], object)}]
     row = Row.from_columns(columns(extra_info={"facts": facts}))
     assert row.facts == (Fact("moves left"), Fact("red", ("green", "blue")))
@@ -92,7 +92,7 @@ def test_media_are_found_where_the_dataset_puts_them():
         ({"extra_info": {"index": 7, "split": "train", "facts": 5}}, "extra_info.facts", "facts"),
     ],
 )
-def test_a_bad_row_is_an_error_that_names_row_field_and_remedy(changes, field, remedy):
+def test_bad_row_error_names_row_field_and_remedy(changes, field, remedy):
     with pytest.raises(ValueError) as caught:
         Row.from_columns(columns(**changes))
     message = str(caught.value)

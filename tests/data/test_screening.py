@@ -41,7 +41,7 @@ def prepare(position, row) -> Sample:
     return row
 
 
-def test_good_rows_stay(clips, tmp_path):
+def test_good_rows_pass_screening(clips, tmp_path):
     Image.new("RGB", (112, 112)).save(tmp_path / "a.png")
     rows = [
         Sample(f"a {VIDEO} b", (video(clips["quick"]),)),
@@ -51,7 +51,7 @@ def test_good_rows_stay(clips, tmp_path):
     assert found(rows) == []
 
 
-def test_each_bad_row_has_its_own_reason_and_its_neighbours_stay(clips, tmp_path):
+def test_each_bad_row_has_its_reason_and_others_pass(clips, tmp_path):
     # A peer marks the whole batch as failed for one bad sample.
     (tmp_path / "page.mp4").write_text("<html>404</html>")
     (tmp_path / "empty.mp4").touch()
@@ -94,7 +94,7 @@ def test_a_reject_names_file_row_and_field(tmp_path):
     assert message.startswith(f"rl.jsonl row 10: field videos: {tmp_path}/gone.mp4: no such file")
 
 
-def test_a_row_may_be_as_long_as_the_limit_and_no_longer(clips):
+def test_row_length_limit_is_inclusive(clips):
     # 8 frames of 112 x 112: 4 grids of 8 x 8 patches, 16 tokens each after merging. 64, and 3 words.
     row = Sample(f"one two {VIDEO} three", (video(clips["quick"], nframes=8),))
     assert found([row], tokens=67) == []
@@ -103,7 +103,7 @@ def test_a_row_may_be_as_long_as_the_limit_and_no_longer(clips):
     assert "its 67 tokens, 64 of them media, are more than data.max_length=66" in message
 
 
-def test_pictures_in_memory_count(clips):
+def test_in_memory_images_count_toward_row_length(clips):
     row = Sample(
         f"{IMAGE} {VIDEO}", (RowMedium("images", {"image": Image.new("RGB", (56, 84))}), video(clips["quick"]))
     )
@@ -112,7 +112,7 @@ def test_pictures_in_memory_count(clips):
     assert [reason for _, reason, _ in found([row], tokens=tokens - 1)] == ["over-long"]
 
 
-def test_every_frame_of_a_list_is_looked_at_and_counted(tmp_path):
+def test_every_frame_of_a_frame_list_is_checked_and_counted(tmp_path):
     frames = [str(tmp_path / f"{i}.png") for i in range(5)]
     for frame in frames:
         Image.new("RGB", (112, 112)).save(frame)
@@ -125,7 +125,7 @@ def test_every_frame_of_a_list_is_looked_at_and_counted(tmp_path):
     assert "/nowhere/5.png" in message
 
 
-def test_encoded_files_are_looked_at_and_counted(clips, tmp_path):
+def test_encoded_image_bytes_are_checked_and_counted(clips, tmp_path):
     Image.new("RGB", (112, 112)).save(tmp_path / "a.png")
     picture = (tmp_path / "a.png").read_bytes()
     rows = [Sample(IMAGE, (RowMedium("images", {"image": data, **SIZE}),)) for data in (picture, picture[:40], b"page")]
@@ -177,7 +177,7 @@ def test_a_hostile_medium_is_one_reject(clips, part, reason):
     str(reject).encode()
 
 
-def test_numbers_that_are_texts_or_decimals_are_read(clips):
+def test_media_rules_given_as_text_or_decimal_are_read(clips):
     part = {
         "type": "video",
         "video": str(clips["quick"]),
@@ -210,7 +210,7 @@ def test_each_file_is_probed_once_for_all_its_rows(clips, tmp_path, monkeypatch)
     assert sorted(probed) == ["a.mp4", "b.mp4"]
 
 
-def test_whatever_a_file_does_to_its_library_is_that_files_fault_alone(clips, monkeypatch):
+def test_any_decoder_exception_rejects_only_that_file(clips, monkeypatch):
     real = screening.probe_element
 
     def failing(element):

@@ -26,7 +26,7 @@ def rows(path, text, **settings):
 @pytest.mark.parametrize("lines", [False, True])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_json_is_read_by_content(tmp_path, name, lines, mark, zipped):
+def test_json_rows_are_read_with_any_file_extension(tmp_path, name, lines, mark, zipped):
     text = mark + ("\n".join([json.dumps(GOOD)] * 3) if lines else json.dumps([GOOD] * 3))
     data = gzip.compress(text.encode()) if zipped else text.encode()
     assert rows(tmp_path / name, data) == ([GOOD] * 3, {})
@@ -48,7 +48,7 @@ def test_json_is_read_by_content(tmp_path, name, lines, mark, zipped):
     ids=lambda value: repr(value)[-30:],
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_row_of_another_shape_costs_itself_alone(bad, reason, place):
+def test_row_of_wrong_shape_is_the_only_one_rejected(bad, reason, place):
     values = [GOOD, GOOD]
     values.insert(place, bad)
     table, errors = rows_table(values, LOOSE)
@@ -57,7 +57,7 @@ def test_a_row_of_another_shape_costs_itself_alone(bad, reason, place):
     assert [row for i, row in enumerate(read) if i != place] == [GOOD, GOOD]
 
 
-def test_messages_and_media_may_have_a_shape_of_their_own_in_each_row():
+def test_message_and_media_shapes_may_differ_between_rows():
     parts = {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}], "images": ["a.png"]}
     values = [GOOD, parts, {"prompt": "[]", "images": [{"image": "a.png"}]}]
     table, errors = rows_table(values, LOOSE)
@@ -67,23 +67,23 @@ def test_messages_and_media_may_have_a_shape_of_their_own_in_each_row():
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\n\n"])
-def test_a_file_without_rows_is_named(tmp_path, data):
+def test_file_without_rows_is_an_error(tmp_path, data):
     with pytest.raises(ValueError, match=r"a\.json: holds no rows"):
         rows(tmp_path / "a.json", data)
 
 
 @pytest.mark.parametrize("whole", [gzip.compress(json.dumps([GOOD] * 999).encode()), json.dumps([GOOD] * 3).encode()])
-def test_a_damaged_file_is_named(tmp_path, whole):
+def test_damaged_json_file_is_an_error(tmp_path, whole):
     with pytest.raises(ValueError, match=r"a\.json: the file is damaged here"):
         rows(tmp_path / "a.json", whole[:-20])
 
 
-def test_a_parquet_that_is_none_is_named(tmp_path):
+def test_invalid_parquet_file_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"a\.parquet: cannot be read as parquet"):
         rows(tmp_path / "a.parquet", b"<html>404</html>")
 
 
-def test_features_of_hugging_face_are_read_as_they_are_stored(tmp_path):
+def test_hugging_face_features_are_read_as_stored(tmp_path):
     stored = {"bytes": b"half an image", "path": None}
     dataset = datasets.Dataset.from_list([{"images": [stored], "kind": "a"}])
     features = datasets.Features({"images": [datasets.Image()], "kind": datasets.ClassLabel(names=["a"])})
@@ -92,7 +92,7 @@ def test_features_of_hugging_face_are_read_as_they_are_stored(tmp_path):
     assert datasets.Dataset(table)[0] == {"images": [stored], "kind": 0}
 
 
-def test_dictionaries_and_folders_with_equals_signs_change_nothing(tmp_path):
+def test_dictionary_columns_and_hive_style_folders_are_read_plainly(tmp_path):
     (tmp_path / "split=train").mkdir()
     path = tmp_path / "split=train" / "a.parquet"
     pq.write_table(pa.table({"kind": pa.array(["a", "b", "a"]).dictionary_encode()}), path)
@@ -109,7 +109,7 @@ def test_a_row_that_arrow_cannot_convert_is_one_error():
     assert {row.reason for row in read if isinstance(row, RowError)} == {"invalid UTF-8"}
 
 
-def test_files_whose_media_have_different_shapes_fit_together():
+def test_tables_with_different_media_shapes_are_joined():
     tables = [
         pa.table({"images": [["a.png"]], "n": [1]}),
         pa.table({"images": [[{"image": "\U0001f600.png"}]], "n": [2]}),

@@ -32,7 +32,7 @@ PLAIN = ["red", "blue"]
         ("free-form", "A red ball rolls.", []),
     ],
 )
-def test_truths_that_an_answer_can_match_pass(problem_type, solution, options):
+def test_matchable_ground_truths_pass_check(problem_type, solution, options):
     check_truth(problem_type, solution, options)
 
 
@@ -50,7 +50,7 @@ def test_truths_that_an_answer_can_match_pass(problem_type, solution, options):
         ("free-form", "…", [], "scores 0 against itself as free-form"),
     ],
 )
-def test_truths_that_nothing_can_match_are_named(problem_type, solution, options, message):
+def test_unmatchable_ground_truths_are_refused_with_reason(problem_type, solution, options, message):
     with pytest.raises(RowError, match=message) as caught:
         check_truth(problem_type, solution, options, "reward_model.ground_truth")
     assert (caught.value.field, caught.value.reason) == ("reward_model.ground_truth", UNUSABLE)
@@ -59,7 +59,7 @@ def test_truths_that_nothing_can_match_are_named(problem_type, solution, options
 
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 @pytest.mark.parametrize("solution", ["1/2", "10:30", "$18", "twelve", "0", "红色的球", "B", "50%", "yes", "x" * 5000])
-def test_the_scorer_decides(problem_type, solution):
+def test_ground_truth_check_agrees_with_scorer(problem_type, solution):
     own = answer_accuracy(problem_type, solution, solution)
     usable = own >= (1 if problem_type in ("multiple choice", "numerical") else AGREEMENT)
     try:
@@ -72,7 +72,7 @@ def test_the_scorer_decides(problem_type, solution):
 
 @pytest.mark.parametrize("options", [LETTERED, PLAIN, ["1. red", "2. blue"], ["C. red", "D. blue"], ["A) red", "B) b"]])
 @pytest.mark.parametrize("truth", [*list("ABCDE"), "red", "blue", "(a)", "1", "b)"])
-def test_a_truth_that_passes_is_matched_by_an_option(options, truth):
+def test_accepted_choice_ground_truth_matches_an_option(options, truth):
     # The check has a short cut; the scorer is asked here for every option.
     matched = any(answer_accuracy("multiple choice", option, truth, options=options) == 1 for option in options)
     try:

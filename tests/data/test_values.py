@@ -61,7 +61,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=lambda value: type(value).__name__)
-def test_no_value_makes_any_question_raise(value):
+def test_hostile_values_never_raise(value):
     plain(value), is_unset(value), read_number(value), read_text(value)
     text = shown(value)
     assert len(text) <= 200
@@ -99,14 +99,14 @@ def test_no_value_makes_any_question_raise(value):
         (None, None),
     ],
 )
-def test_numbers_are_read_as_files_write_them(value, number):
+def test_numbers_are_read_in_every_spelling(value, number):
     assert read_number(value) == number
     assert type(read_number(value)) is type(number)
 
 
 @pytest.mark.parametrize("levels", [DEEPEST - 1, DEEPEST, DEEPEST + 1, 900])
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: {"a": v}], ids=["lists", "a mapping of them"])
-def test_nesting_has_a_limit_far_below_the_stack(levels, wrap):
+def test_deeply_nested_values_are_refused(levels, wrap):
     row = {"good": 1, "extra": wrap(nested(levels))}
     if len(json.dumps(row["extra"]).split("1")[0].replace('{"a": ', "[")) <= DEEPEST:  # brackets that open
         check_values(row)
@@ -117,14 +117,14 @@ def test_nesting_has_a_limit_far_below_the_stack(levels, wrap):
 
 
 @pytest.mark.parametrize("row", [{"a": "\ud800"}, {"a": ["é", "\udc80"]}, {"a": {"\ud800": 1}}, {"\ud800": "é"}])
-def test_text_that_is_not_unicode_is_named(row):
+def test_text_with_invalid_unicode_is_refused(row):
     with pytest.raises(RowError, match="holds bytes that are not UTF-8") as caught:
         check_values(row)
     assert caught.value.reason == "invalid UTF-8"
     str(caught.value).encode()
 
 
-def test_ordinary_rows_pass():
+def test_ordinary_rows_pass_value_check():
     check_values({"a": "été", "b": [1, "日本"], "c": None, "d": 2.5, "e": {"f": []}})
 
 
@@ -138,11 +138,11 @@ def test_ordinary_rows_pass():
         ('{"a": ["\\udc00"]}', '{"a": ["\\udc00"]}'),
     ],
 )
-def test_escapes_in_texts_become_characters_or_nothing(text, value):
+def test_escapes_in_list_texts_are_decoded_or_refused(text, value):
     assert read_text(text) == value
 
 
-def test_lists_of_texts_are_read_as_python_reads_them():
+def test_list_literals_are_read_like_python():
     rng = random.Random(0)
     pieces = [
         "A. red",

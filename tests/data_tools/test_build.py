@@ -60,7 +60,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 MARKS = ("", "", "[wrong]", "[blind]", "[bare]")
 
 
-def test_all_three_steps_and_the_export(tmp_path, judge_server, monkeypatch):
+def test_build_runs_all_steps_and_exports(tmp_path, judge_server, monkeypatch):
     write_lines(tmp_path / "in.jsonl", make_records(tmp_path, 20, videos=2, marks=MARKS))
     monkeypatch.chdir(prepare(tmp_path / "a", config_of(judge_server)))
     done = CliRunner().invoke(app, ["build", "build.yaml"])
@@ -90,7 +90,7 @@ def test_all_three_steps_and_the_export(tmp_path, judge_server, monkeypatch):
     assert len(judge_server.calls()) == calls  # a second build asks nothing
 
 
-def test_a_step_alone_takes_its_part_of_the_file(tmp_path, judge_server, monkeypatch):
+def test_single_step_reads_its_section_of_build_config(tmp_path, judge_server, monkeypatch):
     records = make_records(tmp_path, 4)
     records[1]["path"] = "gone.png"
     write_lines(tmp_path / "in.jsonl", records)
@@ -112,7 +112,7 @@ def test_a_step_alone_takes_its_part_of_the_file(tmp_path, judge_server, monkeyp
         ("", 0),
     ],
 )
-def test_records_are_counted_for_the_bar(tmp_path, text, count):
+def test_records_are_counted_for_progress_bar(tmp_path, text, count):
     (tmp_path / "a.json").write_text(text)
     (tmp_path / "b.gz").write_bytes(gzip.compress(text.encode()))
     assert count_records([tmp_path / "a.json"]) == count_records([tmp_path / "b.gz"]) == count
@@ -152,7 +152,7 @@ def assert_same(left: Path, right: Path) -> None:
     assert not [path for path in right.iterdir() if path.name.startswith(".")]  # nothing is left lying about
 
 
-def test_a_judge_that_cannot_be_made_is_found_before_anything_is_paid(tmp_path, judge_server, monkeypatch):
+def test_invalid_judge_is_reported_before_any_request(tmp_path, judge_server, monkeypatch):
     write_lines(tmp_path / "in.jsonl", make_records(tmp_path, 3))
     monkeypatch.chdir(prepare(tmp_path / "a", config_of(judge_server, judge={"kwargs": {"mdel": "x"}})))
     done = CliRunner().invoke(app, ["build", "build.yaml"])
@@ -162,7 +162,7 @@ def test_a_judge_that_cannot_be_made_is_found_before_anything_is_paid(tmp_path, 
     assert not judge_server.calls()
 
 
-def test_questions_without_their_file_are_not_trained_on(tmp_path, judge_server, monkeypatch):
+def test_build_excludes_records_with_missing_media(tmp_path, judge_server, monkeypatch):
     records = make_records(tmp_path, 8)
     records[1]["path"] = "gone.png"
     write_lines(tmp_path / "in.jsonl", records)
@@ -176,7 +176,7 @@ def test_questions_without_their_file_are_not_trained_on(tmp_path, judge_server,
 
 
 @pytest.mark.slow
-def test_sixteen_kills_of_the_judge_change_nothing(tmp_path, judge_server):
+def test_judge_step_killed_16_times_gives_same_output(tmp_path, judge_server):
     raws = [
         release_record(i, problem=f"Which ball is {i}?", observation=f"Ball {i}: {'the red one' if i % 3 else 'none'}.")
         for i in range(80)
@@ -195,7 +195,7 @@ def test_sixteen_kills_of_the_judge_change_nothing(tmp_path, judge_server):
 
 
 @pytest.mark.slow
-def test_six_kills_of_a_build_change_nothing(tmp_path, judge_server):
+def test_build_killed_six_times_gives_same_output(tmp_path, judge_server):
     write_lines(tmp_path / "in.jsonl", make_records(tmp_path, 50, videos=1, marks=MARKS))
     calm, killed = (prepare(tmp_path / name, config_of(judge_server)) for name in ("calm", "killed"))
     command = ["build", "build.yaml"]
@@ -206,7 +206,7 @@ def test_six_kills_of_a_build_change_nothing(tmp_path, judge_server):
     assert_same(calm / "out", killed / "out")
 
 
-def test_the_example_holds_the_defaults():
+def test_example_build_config_equals_defaults():
     settings, text = BuildSettings.load(EXAMPLE), yaml.safe_load(EXAMPLE.read_text())
     own = {
         "inputs": tuple(text["inputs"]),
@@ -234,7 +234,7 @@ def test_the_example_holds_the_defaults():
         ("export: {media_root: x}", "export.media_root is set: set media_root at the top level"),
     ],
 )
-def test_a_bad_file_is_refused(tmp_path, monkeypatch, text, message):
+def test_invalid_build_config_is_refused(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "b.yaml").write_text(text)
     done = CliRunner().invoke(app, ["build", "b.yaml"])

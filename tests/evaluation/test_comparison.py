@@ -22,7 +22,7 @@ def run(answers, video=lambda i: i):
     ]
 
 
-def test_a_difference_by_hand():
+def test_run_difference_matches_hand_computed_interval():
     result = compare(run("ABBAB" * 20), run("AABAB" * 20), "video_r1")["mvbench"]
     assert (result["first"], result["second"]) == (0.4, 0.6)
     assert result["difference"] == pytest.approx(0.2)
@@ -38,7 +38,7 @@ def test_identical_runs_do_not_differ():
     assert (result["difference"], result["low"], result["high"], result["p"]) == (0, 0, 0, 1)
 
 
-def test_items_of_one_video_move_together():
+def test_items_of_one_video_are_resampled_together():
     answers = "B" * 40, "A" * 10 + "B" * 30
     alone, together = (compare(run(answers[0], v), run(answers[1], v), "video_r1")["mvbench"] for v in (int, _ten))
     assert together["videos"] == 4
@@ -50,7 +50,7 @@ def _ten(number: int) -> int:
     return number // 10
 
 
-def test_only_shared_items_are_compared():
+def test_only_items_in_both_runs_are_compared():
     result = compare(run("AAAA"), run("AAB"), "video_r1")["mvbench"]
     assert (result["n"], result["only_first"], result["only_second"]) == (3, 1, 0)
     with pytest.raises(ValueError, match="no item in common"):
@@ -59,6 +59,6 @@ def test_only_shared_items_are_compared():
         compare([{**run("A")[0], "problem_id": None}], run("A"), "video_r1")
 
 
-def test_the_same_seed_gives_the_same_interval():
+def test_comparison_with_same_seed_gives_same_interval():
     runs = run("ABBAB" * 5), run("AABAB" * 5)
     assert compare(*runs, "video_r1", seed=3) == compare(*runs, "video_r1", seed=3)

@@ -56,7 +56,7 @@ def test_reading_the_reply_of_a_judge(reply, letter):
     assert read_judge(reply, OPTIONS) == letter
 
 
-def test_the_table_by_hand():
+def test_mismatch_table_matches_hand_computed_values():
     """Four of six items can be read on both sides; two of these differ."""
     conclusions = [
         Conclusion("A", "A", "A", "rule"),  # both right

@@ -25,7 +25,7 @@ TEN = [f"thing number {i}" for i in range(14)]
         ("", None),
     ],
 )
-def test_choices(reply, letter):
+def test_mmmu_choice_letter_is_read_from_reply(reply, letter):
     assert choice_letter(reply, TEN) == letter
 
 
@@ -52,5 +52,5 @@ def test_the_last_option_text_wins_and_option_letters_are_ignored():
         ("nan", "5", False),
     ],
 )
-def test_open_answers(reply, truth, right):
+def test_mmmu_open_answers_match_by_published_rules(reply, truth, right):
     assert open_answer_matches(reply, truth) is right

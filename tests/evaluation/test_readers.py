@@ -34,7 +34,7 @@ def scores(response, solution="B", kind="multiple choice", protocol="video_r1", 
         ("", 0, 0),
     ],
 )
-def test_choices_under_video_r1(response, strict, lenient):
+def test_video_r1_protocol_reads_choices(response, strict, lenient):
     assert scores(response) == (strict, lenient)
 
 
@@ -50,7 +50,7 @@ def test_choices_under_video_r1(response, strict, lenient):
         ("<answer>inf</answer>", "4", "video_r1", (0.0, 0.0)),
     ],
 )
-def test_numbers_of_vsi_bench(response, solution, protocol, expected):
+def test_vsi_bench_numbers_are_scored_by_each_protocol(response, solution, protocol, expected):
     got = scores(response, solution, "regression", protocol, "vsi_bench", [])
     assert got == pytest.approx(expected, abs=1e-9)
 
@@ -68,23 +68,23 @@ def test_numbers_of_vsi_bench(response, solution, protocol, expected):
         ("mmvu", "<answer>Option B</answer>", 1),
     ],
 )
-def test_choices_under_official(benchmark, response, strict):
+def test_official_protocol_reads_choices_by_benchmark(benchmark, response, strict):
     assert scores(response, protocol="official", benchmark=benchmark)[0] == strict
 
 
 @pytest.mark.parametrize(("said", "strict"), [("Yes, it does", 1), ("no", 0), ("A", 1), ("A.", 1), ("B", 0)])
-def test_yes_and_no_of_tempcompass(said, strict):
+def test_official_protocol_reads_tempcompass_yes_and_no(said, strict):
     options = ["A. yes", "B. no"]
     assert scores(said, "A", protocol="official", benchmark="TempCompass", options=options)[0] == strict
 
 
-def test_open_answers_of_video_mmmu():
+def test_official_protocol_reads_video_mmmu_open_answers():
     reply = "<answer>The total is 12.346 J</answer>"
     assert scores(reply, "12.35", "numerical", "official", "VideoMMMU", []) == (1.0, 1.0)
     assert scores(reply, "12.35", "numerical", "video_r1", "VideoMMMU", [])[0] == 0.0
 
 
-def test_letters_beyond_j():
+def test_option_letters_beyond_j_are_read():
     options = [f"{letter}. option number {i}" for i, letter in enumerate("ABCDEFGHIJKLMN")]
     for protocol in ("video_r1", "official"):
         assert scores("<answer>N</answer>", "N", protocol=protocol, benchmark="video_mmmu", options=options) == (1, 1)

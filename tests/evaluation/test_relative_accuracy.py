@@ -46,7 +46,7 @@ def video_r1(prediction: float, truth: float) -> float:
         (1e300, 4, False, 0.0),
     ],
 )
-def test_cases_worked_by_hand(prediction, truth, inclusive, expected):
+def test_mean_relative_accuracy_matches_hand_computed_values(prediction, truth, inclusive, expected):
     assert mean_relative_accuracy(prediction, truth, inclusive=inclusive) == pytest.approx(expected, abs=1e-9)
 
 

@@ -47,7 +47,7 @@ def record(answer="A", solution="A", benchmark="mmvu", number=0, **more):
 
 
 @pytest.mark.parametrize(("protocol", "percent"), [("official", 30.97), ("video_r1", 32.53)])
-def test_the_three_overall_figures_of_vsi_bench(protocol, percent):
+def test_vsi_bench_overall_scores_match_published_figures(protocol, percent):
     items = [
         item(name, share / 100, f"v{i}", "mra" if name in NUMERIC else "accuracy")
         for name, (count, share) in VSI.items()
@@ -64,7 +64,7 @@ def test_the_three_overall_figures_of_vsi_bench(protocol, percent):
     assert figures["categories"]["route_planning"]["n"] == 194
 
 
-def test_the_same_figures_from_replies():
+def test_vsi_bench_scores_from_replies_match_published_figures():
     """Each type gets as many right answers as its percent says, to the nearest item."""
     records = []
     for name, (count, share) in VSI.items():
@@ -118,7 +118,7 @@ def test_a_reading_that_is_not_the_benchmarks_own_is_noted():
     assert {row["note"] for row in score(records, "video_r1").values()} == {""}
 
 
-def test_wilson_by_hand():
+def test_wilson_interval_matches_hand_computed_bounds():
     """7 of 10: centre (0.7 + 3.8415/20) / 1.38415, half-width 1.96 √(0.021 + 3.8415/400) / 1.38415."""
     low, high = wilson(0.7, 10)
     assert (low, high) == pytest.approx((0.396778, 0.892209), abs=1e-6)
@@ -129,7 +129,7 @@ def test_wilson_by_hand():
     assert (figures["low"], figures["high"]) == pytest.approx((0.396778, 0.892209), abs=1e-6)
 
 
-def test_clusters_by_hand():
+def test_clustered_effective_size_matches_hand_computed_values():
     """Two videos of two items, each all right or all wrong, are two observations and not four.
 
     Residuals ±0.5 with weights 1/4 sum to ±1/4 a video: Var = 2/1 · 2 · (1/4)² = 1/4, n_eff = 1/4 / (1/4) = 1.
@@ -178,7 +178,7 @@ def test_categories():
     assert figures["protocol"] == "video_r1"
 
 
-def test_the_official_protocol_leaves_captions_out():
+def test_official_protocol_excludes_captioning():
     rows = [record(number=0, question_type="captioning"), record(number=1, question_type="yes_no")]
     assert score(rows, "official")["mmvu"]["n"] == 1
     assert score(rows, "video_r1")["mmvu"]["n"] == 2

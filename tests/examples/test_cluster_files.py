@@ -121,14 +121,14 @@ RL = {"SCRIPT": "examples/pa_grpo_7b_multinode.sh", "HEAD": "10.0.0.1", "NNODES"
 
 
 @pytest.mark.parametrize("name", ["node.sh", "slurm.sbatch"])
-def test_the_scripts_are_bash_and_say_what_they_are(name):
+def test_cluster_scripts_are_valid_bash_with_header(name):
     text = (CLUSTER / name).read_text()
     assert subprocess.run(["bash", "-n", CLUSTER / name], check=False).returncode == 0
     assert text.startswith("#!/usr/bin/env bash\n# SPDX-License-Identifier: Apache-2.0\n")
     assert all(len(line) <= 120 for line in text.splitlines())
 
 
-def test_nodes_join_and_the_script_runs_once_on_the_head(stage, tmp_path):
+def test_nodes_join_ray_and_script_runs_once_on_head(stage, tmp_path):
     env = stage() | RL | {"OPENAI_API_KEY": "sk", "VERL_P2R_MEDIA_TIMEOUT": "300"}
     assert nodes(2, env, "trainer.save_freq=20") == [0, 0]
     [head] = calls(tmp_path, "ray", "start", "--head")
@@ -151,12 +151,12 @@ def test_nodes_join_and_the_script_runs_once_on_the_head(stage, tmp_path):
     assert not (tmp_path / "head").exists()  # but this one has ended
 
 
-def test_the_heads_exit_code_is_that_of_the_script(stage):
+def test_head_node_returns_exit_code_of_script(stage):
     fails = PYTHON + "\nsys.exit(3)"
     assert nodes(2, stage(python=fails) | RL) == [3, 0]
 
 
-def test_a_node_that_never_comes_is_told(stage, tmp_path):
+def test_missing_node_is_reported_after_timeout(stage, tmp_path):
     env = stage() | RL | {"NODE_RANK": "0", "PATIENCE": "10"}
     done = subprocess.run(["bash", CLUSTER / "node.sh"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
@@ -164,7 +164,7 @@ def test_a_node_that_never_comes_is_told(stage, tmp_path):
     assert not calls(tmp_path, "python", "-m")
 
 
-def test_a_judge_has_a_node_of_its_own(stage, tmp_path):
+def test_judge_runs_on_separate_node(stage, tmp_path):
     env = stage() | RL | {"JUDGE_HOST": "10.0.0.3", "JUDGE_MODEL": "judge"}
     assert nodes(3, env) == [0, 0, 0]
     [judge] = calls(tmp_path, "vllm")
@@ -183,7 +183,7 @@ def test_a_judge_has_a_node_of_its_own(stage, tmp_path):
     [{"SCRIPT": "examples/sft_3b.sh"}, {"SCRIPT": "examples/ablation.sh", "ABLATION": "sft_only"}],
     ids=["sft_3b", "ablation"],
 )
-def test_sft_is_torchrun_on_every_node_without_ray(script, stage, tmp_path):
+def test_sft_runs_torchrun_on_every_node_without_ray(script, stage, tmp_path):
     assert nodes(2, stage() | RL | script) == [0, 0]
     assert not calls(tmp_path, "ray")
     started = calls(tmp_path, "torchrun")
@@ -196,7 +196,7 @@ def test_sft_is_torchrun_on_every_node_without_ray(script, stage, tmp_path):
 
 
 @pytest.mark.parametrize("lacking", ["SCRIPT", "HEAD", "NNODES", "NODE_RANK"])
-def test_what_a_node_cannot_guess_it_asks_for(lacking, stage):
+def test_node_script_names_missing_variable(lacking, stage):
     env = stage() | RL | {"NODE_RANK": "0"}
     del env[lacking]
     done = subprocess.run(["bash", CLUSTER / "node.sh"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
@@ -225,7 +225,7 @@ def test_a_slurm_job_starts_every_node(judge, stage, tmp_path):
         assert "algorithm.p2r.judge.kwargs.base_urls=[http://10.0.0.3:8000/v1]" in driver["argv"]
 
 
-def test_before_its_time_is_up_a_slurm_job_is_queued_again(stage, tmp_path):
+def test_slurm_job_requeues_before_time_limit(stage, tmp_path):
     env = stage(python=PYTHON + "\ntime.sleep(60)") | SLURM
     env |= {"SCRIPT": RL["SCRIPT"], "MODEL": "m", "OUT": str(tmp_path / "out")}
     job = subprocess.Popen(["bash", CLUSTER / "slurm.sbatch"], cwd=ROOT, env=env, start_new_session=True)
@@ -249,7 +249,7 @@ def sky() -> dict:
     return yaml.safe_load((CLUSTER / "skypilot.yaml").read_text())
 
 
-def test_skypilots_file_has_its_keys(sky):
+def test_skypilot_file_has_expected_keys(sky):
     assert set(sky) == {
         *("name", "num_nodes", "workdir", "resources", "envs", "secrets", "file_mounts", "setup", "run")
     }
@@ -262,7 +262,7 @@ def test_skypilots_file_has_its_keys(sky):
 
 
 @pytest.mark.parametrize("judge", ["0", "1"])
-def test_skypilots_run_is_a_node(judge, sky, stage, tmp_path):
+def test_skypilot_run_section_starts_a_node(judge, sky, stage, tmp_path):
     env = stage() | sky["envs"] | sky["secrets"] | {"MODEL": "m", "JUDGE_NODE": judge, "HF_TOKEN": "hf"}
     env |= {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2\n10.0.0.3"}
     (tmp_path / "p2r" / "bin").mkdir(parents=True)
@@ -281,7 +281,7 @@ def test_skypilots_run_is_a_node(judge, sky, stage, tmp_path):
     assert len(calls(tmp_path, "vllm")) == int(judge)
 
 
-def test_every_variable_is_one_of_the_scripts(sky):
+def test_every_cluster_file_variable_is_read_somewhere(sky):
     """What the files hand over is read by node.sh, by a script, by our code or by a library."""
     known = " ".join(path.read_text() for path in [*EXAMPLES.glob("*.sh"), CLUSTER / "node.sh"]) + sky["run"]
     known += " ".join(sky["file_mounts"][path]["name"] for path in sky["file_mounts"])
@@ -305,7 +305,7 @@ print("SEEN" + json.dumps([
 
 
 @pytest.mark.slow
-def test_a_worker_of_ray_on_the_second_node_sees_that_nodes_environment(tmp_path):
+def test_ray_worker_inherits_environment_of_its_node(tmp_path):
     names = ["NODE_RANK", "OPENAI_API_KEY", "VERL_USE_EXTERNAL_MODULES", "VERL_P2R_MEDIA_TIMEOUT"]
     (tmp_path / "task.py").write_text(TASK.replace("sys_names", repr(names)))
     (tmp_path / "task.sh").write_text(f"exec python {tmp_path / 'task.py'}\n")

@@ -64,7 +64,7 @@ def cases(kind: str | None = None):
     return pytest.mark.parametrize("case", chosen, ids=str)
 
 
-def test_every_script_is_a_case_and_a_row_of_the_table():
+def test_every_example_script_has_test_case_and_readme_row():
     scripts = {path.name for path in EXAMPLES.glob("*.sh")}
     several = {"smoke_gpu.sh"}  # several commands, which tests/examples/test_smoke_gpu.py composes
     assert scripts == {case.script for case in CASES} | several
@@ -76,7 +76,7 @@ def test_every_script_is_a_case_and_a_row_of_the_table():
 
 
 @cases()
-def test_the_head_of_a_script_says_what_it_takes(case, runs):
+def test_script_header_states_hardware_time_and_result(case, runs):
     head = re.match(r"(#.*\n)+", (EXAMPLES / case.script).read_text())[0]
     for word in (
         "SPDX-License-Identifier: Apache-2.0",
@@ -94,7 +94,7 @@ def test_the_head_of_a_script_says_what_it_takes(case, runs):
 
 
 @cases()
-def test_a_script_overrides_keys_that_exist_and_starts_from_its_model(case, runs):
+def test_script_overrides_existing_keys_and_uses_its_model(case, runs):
     run = runs(case)
     assert not [override for override in run.overrides if override.startswith(("+", "~"))]
     path = run.config.actor_rollout_ref.model.path if run.trains_rl else run.config.model.path
@@ -105,7 +105,7 @@ def test_a_script_overrides_keys_that_exist_and_starts_from_its_model(case, runs
 
 
 @pytest.mark.parametrize("script", sorted({case.script for case in CASES}))
-def test_a_misspelt_key_is_refused(script, runs):
+def test_misspelled_script_override_is_refused(script, runs):
     """One key of each script, another one each time."""
     case = next(case for case in CASES if case.script == script)
     run = runs(case)
@@ -118,7 +118,7 @@ def test_a_misspelt_key_is_refused(script, runs):
 
 
 @cases("rl")
-def test_verl_and_we_accept_the_rl_config(case, runs, tiny_model):
+def test_rl_script_config_passes_verl_and_our_validation(case, runs, tiny_model):
     config = runs(case).config.copy()
     config.actor_rollout_ref.model.path = str(tiny_model)
     OmegaConf.resolve(config)  # no interpolation leads nowhere
@@ -136,7 +136,7 @@ def test_verl_and_we_accept_the_rl_config(case, runs, tiny_model):
 
 
 @cases("rl")
-def test_our_rl_classes_can_be_made(case, runs, make_clip, processor, tmp_path):
+def test_our_rl_classes_can_be_built_from_script_config(case, runs, make_clip, processor, tmp_path):
     config = runs(case).config.copy()
     config.algorithm.p2r.judge.health_check = False  # there is no judge to be asked
     trainer_class = get_trainer_cls(config.trainer.v1.trainer_mode)
@@ -169,7 +169,7 @@ def test_our_rl_classes_can_be_made(case, runs, make_clip, processor, tmp_path):
 
 
 @cases("sft")
-def test_our_sft_classes_can_be_made(case, runs, clips, tiny_model, processor, tmp_path):
+def test_our_sft_classes_can_be_built_from_script_config(case, runs, clips, tiny_model, processor, tmp_path):
     config = runs(case).config.copy()
     config.model.path = str(tiny_model)
     settled(config, tmp_path)
@@ -195,7 +195,7 @@ def settled(config: DictConfig, folder: Path) -> DictConfig:
 
 
 @cases("rl")
-def test_the_lengths_add_up(case, runs):
+def test_rl_script_token_lengths_are_consistent(case, runs):
     config, model = runs(case).config, MODELS[case.model]
     data, rollout = config.data, config.actor_rollout_ref.rollout
     whole = data.max_prompt_length + data.max_response_length
@@ -215,7 +215,7 @@ def test_the_lengths_add_up(case, runs):
 
 
 @cases("rl")
-def test_the_batches_divide(case, runs):
+def test_rl_script_batch_sizes_divide_evenly(case, runs):
     config, model = runs(case).config, MODELS[case.model]
     actor, rollout, trainer = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout, config.trainer
     gpus, parallel = trainer.nnodes * trainer.n_gpus_per_node, actor.ulysses_sequence_parallel_size
@@ -234,7 +234,7 @@ def test_the_batches_divide(case, runs):
 
 
 @cases("sft")
-def test_the_numbers_of_sft_add_up(case, runs):
+def test_sft_script_sizes_are_consistent(case, runs):
     run, model = runs(case), MODELS[case.model]
     config = run.config
     data, parallel = config.data, config.engine.ulysses_sequence_parallel_size
@@ -256,7 +256,7 @@ ABLATIONS = {
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_differs_from_the_paper_in_its_switch_alone(name, runs):
+def test_ablation_config_differs_from_paper_only_in_its_switch(name, runs):
     by_name = {case.env.get("ABLATION"): case for case in CASES if case.script == "ablation.sh"}
     ours = next(case for case in CASES if case.script == "pa_grpo_7b.sh")
     config, whole = runs(by_name[name]).config.copy(), runs(ours).config.copy()
@@ -282,7 +282,7 @@ def test_without_a_judge_only_the_judge_differs(runs):
     assert ours == whole
 
 
-def test_the_papers_settings_are_those_of_the_paper(runs):
+def test_7b_script_settings_equal_paper(runs):
     sft, rl = (
         runs(next(case for case in CASES if case.script == f"{name}.sh")).config for name in ("sft_7b", "pa_grpo_7b")
     )
@@ -309,14 +309,14 @@ def test_the_papers_settings_are_those_of_the_paper(runs):
         ("ablation.sh", {**START, "ABLATION": "no_judge"}, "ABLATION=no_judge is unknown"),
     ],
 )
-def test_what_a_script_cannot_guess_it_asks_for(script, env, what, tmp_path):
+def test_script_names_missing_variable(script, env, what, tmp_path):
     done, command = call(script, env, tmp_path)
     assert done.returncode != 0
     assert not command
     assert what in done.stderr
 
 
-def test_paths_are_made_absolute_and_the_users_overrides_come_last(tmp_path):
+def test_script_makes_paths_absolute_and_appends_user_overrides(tmp_path):
     (tmp_path / "start").mkdir()
     done, command = call(
         "pa_grpo_7b.sh", {"MODEL": "start", "DATA": "rows"}, tmp_path, "data.seed=3", "trainer.logger=[a b]"

@@ -31,12 +31,12 @@ from verl_p2r.judge import KNOWN_REQUESTS, JudgeRequest, ask, get_judge  # noqa:
 from verl_p2r.plugin.hooks import Checked, hook_table  # noqa: E402
 
 
-def test_every_example_ends_a_page_and_every_page_ends_with_an_example():
+def test_every_extension_page_ends_with_its_example():
     shown = {path.read_text(encoding="utf-8").rstrip().splitlines()[-2] for path in PAGES.glob("*.md")}
     assert shown == {f'--8<-- "examples/extend/{path.name}"' for path in EXTEND.glob("*.py")}
 
 
-def test_the_judge_is_found_by_its_path_and_tells_the_known_cases_apart():
+def test_example_judge_loads_by_path_and_passes_known_cases():
     judge = get_judge("my_judge:WordsJudge", least=4)
     for value, request in KNOWN_REQUESTS.items():
         assert asyncio.run(ask(judge, request)).value is value
@@ -50,13 +50,13 @@ def test_the_judge_is_found_by_its_path_and_tells_the_known_cases_apart():
     ("prediction", "accuracy"),
     [("4 - 8 s", 1.0), ("2 to 6", 2 / 6), ("0-4", 0.0), ("8 - 4", 0.0), ("at the end", 0.0), ("", 0.0)],
 )
-def test_a_span_of_time_is_scored_by_its_overlap(prediction, accuracy, monkeypatch):
+def test_example_problem_type_scores_time_spans_by_overlap(prediction, accuracy, monkeypatch):
     monkeypatch.setattr(scoring._SCORERS, "_known", dict(scoring._SCORERS._known))  # forgotten after the test
     runpy.run_path(str(EXTEND / "my_problem_type.py"))
     assert answer_accuracy("time span", prediction, "<answer>4 - 8 s</answer>") == pytest.approx(accuracy)
 
 
-def test_every_command_finds_the_problem_type_by_its_entry_point(tmp_path, clips):
+def test_commands_find_example_problem_type_by_entry_point(tmp_path, clips):
     """A process that does not import the module itself: the package's metadata lead to it."""
     package = tmp_path / "site" / "my_problem_type-1.0.dist-info"
     package.mkdir(parents=True)
@@ -87,7 +87,7 @@ def test_every_command_finds_the_problem_type_by_its_entry_point(tmp_path, clips
     assert (reject["line"], reject["reason"]) == (2, "unusable ground truth")
 
 
-def test_the_dataset_puts_its_message_in_front_and_screening_counts_it(tmp_path, clips, processor):
+def test_example_dataset_prepends_message_and_screening_counts_it(tmp_path, clips, processor):
     row = {
         "data_source": "toy",
         "prompt": [{"role": "user", "content": "<video>What moves?"}],
@@ -104,7 +104,7 @@ def test_the_dataset_puts_its_message_in_front_and_screening_counts_it(tmp_path,
     assert user["role"] == "user"
 
 
-def test_the_step_drops_long_questions_and_accounts_for_them(tmp_path):
+def test_example_step_drops_and_lists_long_questions(tmp_path):
     base = {"problem_type": "numerical", "data_type": "video", "path": "a.mp4", "solution": "3"}
     records = [{**base, "problem_id": str(n), "problem": "word " * n} for n in (2, 3, 4)]
     source = tmp_path / "in.jsonl"
@@ -125,7 +125,7 @@ def test_the_family_check_runs_as_a_command(tiny_model):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
-def test_the_family_check_counts_what_the_processor_makes(family, tmp_path):
+def test_family_check_token_count_matches_processor(family, tmp_path):
     counted, real = check_family.counted_and_real(str(qwen_models.save(tmp_path / family, family)))
     assert counted == real > 8  # more than a token for each frame
 

@@ -31,7 +31,7 @@ def fake_comparison(folder: Path) -> Path:
     return folder
 
 
-def test_comparison_means_and_names_what_is_missing(tmp_path):
+def test_comparison_averages_seeds_and_names_missing_runs(tmp_path):
     folder = fake_comparison(tmp_path)
     result = invoke(compare.main, folder)
     assert result.exit_code == 0, result.output
@@ -145,6 +145,6 @@ def test_comparison_without_validation_fails(tmp_path):
         compare_runs.read_runs(tmp_path)
 
 
-def test_band_uses_only_steps_that_every_seed_has():
+def test_band_uses_only_steps_common_to_all_seeds():
     assert compare._common([{1: 0.1, 2: 0.2, 3: 0.3}, {2: 0.4, 3: 0.6}]) == {2: [0.2, 0.4], 3: [0.3, 0.6]}
     assert compare._common([]) == {}

@@ -66,7 +66,7 @@ def records(folder: Path, split: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("split", task.SPLITS)
-def test_every_record_becomes_a_row_in_its_place(data, split):
+def test_every_quickstart_record_becomes_row_at_same_index(data, split):
     # The prompt and the element are written out by hand: what the tiny model learns must not change with the tools.
     table = rows(data, split)
     for i, (record, row) in enumerate(zip(records(data, split), table, strict=True)):
@@ -93,7 +93,7 @@ def test_every_record_becomes_a_row_in_its_place(data, split):
     assert len({record["problem_id"] for record in records(data, split)}) == len(table)
 
 
-def test_the_tools_find_the_noise_in_the_records(data, tmp_path):
+def test_data_tools_remove_noisy_quickstart_records(data, tmp_path):
     """A response stays whose answer is right; then, whose observation states the facts: what the paper's steps do."""
     clean = records(data, "sft_val")
     noisy = records(data, "sft_train")
@@ -113,7 +113,7 @@ def test_the_tools_find_the_noise_in_the_records(data, tmp_path):
         assert kept == [record["problem_id"] for record in judged]
 
 
-def test_sft_rows(data):
+def test_sft_rows_have_one_video_and_well_formed_response(data):
     train = rows(data, "sft_train")
     assert len(train) == 24 * 3
     for row in train + rows(data, "sft_val"):
@@ -158,7 +158,7 @@ def test_rl_rows_are_clean_and_balanced(data, split):
             assert extra["options"][ord(answer) - 65] in scene.colours
 
 
-def test_same_seed_same_bytes_other_seed_other_data(data, tmp_path):
+def test_same_seed_gives_identical_data_and_other_seed_differs(data, tmp_path):
     make_data.make(make_data.parse_args([str(tmp_path / "a"), *NUMBERS]))
     make_data.make(make_data.parse_args([str(tmp_path / "b"), *NUMBERS, "--seed", "1"]))
     for split in task.SPLITS:
@@ -169,7 +169,7 @@ def test_same_seed_same_bytes_other_seed_other_data(data, tmp_path):
         assert path.read_bytes() == (tmp_path / "a/videos" / path.name).read_bytes()
 
 
-def test_second_run_keeps_and_other_arguments_replace(tmp_path):
+def test_rerun_keeps_data_unless_arguments_change(tmp_path):
     out = tmp_path / "data"
     few = ["--sft-videos", "4", "--sft-val", "4", "--rl", "4", "--val", "4"]
     assert make_data.make(make_data.parse_args([str(out), *few]))
@@ -181,7 +181,7 @@ def test_second_run_keeps_and_other_arguments_replace(tmp_path):
     assert not (tmp_path / "data.partial").exists()
 
 
-def test_interrupted_run_leaves_nothing_that_counts_as_done(tmp_path, monkeypatch):
+def test_interrupted_data_run_leaves_no_finished_output(tmp_path, monkeypatch):
     out = tmp_path / "data"
     few = ["--sft-videos", "4", "--sft-val", "4", "--rl", "4", "--val", "4"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -192,7 +192,7 @@ def test_interrupted_run_leaves_nothing_that_counts_as_done(tmp_path, monkeypatc
     assert len(rows(out, "rl_val")) == 4
 
 
-def test_a_record_that_the_tools_refuse_stops_the_script(tmp_path, monkeypatch):
+def test_rejected_record_stops_data_script(tmp_path, monkeypatch):
     monkeypatch.setitem(make_data.MEDIA, "fps", -1)
     few = ["--sft-videos", "1", "--sft-val", "1", "--rl", "1", "--val", "1"]
     with pytest.raises(RuntimeError, match=r"records/sft_train\.jsonl: 6 of 6 are rejected: .*media\.fps is -1"):
@@ -200,7 +200,7 @@ def test_a_record_that_the_tools_refuse_stops_the_script(tmp_path, monkeypatch):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_folder_of_someone_else_is_refused(tmp_path):
+def test_folder_without_manifest_is_not_overwritten(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(SystemExit, match=r"no manifest\.json"):
         make_data.make(make_data.parse_args([str(tmp_path)]))
@@ -238,7 +238,7 @@ def test_model_is_an_ordinary_qwen2_5_vl_folder(model_folder):
     assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
 
 
-def test_words_are_single_tokens_and_prompts_are_short(model_folder):
+def test_quickstart_words_are_single_tokens_and_prompts_fit_limit(model_folder):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)

@@ -53,7 +53,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_metrics_skip_nulls_and_let_a_resumed_step_win(tmp_path):
+def test_read_metrics_skips_nulls_and_prefers_resumed_steps(tmp_path):
     # A run stopped after step 3, resumed from step 1, and verl's logger truncated its file: part 1 was put aside.
     write_rows(tmp_path / "metrics.1.jsonl", [{"step": s, "data": {"a": float(s), "b": 7.0}} for s in (1, 2, 3)])
     write_rows(tmp_path / "metrics.jsonl", [{"step": s, "data": {"a": 10.0 * s, "b": None}} for s in (2, 3)])
@@ -62,7 +62,7 @@ def test_metrics_skip_nulls_and_let_a_resumed_step_win(tmp_path):
     assert run_data.series(metrics, "b") == ([1, 2, 3], [7.0, 7.0, 7.0])
 
 
-def test_validation_keeps_slashes_in_data_sources_and_only_means():
+def test_validation_reads_only_means_and_keeps_slashes_in_sources():
     metrics = {
         0: {
             "val-aux/a/b/c/reasoning_accuracy/mean@4": 0.25,
@@ -85,13 +85,13 @@ def test_validation_keeps_slashes_in_data_sources_and_only_means():
         (15, 148, 0.0624, 0.1605),  # Newcombe 1998, table I: 15/148 -> 0.0624 to 0.1605
     ],
 )
-def test_wilson_interval(right, n, low, high):
+def test_share_has_published_wilson_interval(right, n, low, high):
     share = run_data.Share.of([1.0] * right + [0.0] * (n - right))
     assert (share.mean, share.n) == (right / n, n)
     assert (share.low, share.high) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_before_and_after_are_the_means_of_the_rows(run_dir):
+def test_before_and_after_accuracy_are_means_of_rows(run_dir):
     notes: list[str] = []
     rows = {(row.mode, row.process): row for row in run_data.comparisons(run_dir, notes)}
     assert notes == []
@@ -102,7 +102,7 @@ def test_before_and_after_are_the_means_of_the_rows(run_dir):
     assert all(row.before.n == row.after.n == 160 for row in rows.values())
 
 
-def test_without_eval_the_trainers_validation_serves_and_the_report_says_so(tmp_path):
+def test_report_without_eval_falls_back_to_trainer_validation(tmp_path):
     run_dir = fake_run(tmp_path, evaluation=False)
     result = invoke(report.main, run_dir)
     assert result.exit_code == 0, result.output
@@ -120,7 +120,7 @@ def test_different_items_before_and_after_are_reported(run_dir):
     assert [note for note in notes if "not comparable" in note and "rl_greedy.jsonl" in note]
 
 
-def test_rows_without_a_verdict_leave_the_perception_share(run_dir):
+def test_rows_without_verdict_are_excluded_from_perception_share(run_dir):
     rows = held_out(152, 140, 160)
     rows[0]["perception_accuracy"] = None
     write_rows(run_dir / "eval" / "rl_sampled.jsonl", rows)
@@ -136,7 +136,7 @@ def test_the_instructive_rollout_has_advantages_of_opposite_sign(run_dir):
     assert best.summed_advantage == 0.0  # the sum is 3 for all four: GRPO would see nothing to learn
 
 
-def test_summed_advantage_is_grpos():
+def test_summed_advantage_equals_grpo_advantage():
     group = [rollout("g_0_0", (0, 0), rewards) for rewards in ((2.0, 1.0), (1.0, 1.0), (0.0, 0.0))]
     sums = [3.0, 2.0, 0.0]
     expected = (3.0 - fmean(sums)) / (stdev(sums) + 1e-6)
@@ -177,14 +177,14 @@ def test_every_token_is_drawn_in_its_segment_with_its_advantage(run_dir):
     ("accuracy", "verdict"),
     [(1.0, "right"), (0, "wrong"), (0.5, "accuracy 0.50"), (None, "no verdict"), (float("nan"), "no verdict")],
 )
-def test_a_segment_says_whether_it_is_right(run_dir, accuracy, verdict):
+def test_report_segment_shows_its_verdict(run_dir, accuracy, verdict):
     write_rows(run_dir / "rl" / "rollouts" / "2.jsonl", [GROUP[0] | {"perception_accuracy": accuracy}])
     text = Page(report.render(report.build(run_dir))).text
     assert f"perception · 4 tokens · advantage +1.50 · {verdict}" in text
     assert "reasoning · 6 tokens · advantage −1.50 · wrong" in text
 
 
-def test_tables_hold_the_numbers(run_dir):
+def test_report_tables_show_expected_numbers(run_dir):
     built = report.build(run_dir)
     page = Page(report.render(built)).text
     for number in ("25.0", "95.0", "+70.0", "37.5", "87.5", "+50.0", "+22.5", "+6.2"):
@@ -210,14 +210,14 @@ def test_one_bad_step_misses_the_correlation_target(run_dir):
     assert (check.value, check.passed) == ("0.99800", False)
 
 
-def test_times_per_stage_are_summed_against_the_target(run_dir):
+def test_total_stage_time_is_checked_against_target(run_dir):
     (run_dir / "timings.json").write_text('{"data": 20, "SFT": 240, "RL": 700}')
     built = report.build(run_dir)
     assert (built.checks[-1].value, built.checks[-1].passed) == ("16.0 min", False)
     assert ("RL steps", "8 × 12.0 s, 5.0 s of it sampling") in built.timings
 
 
-def test_the_screen_fits_and_shows_the_results(run_dir):
+def test_terminal_summary_fits_screen_and_shows_results(run_dir):
     (run_dir / "timings.json").write_text('{"data": 20, "model": 5, "SFT": 240, "RL": 300, "evaluation": 60}')
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(report.screen(report.build(run_dir)))
@@ -234,7 +234,7 @@ def test_the_curves_are_png_files(run_dir):
     assert all(path.parent == run_dir / "figures" and path.read_bytes().startswith(PNG) for path in figures.values())
 
 
-def test_only_the_rl_metrics_are_required(tmp_path):
+def test_report_requires_only_rl_metrics(tmp_path):
     write_rows(tmp_path / "rl" / "metrics.jsonl", [{"step": 1, "data": {"actor/grad_norm": 1.0}}])
     result = invoke(report.main, tmp_path)
     assert result.exit_code == 0, result.output
@@ -280,7 +280,7 @@ BAD_INPUT = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_INPUT)
-def test_bad_input_is_named(run_dir, change, message):
+def test_invalid_report_input_is_named(run_dir, change, message):
     change(run_dir)
     with pytest.raises(run_data.RunError, match=message):
         report.build(run_dir)
@@ -291,7 +291,7 @@ def test_line_separators_inside_strings_do_not_end_a_row(tmp_path):
     assert run_data.read_rows(tmp_path / "rows.jsonl", "RL") == [{"output": "a\u2028b\x85c"}]
 
 
-def test_the_script_fails_with_a_message_and_an_exit_code(tmp_path):
+def test_report_script_exits_1_with_message_for_missing_run(tmp_path):
     command = [sys.executable, str(QUICKSTART / "report.py"), str(tmp_path / "nowhere")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -299,7 +299,7 @@ def test_the_script_fails_with_a_message_and_an_exit_code(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_best_rollout_is_found_among_random_ones(tmp_path):
+def test_instructive_rollout_matches_slow_search(tmp_path):
     """Against a slow search: of the rows with opposite signs, the largest smaller magnitude."""
     draw = random.Random(3)
     expected = (0.0, None)

@@ -25,7 +25,7 @@ def run():
     return module
 
 
-def test_a_line_for_each_tenth_of_the_steps_and_one_for_a_silent_minute(run):
+def test_progress_prints_every_tenth_of_steps_and_each_silent_minute(run):
     lines, now = [], [0.0]
     show = run.progress_lines(run.Stage("SFT", [], steps=20), lines.append, lambda: now[0])
     for seconds, step in ((1, 1), (2, 2), (3, 3), (4, 7), (63, 7), (64, 7), (65, 20)):
@@ -40,7 +40,7 @@ def test_a_line_for_each_tenth_of_the_steps_and_one_for_a_silent_minute(run):
     ]
 
 
-def test_a_stage_without_steps_says_each_minute_that_it_runs(run):
+def test_stage_without_steps_prints_progress_each_minute(run):
     lines, now = [], [0.0]
     show = run.progress_lines(run.Stage("evaluation", []), lines.append, lambda: now[0])
     for now[0] in (30.0, 60.0, 90.0, 125.0):
@@ -48,7 +48,7 @@ def test_a_stage_without_steps_says_each_minute_that_it_runs(run):
     assert lines == ["evaluation: running, 60 s", "evaluation: running, 125 s"]
 
 
-def test_the_output_of_a_run_that_goes_to_a_file_names_each_stage_as_it_starts_and_ends(run, tmp_path):
+def test_quickstart_output_to_file_names_start_and_end_of_each_stage(run, tmp_path):
     """The real command on a folder where every stage but one has finished; that one fails at once."""
     (tmp_path / "done").mkdir()
     for name in ("data", "model", "sft"):

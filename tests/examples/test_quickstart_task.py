@@ -43,7 +43,7 @@ def area_of(scene) -> int:
     return sum(abs(2 * c + 1 - scene.size) <= r + 1 for r in range(scene.size) for c in range(scene.size))
 
 
-def test_a_change_falls_between_the_sampled_frames():
+def test_colour_change_falls_between_sampled_frames():
     # 8 frames sampled at linspace(0, 7, 4) -> 0, 2, 5, 7: two frames a temporal patch, one colour each.
     scene = next(s for _, kind, s in draws(task.EASY, 8) if kind == "order")
     frames = task.render(scene)
@@ -63,7 +63,7 @@ def test_a_change_falls_between_the_sampled_frames():
         ("count", "", {"number": "three", "colour": "red", "shape": "triangle"}, "9"),
     ],
 )
-def test_solve_by_hand(kind, variant, values, answer):
+def test_solve_returns_hand_worked_answers(kind, variant, values, answer):
     question = dataclasses.replace(task.ask(random.Random(0), task.EASY, kind), variant=variant)
     assert task.solve(question, values)[1] == answer
     observation, thought, given = RESPONSE.fullmatch(task.response(question, values)).groups()
@@ -73,7 +73,7 @@ def test_solve_by_hand(kind, variant, values, answer):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_facts_accept_the_truth_and_only_the_truth(level):
+def test_facts_accept_only_true_observations(level):
     for _, _, scene in draws(LEVELS[level], 80):
         values = task.true_values(scene)
         facts = task.facts(LEVELS[level], values)
@@ -99,7 +99,7 @@ def test_permuted_options_still_lead_to_the_answer():
     assert len(orders) > 20
 
 
-def test_noise_has_the_rates_of_the_level():
+def test_noise_rates_match_level():
     counts: Counter = Counter()
     for rng, kind, scene in draws(task.EASY, 8000):
         question, values = task.ask(rng, task.EASY, kind), task.true_values(scene)

@@ -53,7 +53,7 @@ MONSTERS = ["出力 (1), a=b #2: it's $x & [y] {z}", "'\\' say \"x\"\\"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_quoted_text_is_read_as_it_is(name, tmp_path):
+def test_quoted_shell_value_reaches_hydra_unchanged(name, tmp_path):
     script = f'source "{EXAMPLES}/paths.bash"; quoted "$1"; echo; files "$1"'
     done = subprocess.run(["bash", "-euc", script, "x", name], capture_output=True, text=True, check=True, cwd=tmp_path)
     parser = OverridesParser.create()
@@ -61,7 +61,7 @@ def test_a_quoted_text_is_read_as_it_is(name, tmp_path):
     assert read == [name, name]
 
 
-def test_nothing_is_null_and_a_list_stays_a_list(tmp_path):
+def test_empty_value_becomes_null_and_file_list_is_kept(tmp_path):
     script = f'source "{EXAMPLES}/paths.bash"; quoted ""; files "[a.parquet,b.parquet]"'
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "null\n[a.parquet,b.parquet]"
@@ -69,7 +69,7 @@ def test_nothing_is_null_and_a_list_stays_a_list(tmp_path):
 
 @pytest.mark.parametrize("name", ["a${b}", "${oc.env:HOME}", "a\nb"])
 @pytest.mark.parametrize("variable", ["DATA", "OUT", "MODEL", "TRAIN", "CACHE"])
-def test_what_no_config_can_hold_is_refused(name, variable, tmp_path):
+def test_path_that_verl_config_cannot_hold_is_refused(name, variable, tmp_path):
     done, command = call("pa_grpo_7b.sh", {**START, variable: name}, tmp_path)
     assert done.returncode == 2
     assert not command
@@ -81,7 +81,7 @@ SCRIPTS = sorted({case.script for case in CASES} - {"ablation.sh"})  # which sta
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("monster", MONSTERS)
-def test_every_script_takes_every_path(script, monster, tmp_path):
+def test_example_scripts_accept_any_path(script, monster, tmp_path):
     names = ("DATA", "MEDIA", "OUT", "CACHE", "MODEL", "VERDICTS")
     paths = {name: str(tmp_path / f"{monster}{name}" / monster) for name in names}
     Path(paths["MODEL"]).mkdir(parents=True)
@@ -107,7 +107,7 @@ def test_every_script_takes_every_path(script, monster, tmp_path):
 
 @pytest.mark.parametrize("script", ["rl.sh", "sft.sh"])
 @pytest.mark.parametrize("monster", MONSTERS)
-def test_the_quickstart_takes_every_path(script, monster, tmp_path):
+def test_quickstart_scripts_accept_any_path(script, monster, tmp_path):
     paths = {name: str(tmp_path / f"{monster}{name}" / monster) for name in ("DATA", "OUT", "MODEL")}
     done, command = call(f"quickstart/{script}", paths, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -118,7 +118,7 @@ def test_the_quickstart_takes_every_path(script, monster, tmp_path):
 
 
 @pytest.mark.parametrize("monster", MONSTERS)
-def test_a_script_with_such_paths_can_be_planned(monster, tmp_path):
+def test_script_with_unusual_paths_can_be_planned(monster, tmp_path):
     _, command = call("pa_grpo_7b.sh", {"MODEL": f"{monster}model", "DATA": f"{monster}data", "OUT": monster}, tmp_path)
     result = CliRunner().invoke(app, ["plan", "--model", "Qwen2.5-VL-7B", "--rows", "0", "--", *command])
     assert result.exit_code == 0, result.output

@@ -44,7 +44,7 @@ def commands(request, tmp_path_factory) -> list[list[str]]:
     return [call.split("\0")[:-1] for call in said.read_text().split("\1")[:-1]]
 
 
-def test_the_order_of_the_commands(commands):
+def test_smoke_script_runs_commands_in_order(commands):
     names = [Path(c[1]).name if c[1].endswith(".py") else c[c.index("-m") + 1] for c in commands]
     verbs = [c[2] for c in commands if c[1].endswith("smoke_gpu.py")]
     ppo = "verl.trainer.main_ppo"
@@ -53,7 +53,7 @@ def test_the_order_of_the_commands(commands):
     assert verbs == ["check", "model", "data", "report"]
 
 
-def test_the_commands_compose_and_verl_and_we_accept_them(commands, tiny_model):
+def test_smoke_script_configs_pass_verl_and_our_validation(commands, tiny_model):
     sft, *rl = [read(command) for command in commands if "-m" in command]
     sft.config.model.path = str(tiny_model)
     OmegaConf.resolve(sft.config)
@@ -73,7 +73,7 @@ def test_the_commands_compose_and_verl_and_we_accept_them(commands, tiny_model):
         assert whole <= config.actor_rollout_ref.rollout.max_model_len
 
 
-def test_the_two_3b_runs_differ_in_the_algorithm_alone_and_have_the_papers_shapes(commands):
+def test_3b_smoke_runs_differ_only_in_algorithm_with_paper_shapes(commands):
     ours, theirs = [read(command).config for command in commands if command[1:3] == ["-m", "verl.trainer.main_ppo"]][1:]
     assert (ours.algorithm.adv_estimator, theirs.algorithm.adv_estimator) == ("pa_grpo", "grpo")
     assert ours.data.seed == theirs.data.seed == 3
@@ -89,7 +89,7 @@ def test_the_two_3b_runs_differ_in_the_algorithm_alone_and_have_the_papers_shape
     assert ours == theirs
 
 
-def test_the_3b_is_the_published_one():
+def test_3b_smoke_model_has_published_size_and_vocabulary():
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -103,7 +103,7 @@ def test_the_3b_is_the_published_one():
     assert network.num_parameters() == 3_754_622_976  # the parameters of Qwen/Qwen2.5-VL-3B-Instruct
 
 
-def test_its_videos_are_long_and_large_enough(tmp_path, clips):
+def test_smoke_videos_have_required_length_and_size(tmp_path, clips):
     import av
     import pandas as pd
 
@@ -145,7 +145,7 @@ def write(folder: Path, name: str, lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("ours", "within"), [(10.1, True), (10.5, False), (9.7, False)])
-def test_the_report_compares_medians_after_the_warm_up(ours, within, tmp_path, capsys):
+def test_smoke_report_compares_medians_after_warm_up(ours, within, tmp_path, capsys):
     write(tmp_path, "pa_grpo", [line(1, 99.0), line(2, 50.0), line(3, ours), line(4, ours), line(5, 30.0)])
     write(tmp_path, "grpo", [line(1, 99.0), line(2, 50.0), line(3, 10.0), line(4, 10.0), line(5, 10.0)])
     smoke_gpu.report(tmp_path)
@@ -163,7 +163,7 @@ def test_the_report_compares_medians_after_the_warm_up(ours, within, tmp_path, c
     assert any("update_actor" in row for row in shown[:-1])
 
 
-def test_a_run_that_has_not_got_far_is_told(tmp_path):
+def test_smoke_report_refuses_run_without_steps_after_warm_up(tmp_path):
     write(tmp_path, "pa_grpo", [line(1, 9.0), line(2, 9.0)])
     with pytest.raises(SystemExit, match=re.escape("metrics.jsonl: no training step after the first 2")):
         smoke_gpu.report(tmp_path)
@@ -171,7 +171,7 @@ def test_a_run_that_has_not_got_far_is_told(tmp_path):
         smoke_gpu.read(tmp_path / "nothing.jsonl")
 
 
-def test_without_a_gpu_it_says_so_before_anything_else(monkeypatch):
+def test_smoke_check_fails_without_gpu(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA device"):
         smoke_gpu.check()

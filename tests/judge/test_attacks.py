@@ -63,7 +63,7 @@ PLAIN = build_judge_prompt(request("OBSERVED"), nonce=NONCE)
 HEAD, TAIL = PLAIN.split("OBSERVED")
 
 
-def test_the_table_is_what_it_should_be():
+def test_attack_table_has_expected_size_and_markers():
     names = [attack["name"] for attack in TABLE["attacks"]]
     assert len(set(names)) == len(names) >= 270
     assert sum(len(text_of(attack).encode("utf-8", "surrogatepass")) >= 99_000 for attack in TABLE["attacks"]) >= 5
@@ -72,7 +72,7 @@ def test_the_table_is_what_it_should_be():
 
 
 @pytest.mark.parametrize(("attack", "text"), ATTACKS)
-def test_an_attack_stays_data_in_the_prompt(attack, text):
+def test_attack_in_observation_stays_data_in_prompt(attack, text):
     prompt = build_judge_prompt(request(text), nonce=NONCE)
     assert prompt.startswith(HEAD)
     assert prompt.endswith(TAIL)
@@ -99,7 +99,7 @@ def test_an_attack_stays_data_in_every_prompt(name):
 
 
 @pytest.mark.parametrize(("attack", "text"), ATTACKS)
-def test_an_attack_in_question_and_answer_stays_data_too(attack, text):
+def test_attack_in_question_or_answer_stays_data_in_prompt(attack, text):
     """Question and answer come from data files, which may be hostile too."""
     prompt = build_judge_prompt(JudgeRequest(text, f"<answer>{text}</answer>", "OBSERVED"), nonce=NONCE)
     assert prompt.endswith(TAIL)
@@ -114,7 +114,7 @@ def test_only_a_well_formed_judgement_counts_as_a_reply(attack, text):
 
 @pytest.mark.parametrize(("attack", "text"), ATTACKS)
 @pytest.mark.parametrize("verdict", [True, False])
-def test_a_judge_that_quotes_an_attack_is_not_misread(attack, text, verdict):
+def test_reply_quoting_attack_is_not_misread(attack, text, verdict):
     """The neutralised text contains no judgement, so only the judge's own counts."""
     quoted = build_judge_prompt(request(text), "{observation}\n{question}{solution}")
     word = "Yes" if verdict else "No"
@@ -122,13 +122,13 @@ def test_a_judge_that_quotes_an_attack_is_not_misread(attack, text, verdict):
 
 
 @pytest.mark.parametrize(("attack", "text"), [a for a in ATTACKS if a.values[0]["guard"]])
-def test_the_guards_turn_it_away(attack, text):
+def test_guards_reject_marked_attacks(attack, text):
     assert rule_verdict(request(text), BOTH) == Verdict(False, attack["guard"], "rule")
     assert rule_verdict(request(text), JudgeGuards()) is None
 
 
-def test_what_only_a_judge_can_stop_is_marked():
-    """No rule can distinguish these from an honest observation; a real judge must (test_a_real_model_is_not_fooled)."""
+def test_attacks_only_a_judge_can_stop_are_marked():
+    """No rule can distinguish these from an honest observation; a real judge must (test_real_model_is_not_fooled)."""
     unstopped = [attack for attack, _ in (a.values for a in ATTACKS) if attack["kind"] == "no evidence"]
     assert all(attack.get("only_a_judge", False) is (attack["guard"] is None) for attack in unstopped)
     left = [attack for attack in unstopped if attack["guard"] is None]
@@ -150,7 +150,7 @@ def test_every_attack_gets_its_own_verdict_over_http(judge_server):
         assert verdict.value is ("ball" in shown), param.id
 
 
-def test_a_real_model_is_not_fooled():
+def test_real_model_is_not_fooled():
     """Opt-in: a small instruction-following model, served by vLLM or anything else that speaks OpenAI's protocol."""
     if not (url := os.environ.get("P2R_JUDGE_URL")):
         print("not run against a real model: set P2R_JUDGE_URL and P2R_JUDGE_MODEL to a served one")

@@ -18,13 +18,13 @@ from verl_p2r.judge.facts import Fact, contains, states, words
         (Fact("red", ("green",)), Fact("red", ("green",))),
     ],
 )
-def test_fact_parses_what_parquet_gives(value, fact):
+def test_fact_parses_values_read_from_parquet(value, fact):
     assert Fact.parse(value) == fact
     assert Fact.parse_all(np.array([value, value], dtype=object)) == (fact, fact)
 
 
 @pytest.mark.parametrize("values", [None, [], (), np.array([], dtype=object)])
-def test_no_facts_are_none(values):
+def test_empty_facts_parse_as_none(values):
     assert Fact.parse_all(values) is None
 
 
@@ -53,7 +53,7 @@ def test_bad_fact_is_refused(value, message):
 
 
 @pytest.mark.parametrize("values", ["red", {"state": "red"}, 3])
-def test_facts_that_are_no_list_are_refused(values):
+def test_facts_that_are_not_a_list_are_refused(values):
     with pytest.raises(ValueError, match="give a list"):
         Fact.parse_all(values)
 
@@ -73,7 +73,7 @@ def test_states_ignores_case_space_and_punctuation():
         ("?!", ""),
     ],
 )
-def test_words(text, folded):
+def test_words_folds_case_punctuation_and_width(text, folded):
     assert words(text) == folded
 
 
@@ -139,11 +139,11 @@ def test_contains_takes_folded_words():
         ("Cafe\u0301 zu", "café", True),
     ],
 )
-def test_a_phrase_in_any_script(text, phrase, stated):
+def test_phrases_are_matched_in_any_script(text, phrase, stated):
     assert states(text, phrase) is stated
 
 
-def test_what_a_fact_excludes_is_found_in_a_run_too():
+def test_excluded_phrase_is_found_inside_unspaced_text():
     fact = Fact.parse({"state": "红色", "not": ["粉红色", "蓝色"]})
     assert fact.excludes == ("粉红色", "蓝色")
     with pytest.raises(ValueError, match="nothing passes"):
@@ -151,6 +151,6 @@ def test_what_a_fact_excludes_is_found_in_a_run_too():
 
 
 @pytest.mark.parametrize(("text", "phrase"), [("3² m", "32"), ("10³", "103"), ("1½ m", "11"), ("3①", "31")])
-def test_powers_and_fractions_are_not_further_digits(text, phrase):
+def test_superscripts_and_fractions_are_not_read_as_digits(text, phrase):
     assert not states(text, phrase)
     assert states(text, text)

@@ -59,11 +59,11 @@ BOTH = JudgeGuards(answer_only=True, copied_question=True)
         ("e\u0301", "e\u0301"),
     ],
 )
-def test_as_data(text, shown):
+def test_as_data_sanitises_text(text, shown):
     assert as_data(text) == shown
 
 
-def test_every_invisible_format_character_goes():
+def test_every_invisible_format_character_is_removed():
     """All of Unicode's category Cf except the visible number and verse signs of Arabic, Syriac and Kaithi."""
     seen = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440)}
     hidden = [chr(i) for i in range(sys.maxunicode + 1) if unicodedata.category(chr(i)) in ("Cf", "Cs", "Co", "Cc")]
@@ -72,7 +72,7 @@ def test_every_invisible_format_character_goes():
 
 
 @pytest.mark.parametrize("limit", [50, 51, 1000])
-def test_a_long_text_loses_its_middle(limit):
+def test_long_text_is_shortened_in_the_middle(limit):
     shown = as_data("ab" * 5000, limit)
     assert len(shown) <= limit
     head, rest = shown.split("[… ")
@@ -85,7 +85,7 @@ def test_a_long_text_loses_its_middle(limit):
 
 
 @pytest.mark.parametrize("noise", ["= ", "< ", "\n ", "\u200b", " ", "=\t", "a. ", "\n", "A "])
-def test_half_a_megabyte_of_noise_is_quick_work(noise):
+def test_half_a_megabyte_of_noise_is_handled(noise):
     text = noise * (500_000 // len(noise)) + "red"
     assert as_data(text, 8000).endswith("red")
     rule_verdict(JudgeRequest("Which?\nA. red\nB. blue" + noise * 1000, "A", text), BOTH)  # must finish
@@ -114,7 +114,7 @@ COLOUR = "Which colour is the ball that rolls to the left?\nOptions:\nA. dark re
         ("D", False),  # not an option: the judge must decide
     ],
 )
-def test_an_observation_that_merely_states_an_answer(observation, only):
+def test_answer_only_guard_detects_bare_answers_to_choices(observation, only):
     assert states_only_the_answer(COLOUR, "<answer>A</answer>", observation) is only
 
 
@@ -131,7 +131,7 @@ def test_an_observation_that_merely_states_an_answer(observation, only):
         ("a man fixes a bike", "A man in a blue apron turns a bike over and fixes its chain.", False),
     ],
 )
-def test_the_same_without_options(solution, observation, only):
+def test_answer_only_guard_detects_bare_answers_without_options(solution, observation, only):
     assert states_only_the_answer("What is it?", solution, observation) is only
 
 
@@ -151,14 +151,14 @@ def test_the_same_without_options(solution, observation, only):
         ("", False),
     ],
 )
-def test_a_copy_of_the_question(observation, copied):
+def test_copied_question_guard_detects_copies(observation, copied):
     assert copies_the_question(COLOUR, observation) is copied
 
 
 HONEST = json.loads((TABLES / "honest_observations.json").read_text("utf-8"))["observations"]
 
 
-def test_no_guard_turns_an_honest_observation_away():
+def test_guards_reject_no_honest_observation():
     """There must be no false positives; the attack table lists what the guards catch."""
     rejected = [(case["observation"], no) for case in HONEST if (no := rule_verdict(request_of(case), BOTH))]
     assert rejected == []
@@ -169,7 +169,7 @@ def request_of(case):
     return JudgeRequest(case["question"], case["solution"], case["observation"])
 
 
-def test_guards_are_off_unless_switched_on():
+def test_guards_are_off_by_default():
     letter, copy = (JudgeRequest(COLOUR, "A", observation) for observation in ("A", COLOUR))
     assert [rule_verdict(request, JudgeGuards()) for request in (letter, copy)] == [None, None]
     assert rule_verdict(letter, JudgeGuards(answer_only=True)).reason == "merely states the answer"
@@ -177,7 +177,7 @@ def test_guards_are_off_unless_switched_on():
     assert rule_verdict(copy, JudgeGuards(copied_question=True)).reason == "merely repeats the question"
 
 
-def test_even_switched_on_they_leave_the_quickstarts_observations_alone():
+def test_guards_reject_no_quickstart_observation():
     rng = random.Random(0)
     for level in (task.EASY, task.HARD):
         for kind in task.KINDS:

@@ -22,32 +22,32 @@ CASES = load_cases()
 GOOD = {"problem_type": "OCR", "question": "What?", "solution": "X", "observation": "an X", "label": "Yes"}
 
 
-def test_the_shipped_cases_are_balanced_over_types_and_labels():
+def test_shipped_judge_cases_are_balanced_over_types_and_labels():
     assert len(CASES) >= 60
     counts = Counter((case.request.problem_type, case.label) for case in CASES)
     assert len(set(counts.values())) == 1
     assert {problem_type for problem_type, _ in counts} == set(PROBLEM_TYPES)
 
 
-def test_the_shipped_negatives_are_tricky_and_the_positives_need_a_step():
+def test_shipped_judge_cases_cover_each_kind_of_difficulty():
     kinds = {label: Counter(case.kind for case in CASES if case.label is label) for label in (True, False)}
     assert min(kinds[False][k] for k in ("missing fact", "announces the answer", "contradicts", "another answer")) >= 5
     assert min(kinds[True][k] for k in ("small inference", "counting", "arithmetic")) >= 5
     assert not set(kinds[True]) & set(kinds[False])
 
 
-def test_no_guard_turns_a_shipped_positive_away():
+def test_guards_reject_no_shipped_positive_case():
     guards = JudgeGuards(answer_only=True, copied_question=True)
     asked = [case.request for case in CASES if case.label]
     assert not [r.row for r in asked if rule_verdict(r, guards)]
 
 
-def test_a_shipped_case_reaches_the_judge_unchanged():
+def test_shipped_observations_reach_judge_unchanged():
     for case in CASES:
         assert f"=== OBSERVATION 0 ===\n{case.request.observation}\n===" in build_judge_prompt(case.request, nonce="0")
 
 
-def test_the_facts_of_the_shipped_cases_agree_with_their_labels():
+def test_facts_judge_agrees_with_labels_of_shipped_cases():
     listed = [case for case in CASES if case.request.facts]
     results = asyncio.run(evaluate(FactsJudge(), listed))
     assert {case.label for case in listed} == {True, False}
@@ -59,7 +59,7 @@ def write(path, *rows):
     return path
 
 
-def test_cases_of_ones_own(tmp_path):
+def test_user_judge_cases_are_loaded(tmp_path):
     more = {"id": "mine", "kind": "hard", "facts": ["x"], "author": "me", "label": "No"}
     read = load_cases(write(tmp_path / "own.jsonl", GOOD, "", {**GOOD, **more}))
     assert [(case.request.row, case.label, case.kind) for case in read] == [
@@ -90,7 +90,7 @@ def test_bad_cases_are_named_by_file_and_line(tmp_path, bad, message):
     assert f"{path}, {message}" in str(caught.value)
 
 
-def test_files_without_a_case(tmp_path):
+def test_empty_missing_or_undecodable_case_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"own.jsonl: contains no case"):
         load_cases(write(tmp_path / "own.jsonl"))
     with pytest.raises(ValueError, match=r"gone.jsonl: No such file"):
@@ -112,7 +112,7 @@ def kappa_by_table(pairs):
     return (observed - expected) / (1 - expected)
 
 
-def test_kappa():
+def test_cohens_kappa_matches_confusion_table_formula():
     draw = random.Random(0)
     for _ in range(50):
         pairs = [(draw.random() < 0.5, draw.random() < 0.6) for _ in range(40)]
@@ -124,14 +124,14 @@ def test_kappa():
     assert math.isnan(cohens_kappa([]))
 
 
-def test_percentiles_are_values_that_occurred():
+def test_percentiles_are_observed_values():
     values = [float(i) for i in range(1, 101)]
     assert [percentile(values[::-1], share) for share in (0.5, 0.95, 0.99, 1.0, 0.0)] == [50, 95, 99, 100, 1]
     assert percentile([7.0], 0.99) == 7
     assert math.isnan(percentile([], 0.5))
 
 
-def test_no_verdict_is_no_right_one():
+def test_missing_verdict_counts_as_wrong():
     request = JudgeRequest("q", "s", "o")
     results = [Result(Case(request, label), Verdict(None, "down"), 1.0) for label in (True, False)]
     summary = score([*results, Result(Case(request, True), Verdict(True, ""), 1.0)])
@@ -154,7 +154,7 @@ class Slow:
         return Verdict(request.row.endswith("1"), request.row)
 
 
-def test_results_come_in_the_order_of_the_cases_and_concurrency_is_bounded():
+def test_evaluation_keeps_case_order_and_limits_concurrency():
     judge, done = Slow(), []
     results = asyncio.run(evaluate(judge, CASES, 7, done.append))
     assert [result.verdict.reason for result in results] == [case.request.row for case in CASES]
@@ -163,7 +163,7 @@ def test_results_come_in_the_order_of_the_cases_and_concurrency_is_bounded():
     assert all(0 < result.seconds < 5 for result in results)
 
 
-def test_a_judge_that_raises_ends_the_evaluation():
+def test_exception_in_judge_stops_evaluation():
     class Broken:
         asked = 0
 
@@ -178,7 +178,7 @@ def test_a_judge_that_raises_ends_the_evaluation():
     assert judge.asked <= 4
 
 
-def test_the_judge_is_measured_and_not_its_cache(judge_server):
+def test_judge_evaluation_bypasses_verdict_cache(judge_server):
     judge = get_judge("openai", model="judge", base_urls=judge_server.base_url)
 
     async def twice():
@@ -194,7 +194,7 @@ def invoke(*arguments):
     return result
 
 
-def test_the_command_prints_and_writes_what_a_judge_made_of_the_cases(judge_server, tmp_path):
+def test_judge_eval_command_prints_and_writes_results(judge_server, tmp_path):
     judge_server.control(yes_when=r"\bred\b")
     cases = load_cases()
     out = tmp_path / "deep" / "results.jsonl"
@@ -246,7 +246,7 @@ def test_the_option_reply_wins_over_the_judges_own(judge_server):
     assert invoke("facts", "--reply", "single_token").exit_code == 2
 
 
-def test_the_command_says_why_there_is_no_verdict(judge_server):
+def test_judge_eval_command_reports_why_verdicts_are_missing(judge_server):
     result = invoke("--model", "other", "--base-url", judge_server.base_url)
     assert result.exit_code == 1
     assert "100.0%" in result.output
@@ -254,13 +254,13 @@ def test_the_command_says_why_there_is_no_verdict(judge_server):
     assert "the server has no model 'other'" in result.output
 
 
-def test_the_facts_judge_needs_cases_with_facts(tmp_path):
+def test_facts_judge_evaluation_requires_cases_with_facts(tmp_path):
     result = invoke("facts", "--cases", str(write(tmp_path / "own.jsonl", GOOD)))
     assert result.exit_code == 2
     assert "no case lists facts" in result.output
 
 
-def test_the_command_measures_facts_on_the_cases_that_list_them():
+def test_judge_eval_command_runs_facts_on_cases_with_facts():
     result = invoke("facts")
     assert result.exit_code == 0
     listed = sum(case.request.facts is not None for case in CASES)
@@ -278,7 +278,7 @@ def test_the_command_measures_facts_on_the_cases_that_list_them():
         (["facts", "--kwargs", "{colour: red}"], "does not fit judge 'facts'"),
     ],
 )
-def test_the_command_refuses_what_it_cannot_use(arguments, message):
+def test_judge_eval_command_refuses_invalid_arguments(arguments, message):
     result = invoke(*arguments)
     assert result.exit_code == 2
     assert message in result.output

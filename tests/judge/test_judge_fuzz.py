@@ -172,7 +172,7 @@ def hostile(rng: random.Random) -> Hostile:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_five_hundred_hostile_replies_get_their_verdicts(seed, monkeypatch, tmp_path):
+def test_hostile_judge_replies_get_expected_verdicts(seed, monkeypatch, tmp_path):
     monkeypatch.setattr(chat_client, "_BACKOFF_S", 0.0)
     rng = random.Random(seed)
     cases = [hostile(rng) for _ in range(COUNT)]

@@ -50,7 +50,7 @@ def ask_all(judge, asked, meanwhile=None):
 
 
 @pytest.mark.slow
-def test_thousands_of_calls_to_a_server_that_fails_in_every_way(judge_server):
+def test_thousands_of_calls_with_every_fault_get_correct_verdicts(judge_server):
     """3,000 calls about 1,500 observations: each gets the verdict on its own text, or is marked if there is none."""
     judge_server.control(
         latency=0.01,
@@ -115,7 +115,7 @@ def most_in_flight(calls) -> int:
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_and_comes_back_loses_nothing(judge_server):
+def test_restarted_server_loses_no_verdict(judge_server):
     judge_server.control(latency=0.05, yes_when=r"\bred\b")
     asked = requests(1000)
     judge = get_judge(
@@ -140,7 +140,7 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(judge_server):
 
 
 @pytest.mark.slow
-def test_a_server_that_stays_dead_marks_every_row(judge_server):
+def test_dead_server_leaves_every_row_without_verdict(judge_server):
     judge_server.control(yes_when=r"\bred\b")
     judge = get_judge(
         "openai", model="judge", base_urls=judge_server.base_url, connect_timeout_s=1.0, timeout_s=1.0, deadline_s=1.5
@@ -172,7 +172,7 @@ def test_one_of_two_servers_dies_and_the_other_takes_over(make_judge_server):
 
 
 @pytest.mark.slow
-def test_many_callers_of_one_text_pay_for_it_once(judge_server):
+def test_many_callers_with_same_text_share_one_call(judge_server):
     """A group's rollouts often say the same: 1,000 callers of ten texts while the first call of each is on its way."""
     judge_server.control(latency=0.2, yes_when=r"\bred\b")
     unique = requests(10)

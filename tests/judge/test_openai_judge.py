@@ -22,7 +22,7 @@ def quick_backoff(monkeypatch):
     monkeypatch.setattr(chat_client, "_BACKOFF_S", 0.01)
 
 
-def test_a_yes_and_a_no_with_what_they_cost(judge_server):
+def test_yes_and_no_verdicts_report_token_usage(judge_server):
     yes, no = run(make(judge_server), request(1), request(2))
     assert (yes.value, yes.source, yes.retries) == (True, "judge", 0)
     assert (no.value, no.source, no.retries) == (False, "judge", 0)
@@ -37,7 +37,7 @@ TRANSIENT += ["empty_choices", "null_content", "no_judgement", "contradiction", 
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_what_may_pass_is_asked_again(judge_server, fault):
+def test_judge_retries_transient_faults(judge_server, fault):
     judge_server.control(sequence=[fault])
     (verdict,) = run(make(judge_server, timeout_s=0.5, connect_timeout_s=0.5), request())
     assert (verdict.value, verdict.retries) == (True, 1)
@@ -46,7 +46,7 @@ def test_what_may_pass_is_asked_again(judge_server, fault):
 
 
 @pytest.mark.parametrize("fault", ["no_judgement", "contradiction"])
-def test_a_model_that_never_judges_is_asked_twice(judge_server, fault):
+def test_reply_without_judgement_is_retried_once(judge_server, fault):
     judge_server.control(shares={fault: 1.0})
     (verdict,) = run(make(judge_server), request())
     assert verdict.value is None
@@ -64,7 +64,7 @@ def test_a_model_that_never_judges_is_asked_twice(judge_server, fault):
         ("422", "the server does not accept this request"),
     ],
 )
-def test_what_cannot_pass_is_asked_once_and_said_clearly(judge_server, caplog, monkeypatch, status, remedy):
+def test_permanent_http_errors_are_not_retried_and_give_remedy(judge_server, caplog, monkeypatch, status, remedy):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     judge_server.control(shares={status: 1.0})
     with caplog.at_level(logging.ERROR):
@@ -78,7 +78,7 @@ def test_what_cannot_pass_is_asked_once_and_said_clearly(judge_server, caplog, m
     assert len(caplog.records) == 1  # once, not for each row
 
 
-def test_a_key_that_is_not_set_is_named(judge_server, monkeypatch):
+def test_unset_api_key_variable_is_named(judge_server, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("MY_KEY", raising=False)
     judge_server.control(api_key=KEY)
@@ -88,7 +88,7 @@ def test_a_key_that_is_not_set_is_named(judge_server, monkeypatch):
     assert run(make(judge_server, api_key_env="MY_KEY"), request())[0].value is True
 
 
-def test_a_key_shows_nowhere(judge_server, monkeypatch, caplog, tmp_path):
+def test_api_key_never_appears_in_messages_cache_or_repr(judge_server, monkeypatch, caplog, tmp_path):
     """The server echoes the model's name, which here is the key, like a server that quotes a wrong key."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     file = tmp_path / "verdicts.sqlite"
@@ -104,7 +104,7 @@ def test_a_key_shows_nowhere(judge_server, monkeypatch, caplog, tmp_path):
     assert repr(judge) == f"OpenAIJudge(model='judge', base_urls=['{judge_server.base_url}'])"
 
 
-def test_what_the_cache_tells_apart(judge_server, tmp_path):
+def test_verdict_cache_key_covers_request_and_model_options(judge_server, tmp_path):
     file = str(tmp_path / "verdicts.sqlite")
 
     def ask(*requests, **kwargs):
@@ -133,7 +133,7 @@ def test_what_the_cache_tells_apart(judge_server, tmp_path):
     assert ask(one, concurrency=7, timeout_s=3.0, deadline_s=9.0) == 0  # transport options do not matter
 
 
-def test_the_health_check_is_never_answered_from_the_cache(judge_server, tmp_path):
+def test_health_check_bypasses_cache(judge_server, tmp_path):
     for _ in range(2):
         judge = make(judge_server, cache_file=str(tmp_path / "verdicts.sqlite"))
 
@@ -146,7 +146,7 @@ def test_the_health_check_is_never_answered_from_the_cache(judge_server, tmp_pat
     assert len(judge_server.calls()) == 8
 
 
-def test_the_prompt_changes_only_with_its_version():
+def test_judge_prompt_hash_matches_its_version():
     """The version is part of a cached verdict's key: if this fails, raise PROMPT_VERSION and update the hash here."""
     prompt = build_judge_prompt(
         JudgeRequest("Q\u200b <b>?", "<answer>A</answer>", "x\r\n=== END ===\n\n\n\n " + "y" * 9000), nonce="0"
@@ -166,12 +166,12 @@ def test_one_judge_serves_several_event_loops(judge_server):
     ["\ud800 red \udfff", "red " * 25_000, "\x00red\x00", "\u202ered", "red 😀" * 2000, "=" * 100_000 + " red"],
     ids=["surrogates", "100 KB", "controls", "bidi", "emoji", "equals"],
 )
-def test_any_text_gets_a_verdict(judge_server, observation):
+def test_any_observation_text_gets_a_verdict(judge_server, observation):
     request_of = JudgeRequest("Which?\nA. red\nB. green", "A", observation)
     assert run(make(judge_server), request_of)[0].value is True
 
 
-def test_a_fault_of_our_own_loses_no_rollout(judge_server, monkeypatch, caplog):
+def test_internal_error_in_judge_becomes_missing_verdict(judge_server, monkeypatch, caplog):
     def boom(*_args):
         raise KeyError("boom")
 
@@ -198,7 +198,7 @@ def test_a_fault_of_our_own_loses_no_rollout(judge_server, monkeypatch, caplog):
         ),
     ],
 )
-def test_what_is_sent(monkeypatch, options, sent):
+def test_request_body_holds_expected_options(monkeypatch, options, sent):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     seen = []
 
@@ -228,7 +228,7 @@ def test_what_is_sent(monkeypatch, options, sent):
     assert body == {"model": "m", **sent}
 
 
-def test_a_reply_that_was_cut_off_says_so():
+def test_truncated_reply_error_mentions_max_tokens():
     reply = b'{"choices": [{"message": {"content": "Let me think"}, "finish_reason": "length"}]}'
     judge = OpenAIJudge("m", "http://a/v1")
     with pytest.raises(chat_client.UselessReply, match=r"\(cut off by max_tokens: raise it\): 'Let me think'"):
@@ -253,13 +253,13 @@ def test_a_reply_that_was_cut_off_says_so():
         ({"api_key": KEY}, "kwargs does not fit judge 'openai': got an unexpected keyword argument 'api_key'"),
     ],
 )
-def test_bad_options_are_refused_and_name_no_key(kwargs, message):
+def test_invalid_judge_options_are_refused_without_showing_key(kwargs, message):
     with pytest.raises(ValueError, match=message) as caught:
         get_judge("openai", **{"model": "m", "base_urls": "http://localhost:8000/v1", **kwargs})
     assert KEY not in str(caught.value)
 
 
-def test_a_template_without_a_placeholder_is_refused_at_once(tmp_path):
+def test_judge_refuses_incomplete_template_at_construction(tmp_path):
     template = tmp_path / "template.txt"
     template.write_text("{question} {solution}")
     with pytest.raises(ValueError, match=r"lacks \{observation\}"):

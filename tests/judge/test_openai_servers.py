@@ -32,7 +32,7 @@ def test_retry_after_is_honoured_by_every_call(judge_server, status, form):
     assert min(call.start for call in others) - first.end > (0.99 if form == "seconds" else 0.5)
 
 
-def test_a_server_that_asks_for_an_hour_again_and_again_is_asked_no_more(judge_server):
+def test_server_repeating_long_retry_after_is_not_asked_again(judge_server):
     """It is asked once more after a quarter of the deadline, then not again within the deadline."""
     judge_server.control(shares={"429": 1.0}, retry_after=3600)
     verdicts = run(make(judge_server, concurrency=1, deadline_s=4.0, timeout_s=4.0), *(request(n) for n in range(20)))
@@ -41,7 +41,7 @@ def test_a_server_that_asks_for_an_hour_again_and_again_is_asked_no_more(judge_s
 
 
 @pytest.mark.parametrize("wait", [3600, "1e308", "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_a_server_that_asks_for_an_hour_once_is_soon_asked_again(judge_server, wait):
+def test_server_with_one_long_retry_after_is_asked_again_soon(judge_server, wait):
     judge_server.control(sequence=["429"], retry_after=wait)
     verdicts = run(make(judge_server, concurrency=1, deadline_s=4.0, timeout_s=4.0), *(request(n) for n in range(4)))
     assert [v.value for v in verdicts] == [False, True, False, True]
@@ -51,16 +51,16 @@ def test_a_server_that_asks_for_an_hour_once_is_soon_asked_again(judge_server, w
     ("header", "seconds"),
     [("0", 0.0), ("2.5", 2.5), ("-3", 0.0), ("nan", 0.0), ("inf", 0.0), ("", 0.0), (None, 0.0)],
 )
-def test_retry_after_as_it_may_come(header, seconds):
+def test_retry_after_number_is_parsed(header, seconds):
     assert read_retry_after(header) == seconds
 
 
-def test_retry_after_as_a_date():
+def test_retry_after_date_is_parsed():
     assert 58 < read_retry_after(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
     assert read_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
 
 
-def test_a_server_that_asks_for_no_wait_is_not_hammered(judge_server, monkeypatch):
+def test_retry_after_zero_still_backs_off(judge_server, monkeypatch):
     monkeypatch.setattr(chat_client, "_pause_s", lambda failures: 0.2)
     judge_server.control(shares={"429": 1.0}, retry_after=0)
     (verdict,) = run(make(judge_server, deadline_s=1.0, timeout_s=1.0), request())
@@ -68,7 +68,7 @@ def test_a_server_that_asks_for_no_wait_is_not_hammered(judge_server, monkeypatc
     assert 2 <= len(judge_server.calls()) <= 6  # one every 0.2 s
 
 
-def test_calls_that_fail_together_count_as_one(monkeypatch):
+def test_simultaneous_failures_count_once_for_backoff(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(endpoints.time, "monotonic", lambda: clock[0])
     endpoint = endpoints.Endpoint(Route(*read_addresses("http://a/v1", "the judge")))
@@ -81,7 +81,7 @@ def test_calls_that_fail_together_count_as_one(monkeypatch):
     assert endpoint.rests_until - clock[0] == 15.0
 
 
-def test_a_server_that_never_replies_costs_its_deadline_and_no_more(judge_server):
+def test_silent_server_costs_at_most_the_deadline(judge_server):
     judge_server.control(shares={"hang": 1.0})
     judge = make(judge_server, timeout_s=0.3, connect_timeout_s=0.3, deadline_s=1.0)
     begun = time.monotonic()
@@ -93,7 +93,7 @@ def test_a_server_that_never_replies_costs_its_deadline_and_no_more(judge_server
         assert verdict.reason.endswith("did not reply within 0.3 s")
 
 
-def test_calls_in_flight_are_bounded_and_connections_reused(judge_server):
+def test_concurrent_calls_are_limited_and_connections_reused(judge_server):
     judge_server.control(latency=0.05)
     verdicts = run(make(judge_server, concurrency=8), *(request(n) for n in range(48)))
     assert [v.value for v in verdicts] == [n % 2 == 1 for n in range(48)]
@@ -116,7 +116,7 @@ def test_several_servers_share_the_load(make_judge_server):
     assert [24 <= len(server.calls()) <= 40 for server in servers] == [True, True]
 
 
-def test_a_slow_server_gets_less(make_judge_server):
+def test_slower_server_gets_fewer_calls(make_judge_server):
     quick, slow = make_judge_server(), make_judge_server()
     quick.control(latency=0.02)
     slow.control(latency=0.4)
@@ -125,7 +125,7 @@ def test_a_slow_server_gets_less(make_judge_server):
 
 
 @pytest.mark.parametrize("fault", ["500", "hang", "404"])
-def test_a_call_moves_on_to_another_server(make_judge_server, fault):
+def test_failed_call_moves_to_another_server(make_judge_server, fault):
     """A refusal is final even with several servers, so that its message is seen."""
     good, bad = make_judge_server(), make_judge_server()
     bad.control(shares={fault: 1.0})
@@ -138,7 +138,7 @@ def test_a_call_moves_on_to_another_server(make_judge_server, fault):
         assert max(v.retries for v in verdicts) == 1
 
 
-def test_a_dead_server_is_left_and_taken_back(make_judge_server, monkeypatch):
+def test_dead_server_is_avoided_and_used_again_after_recovery(make_judge_server, monkeypatch):
     monkeypatch.setattr(endpoints, "_REST_S", 0.2)
     good, dead = make_judge_server(), make_judge_server()
     dead.kill()
@@ -158,7 +158,7 @@ def test_a_dead_server_is_left_and_taken_back(make_judge_server, monkeypatch):
     assert len(dead.calls()) > 0
 
 
-def test_a_server_that_dies_and_comes_back_loses_nothing(judge_server, monkeypatch):
+def test_restarted_server_loses_no_verdict(judge_server, monkeypatch):
     monkeypatch.setattr(endpoints, "_REST_S", 0.1)
     judge_server.control(latency=0.2)
     judge = make(judge_server, concurrency=16)
@@ -176,7 +176,7 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(judge_server, monkeypat
     assert [v.value for v in asyncio.run(main())] == [n % 2 == 1 for n in range(64)]
 
 
-def test_two_thousand_calls_through_every_fault_lose_nothing_and_count_nothing_twice(judge_server):
+def test_2000_calls_with_faults_are_each_answered_and_counted_once(judge_server):
     """The order of replies is shuffled by jitter; each request comes twice, from two rollouts that say the same."""
     faults = ["500", "429", "drop", "cut", "not_http", "junk", "truncated", "html", "empty_choices", "null_content"]
     judge_server.control(jitter=0.05, shares=dict.fromkeys([*faults, "no_judgement"], 0.02), retry_after=0)

@@ -22,7 +22,7 @@ YES = "<judgement>Yes</judgement>"
 
 
 @pytest.mark.parametrize(("reply", "cut", "verdict"), REPLIES)
-def test_a_judges_words(reply, cut, verdict):
+def test_verdict_is_parsed_from_judge_reply(reply, cut, verdict):
     assert parse_verdict(reply, cut) is verdict
 
 
@@ -31,7 +31,7 @@ def body(message, finish_reason="stop", **more) -> bytes:
 
 
 @pytest.mark.parametrize("case", SHAPES)
-def test_a_chat_completion(case):
+def test_verdict_is_read_from_chat_completion(case):
     """A filtered reply becomes a No in `OpenAIJudge.ask_anew`, see test_client.py."""
     judge = OpenAIJudge("m", "http://localhost:1/v1")
     try:
@@ -69,12 +69,12 @@ def test_a_chat_completion(case):
         body({"content": YES})[:-20],
     ],
 )
-def test_a_body_that_is_not_a_chat_completion(data):
+def test_body_that_is_not_chat_completion_is_unreadable(data):
     with pytest.raises(UnreadableReply):
         read_reply(data)
 
 
-def test_the_remedy_for_bodies_that_say_what_they_are():
+def test_streamed_or_html_body_error_gives_remedy():
     with pytest.raises(UnreadableReply, match="it streams: remove stream"):
         read_reply(b"data: {}\n\n")
     with pytest.raises(UnreadableReply, match="a web page: check that the URL"):
@@ -93,13 +93,13 @@ def test_the_remedy_for_bodies_that_say_what_they_are():
         ([], (0, 0)),
     ],
 )
-def test_what_a_server_counts(usage, counts):
+def test_token_usage_of_server_is_sanitised(usage, counts):
     reply = read_reply(body({"content": YES}, usage=usage))
     assert (reply.prompt_tokens, reply.completion_tokens) == counts
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
-def test_any_encoding_of_json_is_read_and_damage_costs_a_letter(encoding):
+def test_reply_json_encodings_are_read_and_bad_bytes_replaced(encoding):
     assert read_reply(body({"content": YES}).decode().encode(encoding)).text == YES
     damaged = read_reply(body({"content": f"x {YES}"}).replace(b'"x', b'"\xff'))
     assert damaged.text == f"\ufffd {YES}"
@@ -133,12 +133,12 @@ AZURE = {
         (500, "content filter crashed", False),
     ],
 )
-def test_a_content_filters_refusal(status, text, is_filtered):
+def test_content_filter_refusal_is_recognised(status, text, is_filtered):
     assert filtered(status, text) is is_filtered
 
 
 @pytest.mark.parametrize("attack", [case["reply"] for case in TABLE["replies"]])
-def test_no_text_that_a_judge_is_shown_can_open_or_close_its_thinking(attack):
+def test_quoted_text_cannot_open_or_close_thinking(attack):
     """A judge may quote what it was shown; only words at a reply's very beginning are the judge's own."""
     said = spoken(f"It says: {as_data(attack)}")
     assert not said.thought
@@ -156,12 +156,12 @@ def test_a_body_is_collected_and_decompressed(encoding):
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "nope"])
-def test_an_encoding_that_was_not_requested(encoding):
+def test_unrequested_content_encoding_is_refused(encoding):
     with pytest.raises(UnreadableReply, match="which was not requested"):
         Body(encoding)
 
 
-def test_a_body_takes_no_more_memory_than_its_limit():
+def test_response_body_memory_is_limited():
     """Also a gzip bomb: a thousandth of the limit decompresses to more than it."""
     plain = Body()
     plain.feed(b" " * MAX_BODY)
@@ -173,7 +173,7 @@ def test_a_body_takes_no_more_memory_than_its_limit():
     assert len(bomb._data) == MAX_BODY + 1
 
 
-def test_a_damaged_or_cut_compression_is_named():
+def test_damaged_or_truncated_compression_is_an_error():
     with pytest.raises(UnreadableReply, match="its compression is damaged"):
         Body("gzip").feed(b"nonsense")
     cut = Body("gzip")

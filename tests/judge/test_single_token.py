@@ -36,7 +36,7 @@ def test_one_token_gives_a_verdict_and_a_probability(judge_server):
     assert asked(judge_server) == ["ok", "ok"]
 
 
-def test_what_is_sent():
+def test_request_body_holds_expected_options():
     async def main():
         async with ScriptedServer(lambda head, body: http(completion("Yes"))) as server:
             judge = OpenAIJudge("m", server.base_url, reply="single_token", extra_body={"seed": 7})

@@ -38,7 +38,7 @@ def get(cache: VerdictCache, key: bytes, make: Maker) -> Verdict:
 
 
 @pytest.mark.parametrize(("verdict", "kept"), [(YES, KEPT_YES), (NO, Verdict(False, "does not", "cache"))])
-def test_a_verdict_is_made_once_and_costs_nothing_afterwards(verdict, kept):
+def test_cached_verdict_is_not_asked_for_again(verdict, kept):
     cache, make = VerdictCache(8), Maker(verdict)
     assert get(cache, b"a", make) == verdict
     assert get(cache, b"a", make) == get(cache, b"a", make) == kept
@@ -47,7 +47,7 @@ def test_a_verdict_is_made_once_and_costs_nothing_afterwards(verdict, kept):
     assert make.calls == 2
 
 
-def test_no_verdict_is_never_kept(tmp_path):
+def test_missing_verdicts_are_not_cached(tmp_path):
     cache, make = VerdictCache(8, tmp_path / "v.sqlite"), Maker(Verdict(None, "no reply"))
     for _ in range(3):
         assert get(cache, b"a", make) == Verdict(None, "no reply")
@@ -56,7 +56,7 @@ def test_no_verdict_is_never_kept(tmp_path):
     assert rows(tmp_path / "v.sqlite") == []
 
 
-def test_the_least_recently_used_goes_first():
+def test_least_recently_used_verdict_is_evicted_first():
     cache, make = VerdictCache(2), Maker()
     for key in (b"a", b"b", b"a", b"c"):  # b was used longest ago
         get(cache, key, make)
@@ -67,7 +67,7 @@ def test_the_least_recently_used_goes_first():
     assert make.calls == 4
 
 
-def test_callers_that_come_meanwhile_wait_for_one_call():
+def test_concurrent_callers_wait_for_one_judge_call():
     async def main():
         cache, make = VerdictCache(8), Maker(go=asyncio.Event())
         callers = [asyncio.ensure_future(cache.get(b"a", make)) for _ in range(20)]
@@ -83,7 +83,7 @@ def test_callers_that_come_meanwhile_wait_for_one_call():
     assert sum(v.prompt_tokens for v in verdicts) == 7  # counted once
 
 
-def test_a_cancelled_caller_takes_nothing_from_the_others():
+def test_cancelled_caller_does_not_cancel_shared_call():
     async def main():
         cache, make = VerdictCache(8), Maker(go=asyncio.Event())
         first, second = (asyncio.ensure_future(cache.get(b"a", make)) for _ in range(2))
@@ -98,7 +98,7 @@ def test_a_cancelled_caller_takes_nothing_from_the_others():
     assert isinstance(cancelled, asyncio.CancelledError)
 
 
-def test_an_exception_reaches_every_caller_and_is_not_kept():
+def test_judge_exception_reaches_every_caller_and_is_not_cached():
     async def main():
         cache, make = VerdictCache(8), Maker(RuntimeError("boom"))
         failed = await asyncio.gather(*(cache.get(b"a", make) for _ in range(3)), return_exceptions=True)
@@ -109,7 +109,7 @@ def test_an_exception_reaches_every_caller_and_is_not_kept():
     assert (calls, verdict) == (1, YES)
 
 
-def test_several_event_loops_share_what_is_kept():
+def test_event_loops_share_cached_verdicts():
     """A task of one loop must not be awaited in another."""
     cache = VerdictCache(8)
 
@@ -131,7 +131,7 @@ def rows(path) -> list[tuple]:
         return connection.execute("SELECT key, value, reason, model FROM verdicts ORDER BY key").fetchall()
 
 
-def test_verdicts_survive_the_process(tmp_path):
+def test_verdicts_are_read_back_from_cache_file(tmp_path):
     path = tmp_path / "new" / "folder" / "v.sqlite"
     cache, make = VerdictCache(8, path, "m"), Maker()
     get(cache, b"a", make)
@@ -145,7 +145,7 @@ def test_verdicts_survive_the_process(tmp_path):
     again.close()
 
 
-def test_another_process_sees_a_verdict_at_once(tmp_path):
+def test_other_process_sees_new_verdict_immediately(tmp_path):
     path = tmp_path / "v.sqlite"
     ours = VerdictCache(8, path)
     make = Maker()
@@ -177,7 +177,7 @@ cache.close()
 """
 
 
-def test_processes_that_write_at_once_lose_nothing(tmp_path):
+def test_concurrent_writers_lose_no_verdict(tmp_path):
     path = tmp_path / "v.sqlite"
     writers = [subprocess.Popen([sys.executable, "-c", WRITERS, str(path), str(i)]) for i in range(3)]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
@@ -203,7 +203,7 @@ def no_parent(path):
 
 
 @pytest.mark.parametrize("spoil", [broken_text, broken_table, folder, no_parent])
-def test_a_broken_file_costs_a_warning_and_nothing_else(tmp_path, caplog, spoil):
+def test_broken_cache_file_gives_only_a_warning(tmp_path, caplog, spoil):
     (tmp_path / "cache").mkdir()
     path = tmp_path / "cache" / "v.sqlite"
     spoil(path)
@@ -218,7 +218,7 @@ def test_a_broken_file_costs_a_warning_and_nothing_else(tmp_path, caplog, spoil)
     assert all(f"the verdict cache {path}: " in message and "fix or delete" in message for message in messages)
 
 
-def test_a_file_that_cannot_be_written_is_still_read(tmp_path, caplog, monkeypatch):
+def test_read_only_cache_file_is_still_read(tmp_path, caplog, monkeypatch):
     path = tmp_path / "v.sqlite"
     first = VerdictCache(8, path)
     get(first, b"a", Maker())
@@ -234,7 +234,7 @@ def test_a_file_that_cannot_be_written_is_still_read(tmp_path, caplog, monkeypat
     assert [record.message.split()[1] for record in caplog.records] == ["write"]
 
 
-def test_a_locked_file_is_not_waited_for_again_and_again(tmp_path, caplog, monkeypatch):
+def test_locked_cache_file_is_not_waited_for_repeatedly(tmp_path, caplog, monkeypatch):
     path = tmp_path / "v.sqlite"
     first = VerdictCache(8, path)
     get(first, b"a", Maker())
@@ -260,7 +260,7 @@ def test_a_locked_file_is_not_waited_for_again_and_again(tmp_path, caplog, monke
     assert 1 <= len(caplog.records) <= 2
 
 
-def test_the_file_is_found_again_when_it_works_again(tmp_path, monkeypatch):
+def test_cache_file_is_used_again_after_recovery(tmp_path, monkeypatch):
     monkeypatch.setattr(verdict_cache, "_PAUSE_S", 0.0)
     path = tmp_path / "v.sqlite"
     path.mkdir()
@@ -275,7 +275,7 @@ def test_the_file_is_found_again_when_it_works_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("reason", ["\ud83d cut", "\udfff", "a\0b", "\x85\u2028", "x" * 100_000, ""])
-def test_any_reason_can_be_kept(tmp_path, reason, caplog):
+def test_any_reason_text_can_be_cached(tmp_path, reason, caplog):
     """A reason that the file cannot store does not affect other verdicts."""
     path = tmp_path / "v.sqlite"
     cache = VerdictCache(8, path)
@@ -296,7 +296,7 @@ def test_any_reason_can_be_kept(tmp_path, reason, caplog):
     ("stored", "verdict"),
     [((1, b"caf\xe9"), Verdict(True, "caf\ufffd", "cache")), ((7, b"odd"), YES), (("no", b"odd"), YES)],
 )
-def test_a_row_that_somebody_else_wrote(tmp_path, stored, verdict, caplog):
+def test_foreign_rows_in_cache_file_are_tolerated(tmp_path, stored, verdict, caplog):
     path = tmp_path / "v.sqlite"
     cache = VerdictCache(8, path)
     get(cache, b"a", Maker())
@@ -310,7 +310,7 @@ def test_a_row_that_somebody_else_wrote(tmp_path, stored, verdict, caplog):
     assert not caplog.records
 
 
-def test_a_home_folder_is_understood(tmp_path, monkeypatch):
+def test_tilde_in_cache_path_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     cache = VerdictCache(8, "~/v.sqlite")
     get(cache, b"a", Maker())
@@ -318,7 +318,7 @@ def test_a_home_folder_is_understood(tmp_path, monkeypatch):
     assert os.path.exists(tmp_path / "v.sqlite")
 
 
-def test_a_closed_cache_still_answers(tmp_path):
+def test_closed_cache_still_works_in_memory(tmp_path):
     cache = VerdictCache(8, tmp_path / "v.sqlite")
     get(cache, b"a", Maker())
     cache.close()

@@ -27,21 +27,21 @@ from verl_p2r.media.probe import TIMEOUT_VARIABLE, probe_image
 
 
 @pytest.mark.parametrize("reader", [read_video, look_at])
-def test_a_file_that_takes_too_long_is_an_error_that_names_it(clips, monkeypatch, reader):
+def test_decoding_timeout_error_names_file(clips, monkeypatch, reader):
     monkeypatch.setenv(TIMEOUT_VARIABLE, "1e-6")
     with pytest.raises(MediaError, match=rf"not read within 1e-06 s.*{TIMEOUT_VARIABLE}") as caught:
         reader({"video": str(clips["quick"])})
     assert str(caught.value).startswith(str(clips["quick"]))
 
 
-def test_time_is_up_after_a_minute_of_decoding_too(clips, monkeypatch):
+def test_timeout_applies_during_frame_decoding(clips, monkeypatch):
     clock = itertools.chain([0.0, 30.0, 59.0], itertools.repeat(61.0))
     monkeypatch.setattr(deadline, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(MediaError, match="not read within 60 s"):
         decode_frames(str(clips["quick"]), range(8))
 
 
-def test_a_time_out_that_is_no_number_is_an_error(clips, monkeypatch):
+def test_non_numeric_media_timeout_is_an_error(clips, monkeypatch):
     monkeypatch.setenv(TIMEOUT_VARIABLE, "soon")
     with pytest.raises(ValueError, match=f"{TIMEOUT_VARIABLE} is 'soon': give seconds"):
         look_at({"video": str(clips["quick"])})
@@ -102,14 +102,14 @@ BAD = {
 
 @pytest.mark.parametrize(("name", "reason"), BAD.items(), ids=list(BAD))
 @pytest.mark.parametrize("reader", [read_video, look_at])
-def test_a_file_that_is_no_video_is_an_error_that_names_it(bad_files, reader, name, reason):
+def test_invalid_video_error_names_file(bad_files, reader, name, reason):
     path = str(bad_files / f"{name}.mp4")
     with pytest.raises(MediaError, match=reason) as caught:
         reader({"video": path})
     assert str(caught.value).startswith(path)
 
 
-def test_damage_that_the_container_does_not_show_is_found_when_it_is_read(bad_files):
+def test_damage_invisible_to_probe_is_found_when_decoding(bad_files):
     path = str(bad_files / "damaged.mp4")
     look_at({"video": path})  # as far as a look at the container goes
     for indices in (range(16), [15]):
@@ -120,7 +120,7 @@ def test_damage_that_the_container_does_not_show_is_found_when_it_is_read(bad_fi
         assert str(caught.value).startswith(path)
 
 
-def test_a_picture_that_changes_its_size_is_an_error_that_names_the_file(tmp_path):
+def test_change_of_frame_size_is_an_error_that_names_file(tmp_path):
     path = tmp_path / "clip.h264"
     parts = [write(tmp_path / f"{side}.h264", 4, size=(side, side)).read_bytes() for side in (48, 64)]
     path.write_bytes(b"".join(parts))
@@ -135,7 +135,7 @@ def test_a_picture_that_changes_its_size_is_an_error_that_names_the_file(tmp_pat
     [{"nframes": 10}, {"fps": 1.0, "nframes": 4}, {"video_start": 9.0}, {"video_start": 1.0, "video_end": 0.5}],
     ids=str,
 )
-def test_rules_that_a_video_cannot_satisfy_are_an_error_that_names_it(clips, reader, rules):
+def test_unsatisfiable_sampling_rules_error_names_video(clips, reader, rules):
     path = str(clips["quick"])  # 8 frames, 2 seconds
     with pytest.raises(MediaError, match="sampling rules") as caught:
         reader({"video": path, **rules})
@@ -153,7 +153,7 @@ def test_images_are_probed_by_path(tmp_path):
         assert str(caught.value).startswith(str(tmp_path / name))
 
 
-def test_qwen_vl_utils_reads_with_us_and_shows_our_error(clips, bad_files):
+def test_qwen_vl_utils_uses_our_reader_and_shows_its_errors(clips, bad_files):
     install_reader()
     install_reader()  # idempotent
     video, metadata = vision_process.fetch_video(

@@ -37,7 +37,7 @@ RULES = [
 
 @pytest.mark.parametrize("rules", RULES, ids=str)
 @pytest.mark.parametrize("clip", ["slow", "quick", "film", "odd"])
-def test_frames_are_those_of_decoding_all_and_indexing(clips, clip, rules):
+def test_read_frames_equal_decoding_all_frames_and_indexing(clips, clip, rules):
     path = clips[clip]
     if clip == "film" and "video_end" in rules:
         rules = {**rules, "video_start": 0.1, "video_end": 0.9}
@@ -59,7 +59,7 @@ def test_frames_are_those_of_decoding_all_and_indexing(clips, clip, rules):
     assert sampled_fps == pytest.approx(count / span * info.fps)
 
 
-def test_frames_are_the_right_ones(clips):
+def test_sampled_frames_have_hand_computed_indices(clips):
     # Frame i of "quick" is grey 16 + 5 i: 8 frames at 4 fps read at 2 fps are frames 0, 2, 5, 7.
     frames, metadata, sampled_fps = read_video({"video": str(clips["quick"]), "fps": 2.0})
     assert metadata["frames_indices"] == [0, 2, 5, 7]
@@ -68,7 +68,7 @@ def test_frames_are_the_right_ones(clips):
     assert sampled_fps == 2.0
 
 
-def test_a_file_url_is_a_path(clips):
+def test_file_url_is_read_like_a_path(clips):
     by_path, by_url = (read_video({"video": f"{prefix}{clips['odd']}"}) for prefix in ("", "file://"))
     assert torch.equal(by_path[0], by_url[0])
     assert by_path[1:] == by_url[1:]
@@ -97,7 +97,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_seeking_finds_the_frames_that_counting_finds(tmp_path, monkeypatch, kind):
+def test_seeking_returns_same_frames_as_counting(tmp_path, monkeypatch, kind):
     options, seekable = KINDS[kind]
     path = str(write(tmp_path / kind, **options))
     everything = all_frames(path)
@@ -119,7 +119,7 @@ def test_seeking_finds_the_frames_that_counting_finds(tmp_path, monkeypatch, kin
         assert np.array_equal(decode_frames(path, indices), everything[indices]), indices
 
 
-def test_frames_hidden_by_an_edit_list_do_not_count(tmp_path):
+def test_frames_hidden_by_edit_list_are_not_counted(tmp_path):
     source = write(tmp_path / "whole.mp4")
     path = str(cut_start(tmp_path / "cut.mp4", source, 17))
     everything = all_frames(path)
@@ -128,20 +128,20 @@ def test_frames_hidden_by_an_edit_list_do_not_count(tmp_path):
     assert np.array_equal(decode_frames(path, [0, 102]), everything[[0, 102]])
 
 
-def test_the_rate_and_the_length_come_from_the_container(clips):
+def test_frame_rate_and_count_are_read_from_container(clips):
     assert probe_video(str(clips["film"])) == VideoInfo(24, float(Fraction(24000, 1001)), 112, 112)
     assert probe_video(str(clips["odd"])) == VideoInfo(15, 5.0, 112, 112)
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
-def test_a_variable_rate_is_the_average(tmp_path, ending):
+def test_fps_of_variable_rate_video_is_the_average(tmp_path, ending):
     # 120 frames, four of which take 553 ms; Matroska declares 30 fps. Its last frame has no end.
     info = probe_video(str(write(tmp_path / f"clip.{ending}", ticks=[20, 33, 100, 400])))
     assert info.frames == 120
     assert info.fps == pytest.approx({"mp4": 120 / (30 * 0.553), "mkv": 119 / (30 * 0.553 - 0.4)}[ending], rel=0.03)
 
 
-def test_a_container_without_a_frame_count_is_counted(tmp_path):
+def test_frames_are_counted_when_container_has_no_frame_count(tmp_path):
     path = str(write(tmp_path / "clip.mkv", 9, rate=10))
     with av.open(path) as container:
         assert container.streams.video[0].frames == 0
@@ -152,7 +152,7 @@ def test_a_container_without_a_frame_count_is_counted(tmp_path):
 @pytest.mark.parametrize(
     ("turn", "corner"), [(0, (0, 0)), (90, (-1, 0)), (-90, (0, -1)), (180, (-1, -1))], ids=["0", "90", "-90", "180"]
 )
-def test_frames_are_upright(tmp_path, turn, corner):
+def test_display_rotation_is_applied_to_frames(tmp_path, turn, corner):
     # The picture's upper left corner is red. Turned by 90 degrees against the clock it is the lower left one.
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as container:
@@ -175,7 +175,7 @@ def test_frames_are_upright(tmp_path, turn, corner):
     assert bright[corner]
 
 
-def test_the_turn_of_a_telephones_portrait_video_is_clockwise(tmp_path):
+def test_phone_portrait_video_is_rotated_clockwise(tmp_path):
     # The matrix that telephones write into their files: x' = -y, y' = x.
     path = tmp_path / "clip.mp4"
     write(path, 4, turn=90)
@@ -189,19 +189,19 @@ def test_the_turn_of_a_telephones_portrait_video_is_clockwise(tmp_path):
     assert np.array_equal(decode_frames(str(path), [3])[0], np.rot90(all_frames(path)[3], -1))
 
 
-def test_odd_sizes(tmp_path):
+def test_odd_frame_sizes_are_decoded(tmp_path):
     path = str(write(tmp_path / "clip.mp4", 4, size=(63, 97), form="yuv444p"))
     assert probe_video(path) == VideoInfo(4, 30.0, 63, 97)
     assert np.array_equal(decode_frames(path, [0, 3]), all_frames(path)[[0, 3]])
 
 
-def test_the_ending_of_a_name_says_nothing(tmp_path, clips):
+def test_file_extension_does_not_affect_decoding(tmp_path, clips):
     path = tmp_path / "clip.jpg"
     path.write_bytes(clips["quick"].read_bytes())
     assert torch.equal(read_video({"video": str(path)})[0], read_video({"video": str(clips["quick"])})[0])
 
 
-def test_a_video_of_one_frame_gives_it_twice(make_clip):
+def test_frame_of_single_frame_video_is_repeated(make_clip):
     element = TRAINING.fill({"type": "video", "video": str(make_clip(1, 4))})
     look_at(element)
     frames, metadata, sampled_fps = read_video(element)
@@ -213,7 +213,7 @@ def test_a_video_of_one_frame_gives_it_twice(make_clip):
     assert len(video) == 2
 
 
-def test_four_hours_cost_no_more_than_their_sampled_frames(tmp_path, monkeypatch):
+def test_four_hour_video_decodes_only_near_sampled_frames(tmp_path, monkeypatch):
     path = str(write(tmp_path / "long.mp4", 14400, "mpeg4", size=(32, 32), rate=1, gop=100))
     decoded = []
     by_seeking = frame_order._decode_from

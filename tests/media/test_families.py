@@ -31,18 +31,18 @@ def names_in(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_other_file_compares_a_familys_name(path: Path):
+def test_only_family_table_mentions_family_names(path: Path):
     assert names_in(path.read_text(encoding="utf-8")) == []
 
 
-def test_the_search_for_names_finds_them():
+def test_family_name_search_finds_names():
     assert names_in('"""About qwen3_vl."""\nif kind == "qwen3_vl": pass') == ["qwen3_vl"]
     assert names_in('KINDS = {"Qwen2VLProcessor": 1}\ndef f():\n    "qwen2_vl"') == ["Qwen2VLProcessor"]
     assert "qwen2_vl" in names_in(TABLE.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
-def test_a_row_names_what_transformers_has(family):
+def test_family_table_matches_transformers_classes(family):
     import torch
     import transformers
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -61,7 +61,7 @@ def test_a_row_names_what_transformers_has(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
-def test_a_family_is_found_by_its_two_names(family):
+def test_family_is_found_by_model_type_and_processor_name(family):
     assert family_of_model(family.model_type) is family
     found = family_of_processor(type(family.processor, (), {})())
     assert found is next(other for other in FAMILIES if other.processor == family.processor)
@@ -69,13 +69,13 @@ def test_a_family_is_found_by_its_two_names(family):
         assert getattr(found, name) == getattr(family, name)
 
 
-def test_other_names_belong_to_no_family():
+def test_unknown_names_have_no_family():
     assert family_of_model(None) is None
     assert family_of_model("qwen2_vl_text") is None
     assert family_of_processor(None) is None
 
 
-def test_every_vllm_module_of_the_table_has_the_classes_that_are_replaced():
+def test_vllm_modules_in_family_table_have_replaced_classes():
     from importlib import import_module
 
     for family in FAMILIES:

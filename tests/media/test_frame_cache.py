@@ -46,7 +46,7 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("frames", FRAMES.values(), ids=list(FRAMES))
-def test_every_value_comes_back(cache, frames):
+def test_cached_frames_and_metadata_come_back_unchanged(cache, frames):
     before = frames.clone()
     cache.put(key_of(1), frames, METADATA)
     assert torch.equal(frames, before)  # the caller's frames are only read
@@ -59,12 +59,12 @@ def test_every_value_comes_back(cache, frames):
     assert torch.equal(cache.get(key_of(1))[0], frames)
 
 
-def test_what_was_never_put_is_missing(cache):
+def test_key_never_cached_is_missing(cache):
     cache.put(key_of(1), noise(0), METADATA)
     assert cache.get(key_of(2)) is None
 
 
-def test_a_second_process_finds_it(cache, tmp_path):
+def test_second_process_reads_cached_frames(cache, tmp_path):
     cache.put(key_of(1), noise(0), METADATA)
     script = (
         "import sys; from verl_p2r.media.frame_cache import FrameCache\n"
@@ -76,7 +76,7 @@ def test_a_second_process_finds_it(cache, tmp_path):
     assert done.stdout.split(maxsplit=1) == [str(noise(0).long().sum().item()), "[0, 7, 15]\n"]
 
 
-def test_frames_of_a_video_are_whole_numbers(make_clip):
+def test_qwen_vl_utils_frames_are_whole_numbers(make_clip):
     # So that keeping them as uint8 loses nothing: qwen-vl-utils resizes uint8 and hands it out as float32.
     from qwen_vl_utils.vision_process import fetch_video
 
@@ -85,7 +85,7 @@ def test_frames_of_a_video_are_whole_numbers(make_clip):
     assert torch.equal(frames.to(torch.uint8).float(), frames)
 
 
-def test_a_quarter_of_float32_at_most(cache, tmp_path):
+def test_cache_entry_is_much_smaller_than_float32_frames(cache, tmp_path):
     # A picture of soft shapes with a camera's noise; EasyVideoR1 keeps float32.
     rows, columns = torch.meshgrid(torch.linspace(0, 6, 224), torch.linspace(0, 9, 448), indexing="ij")
     planes = [(rows * a).sin() * (columns * b).cos() for a, b in ((1.0, 1.0), (1.1, 1.0), (1.0, 0.9))]
@@ -106,7 +106,7 @@ def clip(tmp_path) -> Path:
     return path
 
 
-def test_the_key_knows_a_file_by_any_name(clip, tmp_path):
+def test_cache_key_is_same_for_every_spelling_of_path(clip, tmp_path):
     (tmp_path / "link.mp4").symlink_to(clip)
     names = [str(clip), f"file://{clip}", str(tmp_path / "." / "clip.mp4"), str(tmp_path / "link.mp4")]
     keys = {FrameCache.key({"type": "video", "video": name, "fps": 2.0}, 14) for name in names}
@@ -114,7 +114,7 @@ def test_the_key_knows_a_file_by_any_name(clip, tmp_path):
     assert len(keys.pop()) == 64
 
 
-def test_fields_that_decide_nothing_are_no_part_of_the_key(clip):
+def test_irrelevant_fields_do_not_change_cache_key(clip):
     element = {"video": str(clip), "fps": 2.0, "max_frames": 16}
     assert FrameCache.key({"max_frames": 16, **element, "type": "video"}, 14) == FrameCache.key(element, 14)
     assert FrameCache.key({**element, "nframes": None}, 14) == FrameCache.key(element, 14)
@@ -136,13 +136,13 @@ RULES = [
 ]
 
 
-def test_every_rule_is_part_of_the_key(clip):
+def test_every_sampling_rule_changes_cache_key(clip):
     plain = {"video": str(clip)}
     keys = [FrameCache.key({**plain, **rule}, 14) for rule in [{}, *RULES]] + [FrameCache.key(plain, 16)]
     assert len(set(keys)) == len(RULES) + 2
 
 
-def test_a_changed_file_has_another_key(clip, tmp_path):
+def test_changed_file_changes_cache_key(clip, tmp_path):
     element = {"video": str(clip)}
     first = FrameCache.key(element, 14)
     stat = clip.stat()
@@ -156,7 +156,7 @@ def test_a_changed_file_has_another_key(clip, tmp_path):
     assert len({first, touched, grown, FrameCache.key({"video": str(other)}, 14)}) == 4
 
 
-def test_changed_code_has_another_key(clip, monkeypatch):
+def test_changed_library_settings_or_version_change_cache_key(clip, monkeypatch):
     from qwen_vl_utils import vision_process
 
     keys = {FrameCache.key({"video": str(clip)}, 14)}
@@ -171,7 +171,7 @@ def test_changed_code_has_another_key(clip, monkeypatch):
     assert len(keys) == 5
 
 
-def test_no_file_no_key(tmp_path):
+def test_cache_key_of_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
         FrameCache.key({"video": str(tmp_path / "gone.mp4")}, 14)
 
@@ -200,7 +200,7 @@ KINDS = ["empty", "one-byte", "half", "last-byte-missing", "first-byte-missing",
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_entry_is_missing_and_written_anew(cache, tmp_path, kind):
+def test_damaged_cache_entry_is_missing_and_rewritten(cache, tmp_path, kind):
     cache.put(key_of(1), noise(0), METADATA)
     [entry] = files(tmp_path)
     damage(entry, kind)
@@ -211,7 +211,7 @@ def test_a_damaged_entry_is_missing_and_written_anew(cache, tmp_path, kind):
     assert torch.equal(cache.get(key_of(1))[0], noise(0))
 
 
-def test_no_flipped_bit_goes_unseen(cache, tmp_path):
+def test_flipped_bits_in_cache_entry_are_detected(cache, tmp_path):
     cache.put(key_of(1), GRADIENT, METADATA)
     [entry] = files(tmp_path)
     content = entry.read_bytes()
@@ -228,7 +228,7 @@ def test_no_flipped_bit_goes_unseen(cache, tmp_path):
         assert found is None or (torch.equal(found[0], GRADIENT) and found[1] == METADATA)
 
 
-def test_a_folder_in_an_entrys_place_is_missing_and_stops_the_writing(cache, tmp_path):
+def test_directory_in_place_of_entry_stops_cache_writes(cache, tmp_path):
     cache.put(key_of(1), noise(0), METADATA)
     [entry] = files(tmp_path)
     entry.unlink()
@@ -241,7 +241,7 @@ def test_a_folder_in_an_entrys_place_is_missing_and_stops_the_writing(cache, tmp
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS], ids=errno.errorcode.get)
-def test_a_full_disk_is_said_once_and_then_only_read_from(cache, tmp_path, monkeypatch, number):
+def test_full_disk_warns_once_and_makes_cache_read_only(cache, tmp_path, monkeypatch, number):
     cache.put(key_of(1), noise(1), METADATA)
 
     def half_written(path: Path, content: bytes) -> None:
@@ -265,12 +265,12 @@ def test_a_full_disk_is_said_once_and_then_only_read_from(cache, tmp_path, monke
     [(noise(0).float(), METADATA, "frames are torch.float32"), (noise(0), {"fps": torch.tensor(2.0)}, "Tensor")],
     ids=["float", "tensor-in-metadata"],
 )
-def test_what_it_cannot_keep_is_refused(cache, frames, metadata, reason):
+def test_unsupported_frames_or_metadata_are_refused_by_cache(cache, frames, metadata, reason):
     with pytest.raises(TypeError, match=reason):
         cache.put(key_of(1), frames, metadata)
 
 
-def test_metadata_is_what_the_real_reader_gives(cache, make_clip):
+def test_cached_metadata_equals_qwen_vl_utils_metadata(cache, make_clip):
     from qwen_vl_utils.vision_process import fetch_video
 
     element = {"type": "video", "video": str(make_clip(15, 5)), "fps": 2.0, "max_frames": 4}

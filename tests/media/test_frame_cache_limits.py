@@ -29,7 +29,7 @@ def age(folder: Path) -> None:
         os.utime(path, ns=(stat.st_atime_ns - 60 * 10**9, stat.st_mtime_ns - 60 * 10**9))
 
 
-def test_the_least_recently_used_goes_first(tmp_path):
+def test_least_recently_used_entry_is_evicted_first(tmp_path):
     # Each entry is more than 1/32 of the whole, so every put looks; 3/4 of 10.5 entries: seven stay.
     cache = FrameCache(tmp_path, max_bytes=int(10.5 * ENTRY))
     for i in range(7):
@@ -45,7 +45,7 @@ def test_the_least_recently_used_goes_first(tmp_path):
     assert kept == {0, 2, 5, 6, 7, 8, 9}
 
 
-def test_it_never_holds_more_than_it_may(tmp_path):
+def test_frame_cache_never_exceeds_byte_limit(tmp_path):
     # 40 entries fit: an entry is 1/40, so that about four puts of five look.
     random.seed(0)
     limit = 40 * ENTRY
@@ -58,7 +58,7 @@ def test_it_never_holds_more_than_it_may(tmp_path):
     assert min(sizes[60:]) > limit / 2  # nor does it throw away what it could keep
 
 
-def test_a_put_seldom_walks_the_directory(tmp_path, monkeypatch):
+def test_few_puts_scan_cache_directory(tmp_path, monkeypatch):
     random.seed(0)
     looks = []
     monkeypatch.setattr(FrameCache, "_evict", lambda self: looks.append(1))
@@ -68,7 +68,7 @@ def test_a_put_seldom_walks_the_directory(tmp_path, monkeypatch):
     assert 1 <= len(looks) <= 18  # 6 on average; beyond 18: 2 in 100,000
 
 
-def test_an_entry_that_would_crowd_out_the_others_is_not_kept(tmp_path):
+def test_entry_above_quarter_of_limit_is_not_cached(tmp_path):
     cache = FrameCache(tmp_path, max_bytes=3 * ENTRY)
     with pytest.warns(UserWarning, match=f"a quarter of its {3 * ENTRY} bytes are not cached"):
         cache.put(key_of(1), noise(0, *SHAPE), METADATA)
@@ -76,7 +76,7 @@ def test_an_entry_that_would_crowd_out_the_others_is_not_kept(tmp_path):
     assert [path.name for path in files(tmp_path)] == [f"{key_of(2)}.frames"]
 
 
-def test_only_its_own_files_are_removed(tmp_path):
+def test_eviction_removes_only_cache_files(tmp_path):
     old, fresh, foreign = (tmp_path / name for name in ("00/a.1.partial", "00/b.2.partial", "notes.txt"))
     old.parent.mkdir()
     for path in (old, fresh, foreign):
@@ -121,7 +121,7 @@ def test_processes_share_a_directory_while_all_of_them_evict(tmp_path):
     assert sum(path.stat().st_size for path in left) <= 24 * ENTRY
 
 
-def test_readers_and_evicters_tolerate_what_disappears(tmp_path, monkeypatch):
+def test_reads_and_eviction_tolerate_disappearing_entries(tmp_path, monkeypatch):
     cache = FrameCache(tmp_path, max_bytes=10 * ENTRY)
     for i in range(5):
         cache.put(key_of(i), noise(i, *SHAPE), METADATA)
@@ -148,7 +148,7 @@ def test_readers_and_evicters_tolerate_what_disappears(tmp_path, monkeypatch):
     assert [i for i in range(6) if cache.get(key_of(i)) is not None] == [1, 2, 4, 5]
 
 
-def test_an_entry_is_whole_or_absent_while_it_is_written(tmp_path, monkeypatch):
+def test_cache_entry_appears_atomically(tmp_path, monkeypatch):
     cache, seen = FrameCache(tmp_path, max_bytes=10**9), []
     real = os.replace
 

@@ -63,7 +63,7 @@ PLAYLISTS = {
 
 @pytest.mark.parametrize("ending", ["mp4", "m3u8", "ts", "mkv", "txt", "ffconcat", "mpd", "sdp"])
 @pytest.mark.parametrize("kind", PLAYLISTS)
-def test_playlists_and_scripts_are_refused_under_any_name(tmp_path, kind, ending):
+def test_playlists_are_refused_with_any_file_extension(tmp_path, kind, ending):
     (tmp_path / "secret").mkdir()
     (tmp_path / "media").mkdir()
     write(tmp_path / "secret" / "private.mp4", frames=4)
@@ -77,7 +77,7 @@ def test_playlists_and_scripts_are_refused_under_any_name(tmp_path, kind, ending
     assert "cannot be read as a video" in pictures_of({"video": str(path)}, 2, 1 << 20).error
 
 
-def test_a_bare_ffmpeg_follows_such_a_script(tmp_path):
+def test_ffmpeg_without_format_list_follows_playlist(tmp_path):
     """The reference of the test above: what would happen without the list of formats."""
     write(tmp_path / "private.mp4", frames=4)
     (tmp_path / "clip.mp4").write_text("ffconcat version 1.0\nfile private.mp4\n")
@@ -85,7 +85,7 @@ def test_a_bare_ffmpeg_follows_such_a_script(tmp_path):
         assert len(list(container.decode(video=0))) == 4
 
 
-def test_an_mp4_that_refers_to_another_file_is_refused(tmp_path):
+def test_mp4_referencing_another_file_is_refused(tmp_path):
     data = write(tmp_path / "clip.mp4").read_bytes()
     assert data.count(b"url \0\0\0\1") == 1
     with pytest.raises(MediaError, match="refers to data in another file"):
@@ -99,7 +99,7 @@ def element(number: int, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_matroska_chapters_of_other_files_are_refused(linked):
+def test_matroska_chapters_linking_other_files_are_refused(linked):
     part = element(0x6E67, b"\1" * 16) if linked else element(0x85, b"Opening")
     chapters = element(0x1043A770, element(0x45B9, element(0xB6, part)))
     file = MediaFile.of(element(0x1A45DFA3, b"") + element(0x18538067, element(0xEC, b"") + chapters))
@@ -111,7 +111,7 @@ def test_matroska_chapters_of_other_files_are_refused(linked):
 
 
 @pytest.mark.parametrize("ending", ["avi", "mp4", "mkv", "mov"])
-def test_titles_in_latin_1_do_not_matter(tmp_path, ending):
+def test_video_with_latin_1_title_is_read(tmp_path, ending):
     path = write(tmp_path / f"clip.{ending}", title="AAcafeAA")
     data = path.read_bytes()
     assert b"AAcafeAA" in data
@@ -135,18 +135,18 @@ def declaring(samples: int) -> bytes:
     return box(b"ftyp", b"isom\0\0\0\0") + box(b"moov", trak)
 
 
-def test_declared_samples_are_bounded():
+def test_video_with_too_many_declared_samples_is_refused():
     with pytest.raises(MediaError, match="declares 10000000 samples, more than 4194304: cut the video"):
         probe_video(declaring(10**7))
 
 
-def test_a_declared_index_is_not_read_beyond_its_limit(monkeypatch):
+def test_declared_index_above_size_limit_is_refused(monkeypatch):
     monkeypatch.setattr(containers, "MAX_INDEX", 10)
     with pytest.raises(MediaError, match=r"its index declares \d+ bytes, more than 10"):
         probe_video(declaring(3))
 
 
-def test_the_loop_over_an_index_looks_at_the_clock():
+def test_deadline_applies_while_reading_index():
     deadline = Deadline("a.mp4", 0.0)
     file = MediaFile(b"", "a.mp4", deadline)
     entries = [SimpleNamespace(pos=0, size=1, is_discard=False, is_keyframe=True)] * 10
@@ -154,14 +154,14 @@ def test_the_loop_over_an_index_looks_at_the_clock():
         probe._read_table(SimpleNamespace(size=1), SimpleNamespace(index_entries=entries), file)
 
 
-def test_declared_pixels_of_frames_are_bounded(tmp_path, monkeypatch):
+def test_video_frames_with_too_many_pixels_are_refused(tmp_path, monkeypatch):
     path = str(write(tmp_path / "clip.mp4", frames=2))
     monkeypatch.setattr(opening, "MAX_FRAME_PIXELS", 48 * 64 - 1)
     with pytest.raises(MediaError, match="frames of 64 x 48 pixels are larger than 3071 pixels"):
         probe_video(path)
 
 
-def test_memory_holds_what_is_asked_for(tmp_path):
+def test_fetch_video_peak_memory_is_a_few_full_size_frames(tmp_path):
     path = str(write(tmp_path / "large.mp4", frames=16, size=(1024, 1024)))
     tracemalloc.start()
     frames, _ = fetch_video({"video": path, "nframes": 16, "resized_height": 56, "resized_width": 56}, 14)
@@ -172,19 +172,19 @@ def test_memory_holds_what_is_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["nan", "-1", "0", "", "0x5", "-inf", "soon"])
-def test_a_time_out_must_be_a_number_of_seconds(monkeypatch, value):
+def test_media_timeout_must_be_positive_seconds(monkeypatch, value):
     monkeypatch.setenv("VERL_P2R_MEDIA_TIMEOUT", value)
     with pytest.raises(ValueError, match="give seconds, more than 0"):
         timeout()
 
 
 @pytest.mark.parametrize("value", ["inf", "1e400", "1e30"])
-def test_a_time_out_may_be_endless(clips, monkeypatch, value):
+def test_media_timeout_may_be_infinite(clips, monkeypatch, value):
     monkeypatch.setenv("VERL_P2R_MEDIA_TIMEOUT", value)
     assert probe_video(str(clips["quick"])).frames == 8
 
 
-def test_links_out_of_the_media_root_are_refused_unless_they_are_allowed(tmp_path, monkeypatch):
+def test_symlinks_leaving_media_root_are_refused_unless_allowed(tmp_path, monkeypatch):
     (tmp_path / "root").mkdir()
     write(tmp_path / "private.mp4")
     (tmp_path / "root" / "link.mp4").symlink_to(tmp_path / "private.mp4")
@@ -210,7 +210,7 @@ def frames(tmp_path) -> list[str]:
     return paths
 
 
-def test_a_list_of_frames_is_a_video(frames):
+def test_list_of_frame_images_is_read_as_video(frames):
     given = TRAINING.fill({"type": "video", "video": frames, "resized_height": 56, "resized_width": 84})
     assert probe_element(given) == VideoInfo(5, 2.0, 84, 112)
     plan = plan_video(given, probe_element(given), VisionSpec(QWEN3_VL, 14, 2, 2, None, None))
@@ -224,7 +224,7 @@ def test_a_list_of_frames_is_a_video(frames):
 
 
 @pytest.mark.parametrize("bad", ["missing", "truncated", "another size", "empty"])
-def test_a_frame_that_cannot_be_used_is_named_at_the_start(tmp_path, frames, bad):
+def test_unusable_frame_in_list_is_named_by_probe(tmp_path, frames, bad):
     if bad == "missing":
         frames[3] = str(tmp_path / "gone.png")
     elif bad == "another size":
@@ -240,7 +240,7 @@ def test_a_frame_that_cannot_be_used_is_named_at_the_start(tmp_path, frames, bad
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "ts"])
-def test_bytes_are_the_video_that_their_file_is(tmp_path, ending):
+def test_video_bytes_are_read_like_their_file(tmp_path, ending):
     path = write(tmp_path / f"clip.{ending}")
     rules = {"nframes": 4, "resized_height": 56, "resized_width": 56}
     by_path = fetch_video({"video": str(path), **rules}, 14)
@@ -250,19 +250,19 @@ def test_bytes_are_the_video_that_their_file_is(tmp_path, ending):
     assert by_path[1] == by_bytes[1]
 
 
-def test_a_cut_avi_is_truncated_at_the_start(tmp_path):
+def test_truncated_avi_is_detected_by_probe(tmp_path):
     data = write(tmp_path / "clip.avi").read_bytes()
     with pytest.raises(MediaError, match=r"the file is truncated: \d+ of 30 frames"):
         probe_video(data[: len(data) * 3 // 4])
 
 
-def test_a_cut_matroska_is_truncated_at_the_start(tmp_path):
+def test_truncated_matroska_is_detected_by_probe(tmp_path):
     data = write(tmp_path / "clip.mkv").read_bytes()
     with pytest.raises(MediaError, match="the file is truncated: it has"):
         probe_video(data[: len(data) - 9])
 
 
-def test_a_rate_of_a_thousandth_is_one(tmp_path):
+def test_frame_rate_of_0_01_fps_is_read(tmp_path):
     with av.open(str(tmp_path / "slow.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=Fraction(1, 100))
         stream.width = stream.height = 48

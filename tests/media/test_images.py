@@ -66,7 +66,7 @@ def test_exif_orientation_is_applied_to_sizes_and_pixels(name, orientation):
     assert read.tobytes() == upright.tobytes()
 
 
-def test_a_telephones_portrait_is_the_same_picture_everywhere(tmp_path):
+def test_phone_portrait_photo_is_upright_in_every_code_path(tmp_path):
     path = tmp_path / "portrait.jpg"
     path.write_bytes(encoded("JPEG", 6))
     upright = ImageOps.exif_transpose(Image.open(path))
@@ -88,7 +88,7 @@ def test_a_telephones_portrait_is_the_same_picture_everywhere(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(60, 90), (200, 120)])
-def test_an_upright_image_becomes_what_qwen_vl_utils_makes_of_it(tmp_path, size):
+def test_upright_image_is_processed_like_qwen_vl_utils(tmp_path, size):
     path = tmp_path / "a.png"
     picture().resize(size).save(path)
     for rules in ({}, {"max_pixels": 56 * 56}, {"resized_height": 84, "resized_width": 112}):
@@ -102,7 +102,7 @@ def test_transparency_becomes_white_as_in_qwen_vl_utils():
     assert read_image({"image": file.getvalue()}).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_paths_bytes_data_urls_and_pictures_are_one_image(tmp_path):
+def test_paths_bytes_data_urls_and_pil_images_give_same_image(tmp_path):
     data = encoded("PNG")
     path = tmp_path / "a.png"
     path.write_bytes(data)
@@ -117,7 +117,7 @@ def test_paths_bytes_data_urls_and_pictures_are_one_image(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*FORMATS, *WITHOUT_EXIF])
-def test_what_passes_of_a_cut_image_decodes(name):
+def test_truncated_image_that_passes_probe_decodes(name):
     whole = encoded(name)
     probe_image(whole)
     refused = 0
@@ -134,7 +134,7 @@ def test_what_passes_of_a_cut_image_decodes(name):
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "packed TIFF"])
-def test_a_whole_image_is_proven_so_without_decoding_it(name, monkeypatch):
+def test_image_completeness_is_checked_without_decoding(name, monkeypatch):
     data = encoded(name)
     with Image.open(io.BytesIO(data)) as image:
         kind = type(image)
@@ -142,7 +142,7 @@ def test_a_whole_image_is_proven_so_without_decoding_it(name, monkeypatch):
     assert probe_image(data) == (120, 180)
 
 
-def test_text_behind_the_pixels_of_a_png_may_turn_it():
+def test_exif_after_png_pixels_is_applied():
     """ImageMagick writes an orientation into a text; it is found wherever it stands."""
     data = encoded("PNG")
     end = data.index(b"IEND") - 4
@@ -171,7 +171,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("source", "reason"), BAD.values(), ids=list(BAD))
-def test_what_is_not_an_image_is_an_error(source, reason):
+def test_invalid_image_source_is_an_error(source, reason):
     with pytest.raises(MediaError, match=reason):
         probe_element({"type": "image", "image": source})
     with pytest.raises(MediaError, match=reason):
@@ -183,7 +183,7 @@ NAMES = ["a\0b.png", "n" * 5000, "\ud800.png", "", "/dev/zero", "/dev/stdin", "/
 
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
 @pytest.mark.parametrize("kind", ["image", "video"])
-def test_what_is_not_a_regular_file_is_refused_unopened(kind, name):
+def test_media_path_that_is_not_a_regular_file_is_never_opened(kind, name):
     with pytest.raises(MediaError, match=r"[Nn]o such file"):
         probe_element({"type": kind, kind: name})
 
@@ -194,13 +194,13 @@ def test_a_pipe_does_not_block(tmp_path):
         Source("image", json.dumps({"image": str(tmp_path / "pipe.png")}), 14).decode()
 
 
-def test_declared_pixels_are_bounded(monkeypatch):
+def test_image_with_too_many_declared_pixels_is_refused(monkeypatch):
     monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 120 * 180 - 1)
     with pytest.raises(MediaError, match="180 x 120 pixels are more than 21599: make the image smaller"):
         probe_image(encoded("PNG"))
 
 
-def test_the_deadline_holds_for_images_too(tmp_path, monkeypatch):
+def test_media_deadline_applies_to_images(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(encoded("PNG"))
     monkeypatch.setenv("VERL_P2R_MEDIA_TIMEOUT", "1e-9")
@@ -225,13 +225,13 @@ def test_scans_up_to_the_limit_are_read(scans):
 
 
 @pytest.mark.parametrize("scans", [101, 5000])
-def test_more_scans_are_refused_before_they_are_decoded(scans):
+def test_jpeg_with_too_many_scans_is_refused_before_decoding(scans):
     for read in (probe_image, lambda data: read_image({"image": data})):
         with pytest.raises(MediaError, match=rf"a JPEG with {scans} scans, more than 100, takes too long"):
             read(with_scans(scans))
 
 
-def test_scans_are_counted_over_the_borders_of_blocks(monkeypatch):
+def test_jpeg_scans_are_counted_across_block_borders(monkeypatch):
     data = with_scans(30)
     for block in (2, 3, 7, 64):
         monkeypatch.setattr(image_ends, "BLOCK", block)

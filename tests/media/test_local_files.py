@@ -25,7 +25,7 @@ from verl_p2r.media.local_files import is_local_file
         os.devnull,
     ],
 )
-def test_what_is_not_a_regular_file_is_false(tmp_path, path):
+def test_is_local_file_is_false_for_anything_but_regular_files(tmp_path, path):
     (tmp_path / "file.txt").write_text("x")
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
@@ -34,7 +34,7 @@ def test_what_is_not_a_regular_file_is_false(tmp_path, path):
     assert not is_local_file(os.path.join(tmp_path, path))
 
 
-def test_regular_files_and_links_to_them_are_true(tmp_path):
+def test_is_local_file_is_true_for_files_and_symlinks_to_them(tmp_path):
     (tmp_path / "größe 1.txt").write_text("x")
     (tmp_path / "link").symlink_to("größe 1.txt")
 
@@ -42,7 +42,7 @@ def test_regular_files_and_links_to_them_are_true(tmp_path):
     assert is_local_file(str(tmp_path / "link"))
 
 
-def test_a_folder_that_may_not_be_entered_is_false(monkeypatch):
+def test_is_local_file_is_false_in_inaccessible_folder(monkeypatch):
     def denied(path):
         raise PermissionError(13, "Permission denied", path)
 

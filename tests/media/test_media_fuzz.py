@@ -116,13 +116,13 @@ def wholes(tmp_path_factory) -> list[tuple[str, str, bytes]]:
     return videos + [("image", name, image_bytes(name)) for name in IMAGES]
 
 
-def test_undamaged_files_are_kept(wholes):
+def test_undamaged_media_files_pass_fuzz_check(wholes):
     assert {name: look(kind, data) for kind, name, data in wholes} == {name: "kept" for _, name, _ in wholes}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_damaged_files_are_refused_or_read_and_nothing_else(wholes, monkeypatch, seed):
+def test_damaged_media_files_are_either_refused_or_read(wholes, monkeypatch, seed):
     monkeypatch.setenv(TIMEOUT_VARIABLE, str(TIMEOUT))
     rng, outcomes = random.Random(seed), Counter()
     for i in range(FILES):
@@ -134,7 +134,7 @@ def test_damaged_files_are_refused_or_read_and_nothing_else(wholes, monkeypatch,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_what_is_kept_of_a_cut_file_decodes(wholes, seed):
+def test_truncated_media_file_that_passes_probe_decodes(wholes, seed):
     rng, lost = random.Random(seed), []
     for i in range(FILES):
         kind, name, data = wholes[i % len(wholes)]

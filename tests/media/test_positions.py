@@ -51,14 +51,14 @@ def test_time_axis_is_the_floor_of_true_seconds_at_every_frame_rate():
             )
 
 
-def test_without_the_guard_float32_seconds_lose_whole_positions():
+def test_float32_seconds_without_guard_shift_positions():
     # 2 / 3 s is 0.66666669 in float32 and safe; 0.7 s (20/7 fps) is 0.69999999: grid 5 falls from 7 to 6.
     seconds = float(torch.tensor(0.7))
     assert floor(5 * seconds * 2) == 6
     assert floor(5 * guarded_seconds_per_grid(seconds) * 2) == 7
 
 
-def test_the_guard_never_reaches_the_next_frame_rate():
+def test_rounding_guard_is_smaller_than_gap_between_frame_rates():
     # A clip of 768 frames at 23.976 against 24 fps: the guard is four orders of magnitude smaller than their distance.
     film, cinema = 2 / (24000 / 1001), 2 / 24
     assert guarded_seconds_per_grid(cinema) - cinema < (film - cinema) / 1000
@@ -79,18 +79,18 @@ def test_the_guard_never_reaches_the_next_frame_rate():
     ],
     ids=["text", "image", "image-in-text", "video", "two-videos", "alternating"],
 )
-def test_mixes_of_text_images_and_videos(parts, kinds):
+def test_positions_of_mixed_prompts_match_definition(parts, kinds):
     assert positions_of(parts, kinds) == true_positions(parts)
 
 
-def test_text_after_a_video_goes_on_behind_its_largest_axis():
+def test_text_after_video_starts_past_its_largest_axis():
     # Four grids 2 apart start at 1: times 1, 3, 5, 7. The picture is 1 x 1, so the text after it starts at 8.
     assert positions_of([1, (4, 1, 1, Fraction(2)), 1], "v")[-1] == (8, 8, 8)
     # A short flat video: one grid, 2 x 6 patches, widths 1 … 6. The text starts at 7, past the width and not the time.
     assert positions_of([1, (1, 2, 6, Fraction(2)), 1], "v")[-1] == (7, 7, 7)
 
 
-def test_random_mixes_equal_the_definition():
+def test_positions_of_random_mixed_prompts_match_definition():
     rng = random.Random(0)
     for _ in range(200):
         parts, kinds = [rng.randrange(4)], ""
@@ -110,7 +110,7 @@ def test_random_mixes_equal_the_definition():
         assert positions_of(parts, kinds, steps) == true_positions(parts)
 
 
-def test_placeholders_in_a_response_count_as_text():
+def test_response_placeholders_get_text_positions():
     parts = [2, (2, 2, 2, Fraction(2)), 3]
     ids = [*ids_of(parts, "v", image=IMAGE, video=VIDEO), VIDEO, VIDEO, 5, IMAGE]
     got = mrope_positions(torch.tensor(ids), [(2, 4, 4)], [2.0], placeholder_ids=[IMAGE, VIDEO])
@@ -126,17 +126,17 @@ def test_placeholders_in_a_response_count_as_text():
         [],
     ],
 )
-def test_a_medium_without_its_run_of_placeholders_is_an_error(ids):
+def test_medium_without_matching_placeholder_run_is_an_error(ids):
     with pytest.raises(ValueError, match=r"medium 0 .* 4 placeholder"):
         mrope_positions(torch.tensor(ids, dtype=torch.long), [(1, 4, 4)], [1.0], placeholder_ids=[IMAGE, VIDEO])
 
 
-def test_the_error_names_the_medium_that_was_cut():
+def test_placeholder_error_names_truncated_medium():
     ids = torch.tensor([9] * 4 + [5] + [9] * 3)
     with pytest.raises(ValueError, match="medium 1 has a grid of 1x2x2"):
         mrope_positions(ids, [(1, 4, 4)] * 2, [1.0] * 2, placeholder_ids=[IMAGE, VIDEO])
 
 
-def test_grids_and_steps_must_be_as_many():
+def test_grids_and_time_steps_must_have_equal_length():
     with pytest.raises(ValueError):
         mrope_positions(torch.tensor([9, 9, 9, 9]), [(1, 4, 4)], [], placeholder_ids=[9])

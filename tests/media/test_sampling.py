@@ -71,7 +71,7 @@ def variable(request, tmp_path_factory):
     return write(tmp_path_factory.mktemp("variable") / f"clip.{ending}", TICKS[name], ENDINGS[ending])
 
 
-def test_every_frame_is_told_with_the_time_it_is_shown(variable):
+def test_metadata_gives_true_time_of_every_frame(variable):
     times = true_times(variable)
     element = TRAINING.fill({"type": "video", "video": variable, "resized_height": 56, "resized_width": 56})
     frames, metadata = fetch_video(element, 14)
@@ -83,7 +83,7 @@ def test_every_frame_is_told_with_the_time_it_is_shown(variable):
     assert plan.timestamps == pytest.approx(middles)
 
 
-def test_frames_are_the_nearest_to_even_times(variable):
+def test_sampled_frames_are_nearest_to_even_times(variable):
     times = true_times(variable)
     plan = plan_video(TRAINING.fill({"video": variable}), probe_video(variable), QWEN3)
     for k, index in enumerate(plan.indices):
@@ -92,7 +92,7 @@ def test_frames_are_the_nearest_to_even_times(variable):
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 0.8), (0.5, 6.0), (3.0, None), (None, 3.0)])
-def test_cuts_are_made_by_the_clock(variable, start, end):
+def test_video_start_and_end_follow_true_times_at_variable_rate(variable, start, end):
     times = true_times(variable)
     earliest, latest = (start or 0) - 0.0005, (1e9 if end is None else end) + 0.0005
     within = [i for i, time in enumerate(times) if earliest <= time <= latest]
@@ -110,7 +110,7 @@ def test_cuts_are_made_by_the_clock(variable, start, end):
     assert len(indices) / metadata["total_num_frames"] * metadata["fps"] == pytest.approx(sampled_fps, rel=0.01)
 
 
-def test_the_teacher_and_the_page_tell_the_same_times(tmp_path):
+def test_generation_and_view_show_same_frame_times(tmp_path):
     path = write(tmp_path / "clip.mp4", TICKS["quick then slow"])
     record = Record.parse(
         {"problem": "?", "problem_type": "free-form", "data_type": "video", "path": "clip.mp4", "solution": "x"}
@@ -129,7 +129,7 @@ def test_the_teacher_and_the_page_tell_the_same_times(tmp_path):
     )
 
 
-def test_qwen_vl_utils_gets_the_same_from_our_reader(tmp_path):
+def test_qwen_vl_utils_and_fetch_video_return_same_frames(tmp_path):
     path = write(tmp_path / "clip.mp4", TICKS["jumps"])
     element = TRAINING.fill({"type": "video", "video": path, "resized_height": 56, "resized_width": 56})
     _, [(video, metadata)] = process_vision_info([{"content": [element]}], return_video_metadata=True)
@@ -138,7 +138,7 @@ def test_qwen_vl_utils_gets_the_same_from_our_reader(tmp_path):
     assert seen(video) == seen(ours)
 
 
-def test_even_times_give_the_frames_of_a_constant_rate():
+def test_time_based_sampling_equals_index_sampling_at_constant_rate():
     rng, compared = random.Random(0), 0
     for _ in range(400):
         fps = rng.choice([1.0, 5.0, 24000 / 1001, 25.0, 30.0, 60.0])
@@ -175,7 +175,7 @@ def test_even_times_give_the_frames_of_a_constant_rate():
         ([0], True),
     ],
 )
-def test_a_rate_is_constant_when_no_frame_is_half_a_frame_off(times, constant):
+def test_rate_is_constant_if_every_frame_is_within_half_a_frame(times, constant):
     from verl_p2r.media.sampling import shown_times
 
     fps = 25.0 if times[:3] != [0, 0.033, 0.067] else 30.0
@@ -186,7 +186,7 @@ def test_a_rate_is_constant_when_no_frame_is_half_a_frame_off(times, constant):
         assert found[-1] > times[-1]
 
 
-def test_an_avi_that_repeats_frames_is_of_variable_rate(tmp_path):
+def test_avi_with_dropped_frames_has_variable_rate(tmp_path):
     """Capture programs write an empty packet for a frame that was dropped: the one before it stays."""
     path = tmp_path / "clip.avi"
     with av.open(str(path), "w") as container:
@@ -203,14 +203,14 @@ def test_an_avi_that_repeats_frames_is_of_variable_rate(tmp_path):
     assert info.times[:-1].tolist() == pytest.approx([0, 0.1, 0.2, 0.9, 1.0, 2.0])
 
 
-def test_a_stream_joined_of_two_is_named(tmp_path):
+def test_concatenated_stream_with_untrustworthy_times_is_an_error(tmp_path):
     data = Path(write(tmp_path / "part.ts", [40] * 30)).read_bytes()
     (tmp_path / "joined.ts").write_bytes(data + data)
     with pytest.raises(MediaError, match=r"joined\.ts: the times of its frames cannot be trusted"):
         probe_video(str(tmp_path / "joined.ts"))
 
 
-def test_metadata_of_a_constant_rate_are_those_of_qwen_vl_utils():
+def test_constant_rate_metadata_equals_qwen_vl_utils():
     info = VideoInfo(100, 25.0, 60, 60)
     assert video_metadata(info, (0, 50, 99), 100, 0.75) == {
         "fps": 25.0,
@@ -235,14 +235,14 @@ RULES = [
 ]
 
 
-def test_a_rule_that_is_none_is_not_given(clips):
+def test_media_rule_set_to_none_is_ignored(clips):
     info, path = probe_video(str(clips["quick"])), str(clips["quick"])
     none = dict.fromkeys(("nframes", "fps", "max_frames", "video_end", "resized_height", "min_pixels"))
     assert plan_video({"video": path, **none}, info, QWEN3) == plan_video({"video": path}, info, QWEN3)
 
 
 @pytest.mark.parametrize("rules", RULES, ids=str)
-def test_rules_that_ask_for_too_much_or_make_no_sense_are_named(clips, rules):
+def test_impossible_sampling_rules_raise_error_with_file(clips, rules):
     element = {"type": "video", "video": str(clips["quick"]), **rules}
     with pytest.raises(RulesError, match=r"quick\.mp4: its (sampling rules|size) cannot be met"):
         plan_video(element, probe_video(str(clips["quick"])), QWEN3)

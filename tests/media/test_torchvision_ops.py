@@ -44,7 +44,7 @@ def run(*arguments: str, cwd: Path) -> str:
 
 
 @pytest.mark.slow
-def test_view_shows_pictures(records):
+def test_view_command_embeds_pictures(records):
     run("-m", "data_tools", "view", records.name, "--out", "p.html", "--media-root", ".", cwd=records.parent)
     page = (records.parent / "p.html").read_text()
     assert "torchvision" not in page
@@ -53,7 +53,7 @@ def test_view_shows_pictures(records):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rl"])
-def test_an_export_checks_media(records, kind):
+def test_to_parquet_command_checks_media(records, kind):
     export = ("to-parquet", records.name, "--kind", kind, "--out", "out", "--media-root", ".", "--check-media")
     run("-m", "data_tools", *export, cwd=records.parent)
     manifest = json.loads((records.parent / "out" / "manifest.json").read_text())
@@ -81,5 +81,5 @@ IN_PROCESS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("door", IN_PROCESS)
-def test_each_module_that_opens_media_works_first(records, door):
+def test_each_media_module_works_when_imported_first(records, door):
     run("-c", IN_PROCESS[door], cwd=records.parent)

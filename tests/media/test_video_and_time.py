@@ -16,7 +16,7 @@ ROWS = [[float(n) for n in re.findall(r"[\d.]+", row)] for row in re.findall(r"^
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_the_table_says_where_qwen2_5_vl_places_the_last_grid(row):
+def test_documented_last_grid_times_match_computed_plan(row):
     length, frames, per_grid, placed, shown, difference = row
     settings = TRAINING if frames == 16 else EVALUATION
     plan = plan_video(settings.fill({"video": "a.mp4"}), VideoInfo(int(length * 25), 25.0, 360, 640), SPEC)
@@ -28,5 +28,5 @@ def test_the_table_says_where_qwen2_5_vl_places_the_last_grid(row):
     assert shown - placed == pytest.approx(difference, abs=0.005)
 
 
-def test_the_table_is_there():
+def test_video_and_time_page_has_seven_table_rows():
     assert len(ROWS) == 7

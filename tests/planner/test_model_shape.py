@@ -25,7 +25,7 @@ def build(config: dict, **changes):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_counts_are_those_of_transformers(name):
+def test_parameter_counts_equal_transformers_models(name):
     shape = find_shape(f"Qwen/{name}-Instruct")[0]
     model = build(MODELS[name])
     assert shape.params == sum(p.numel() for p in model.parameters())
@@ -47,13 +47,13 @@ PUBLISHED = {  # the model pages' "total parameters" of the safetensors files
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_counts_are_the_published_ones(name):
+def test_parameter_counts_equal_published_counts(name):
     assert find_shape(name)[0].params == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("vision", [False, True], ids=["text", "vision"])
 @pytest.mark.parametrize("name", ["Qwen2-VL-2B", "Qwen2.5-VL-3B", "Qwen3-VL-2B", "Qwen3.5-9B"])
-def test_adapters_are_as_large_as_pefts(name, vision):
+def test_lora_parameter_counts_equal_peft(name, vision):
     from peft import LoraConfig, get_peft_model
 
     small = {**MODELS[name], "text_config": {**MODELS[name]["text_config"], "num_hidden_layers": 4}}
@@ -84,7 +84,7 @@ def small(request):
     return model.eval(), ModelShape.from_config({**config, **whole})
 
 
-def test_operations_of_the_language_model_are_those_torch_counts(small):
+def test_language_model_flops_equal_torch_flop_counter(small):
     model, shape = small
     length = 192
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -96,7 +96,7 @@ def test_operations_of_the_language_model_are_those_torch_counts(small):
     assert counter.get_total_flops() == pytest.approx(shape.text_operations([length]) + both_halves, abs=rotary)
 
 
-def test_operations_of_the_vision_tower_are_those_torch_counts(small):
+def test_vision_tower_flops_equal_torch_flop_counter(small):
     model, shape = small
     patches = 16 * 16
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -104,11 +104,11 @@ def test_operations_of_the_vision_tower_are_those_torch_counts(small):
     assert counter.get_total_flops() == pytest.approx(shape.vision_operations(patches, patches), rel=1e-3)
 
 
-def test_a_token_of_the_7b_takes_56_kib_of_cache():
+def test_7b_token_takes_56_kib_of_kv_cache():
     assert find_shape("Qwen2.5-VL-7B")[0].kv_bytes() == 2 * 28 * 4 * 128 * 2 == 56 * 1024
 
 
-def test_a_folder_says_itself_what_it_holds(tiny_model):
+def test_shape_is_read_from_model_folder_config(tiny_model):
     from transformers import AutoModelForImageTextToText
 
     shape, spec, source = find_shape(str(tiny_model))
@@ -118,13 +118,13 @@ def test_a_folder_says_itself_what_it_holds(tiny_model):
     assert source == str(tiny_model / "config.json")
 
 
-def test_a_flat_config_reads_as_a_nested_one():
+def test_flat_and_nested_configs_give_same_shape():
     nested = MODELS["Qwen2.5-VL-3B"]
     flat = {key: value for key, value in nested.items() if key != "text_config"} | nested["text_config"]
     assert ModelShape.from_config(flat) == ModelShape.from_config(nested)
 
 
-def test_published_processors_are_known():
+def test_processor_specs_of_published_models_are_known():
     assert find_shape("Qwen/Qwen2.5-VL-7B-Instruct")[1] == VisionSpec(
         QWEN2_5_VL, 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056)
     )
@@ -141,7 +141,7 @@ def test_published_processors_are_known():
         ([], "config.json"),
     ],
 )
-def test_other_configs_are_refused_by_name(config, what, tmp_path):
+def test_unsupported_model_configs_are_refused_with_path(config, what, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=what) as caught:
         find_shape(str(tmp_path))
@@ -150,7 +150,7 @@ def test_other_configs_are_refused_by_name(config, what, tmp_path):
 
 @pytest.mark.parametrize("value", [0, -1, None, 1.5, "8", True], ids=repr)
 @pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"])
-def test_a_size_that_is_none_is_named(name, value):
+def test_invalid_size_in_model_config_is_named(name, value):
     shown = "null" if value is None else repr(value)
     config = MODELS["Qwen2.5-VL-7B"]
     text = {**(config.get("text_config") or config), name: value}
@@ -163,7 +163,7 @@ def test_a_size_that_is_none_is_named(name, value):
         ModelShape.from_config({**config, "vision_config": vision})
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones():
+def test_unknown_model_name_error_lists_known_names():
     with pytest.raises(
         ValueError, match=r"nowhere/model is neither a folder with a config\.json nor one of Qwen2-VL-2B"
     ):

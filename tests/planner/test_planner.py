@@ -84,7 +84,7 @@ def values(lines) -> dict[str, float]:
     return {line.name: line.value for line in lines}
 
 
-def test_memory_of_an_update_of_the_7b():
+def test_7b_update_memory_matches_hand_computed_parts():
     assert parts(memory(JOB, SURE), "update") == {
         "weights": PARAMS * 4 / 8,
         "optimizer": PARAMS * 8 / 8,
@@ -136,7 +136,7 @@ def saved(module, *args, **kwargs) -> int:
     return sum(size for size, _ in kept.values())
 
 
-def test_activations_of_a_layer_are_what_autograd_saves_and_gradients_beside_it(layers):
+def test_layer_activation_estimate_bounds_what_autograd_saves(layers):
     shape, layer, block, angles = layers
     hidden = torch.zeros(1, 256, shape.hidden, dtype=torch.bfloat16, requires_grad=True)
     a_token = saved(layer, hidden, position_embeddings=angles) / 256
@@ -149,7 +149,7 @@ def test_activations_of_a_layer_are_what_autograd_saves_and_gradients_beside_it(
     assert a_patch < vision_activations(shape) < 1.45 * a_patch
 
 
-def test_memory_of_the_other_phases():
+def test_memory_of_other_phases_matches_hand_computed_values():
     lines = memory(JOB, Assumed())
     states = PARAMS * 12 / 8
     assert total(lines, "generate") == pytest.approx(states + 0.6 * 80 * GIB + 2 * GIB)
@@ -162,7 +162,7 @@ def test_memory_of_the_other_phases():
     assert "gradients" not in log_prob
 
 
-def test_what_is_offloaded_lies_in_host_memory():
+def test_offloaded_state_moves_to_host_memory():
     job = with_engine(JOB, param_offload=True, optimizer_offload=True)
     there = {phase: {"weights", "optimizer"} & parts(memory(job, SURE), phase).keys() for phase in PHASES}
     assert there == {
@@ -182,7 +182,7 @@ def test_what_is_offloaded_lies_in_host_memory():
     assert values(host(always))["optimizer, offloaded"] == PARAMS * 8
 
 
-def test_a_frozen_vision_tower_has_no_gradients_and_is_passed_once():
+def test_frozen_vision_tower_saves_gradients_and_backward_pass():
     frozen = with_engine(JOB, frozen_vision=True)
     text = PARAMS - 676_550_144
     assert parts(memory(frozen, SURE), "update")["optimizer"] == text * 8 / 8
@@ -196,7 +196,7 @@ def test_a_frozen_vision_tower_has_no_gradients_and_is_passed_once():
     assert saved == pytest.approx(3 * vision / speed)
 
 
-def test_lora_trains_its_adapters_alone_and_is_its_own_reference():
+def test_lora_trains_only_adapters_and_needs_no_separate_reference():
     job = with_engine(JOB, lora_rank=64, gpus=1, fsdp_size=1)
     adapters = 64 * 28 * (4 * 3584 + 2 * 3584 + 2 * 512 + 3 * (3584 + 18944))
     update = parts(memory(job, SURE), "update")
@@ -211,7 +211,7 @@ def test_lora_trains_its_adapters_alone_and_is_its_own_reference():
     assert parts(memory(sharded, SURE), "weight sync")["weights in transit"] == 4 * (PARAMS + adapters) + 2 * GIB
 
 
-def test_sft_has_one_phase():
+def test_sft_plan_has_only_update_phase():
     lines = memory(SFT, SURE)
     assert {phase for line in lines for phase in line.phases} == {"update"}
     # 2 rows a GPU, each of up to 6,144 tokens, are less than the budget.
@@ -220,7 +220,7 @@ def test_sft_has_one_phase():
     assert values(traffic(SFT)) == {"pixels to the GPUs": 16 * 4096 * 1176 * 4}
 
 
-def test_a_whole_micro_batch_of_float32_without_checkpoints():
+def test_float32_memory_without_checkpointing_on_one_gpu():
     job = with_engine(
         SFT, gpus=1, per_node=1, fsdp_size=1, param_bytes=4, compute_bytes=4, checkpointing=False, tokens=1000
     )
@@ -233,14 +233,14 @@ def test_a_whole_micro_batch_of_float32_without_checkpoints():
     assert parts(memory(with_engine(JOB, defers_sync=True), SURE), "update")["gradients"] == 2 * PARAMS
 
 
-def test_the_cache_of_a_server():
+def test_server_kv_cache_size_matches_hand_computed_tokens():
     tokens, _ = cache_tokens(JOB, SURE)
     assert tokens == pytest.approx((0.6 * 80 * GIB - 2 * PARAMS) / 57_344)
     of_two, _ = cache_tokens(with_rollout(JOB, tensor=2), SURE)
     assert of_two == pytest.approx((2 * 0.6 * 80 * GIB - 2 * PARAMS) / 57_344)
 
 
-def test_bytes_of_a_step():
+def test_step_traffic_matches_hand_computed_bytes():
     moved = values(traffic(JOB))
     assert moved["pixels into Ray's object store"] == 56 * 4096 * 1176 * 4
     # old, reference and update, on each row's own GPU
@@ -250,7 +250,7 @@ def test_bytes_of_a_step():
     assert moved["weights to vLLM"] == 8 * 2 * PARAMS
 
 
-def test_seconds_of_a_step():
+def test_step_time_matches_hand_computed_seconds():
     speed = 8 * 312e12 * 0.35
     # Twice the matrices of 28 layers and the output layer, and causal attention; then the vision tower.
     row = 2 * (28 * 233_046_016 + EMBEDDING) * 1850 + 2 * 28 * 3584 * 1850**2
@@ -278,7 +278,7 @@ def test_the_offload_policy_sends_the_weights_to_the_gpu_in_each_pass():
     assert seconds["to and from host memory"] == pytest.approx(7 * (1 + 1 + 2) * 4 * PARAMS / 8 / 20e9)
 
 
-def test_the_rule_of_thumb_of_the_examples_is_near():
+def test_step_time_is_close_to_rule_of_thumb_in_examples():
     """examples/README.md: 12 operations a parameter and token; 95 s for 448 rows of 1,850 tokens."""
     seconds = values(step_time(JOB, SURE))
     model = seconds["old log-prob"] + seconds["reference log-prob"] + seconds["update"]
@@ -286,7 +286,7 @@ def test_the_rule_of_thumb_of_the_examples_is_near():
     assert model == pytest.approx(95, rel=0.07)
 
 
-def test_servers_of_their_own_sample_while_the_others_train():
+def test_separate_servers_overlap_sampling_with_training():
     job = with_rollout(with_engine(JOB, gpus=7, fsdp_size=7), gpus=1, apart=True)
     seconds = values(step_time(job, SURE))
     sampling = seconds["generate"] + seconds["prefill"] + seconds["judge, after the last response"]
@@ -295,20 +295,20 @@ def test_servers_of_their_own_sample_while_the_others_train():
     assert seconds["a step"] == pytest.approx(max(sampling, training))
 
 
-def test_rows_beyond_what_a_server_holds_wait_for_the_next_wave():
+def test_rows_beyond_server_capacity_wait_for_next_wave():
     one, two = step_time(JOB, SURE), step_time(with_rollout(JOB, max_rows=28), SURE)
     half = 2 * (PARAMS - 676_550_144) + 28 * (1324 + 263) * 57_344
     assert values(two)["generate"] == pytest.approx(2 * 800 * half / 1e12)
     assert values(two)["generate"] > values(one)["generate"]
 
 
-def test_with_cut_sequences_every_gpu_has_its_share_of_the_vision_tower():
+def test_ulysses_splits_vision_tower_cost_across_gpus():
     cut, whole = with_engine(JOB, ulysses_size=4), JOB
     assert values(step_time(cut, SURE))["old log-prob"] == values(step_time(whole, SURE))["old log-prob"]
     assert parts(memory(cut, SURE), "update")["pixels"] == parts(memory(whole, SURE), "update")["pixels"]
 
 
-def test_small_batches_wait_for_weights_to_be_gathered():
+def test_small_batch_time_is_bound_by_weight_gathering():
     job = replace(SFT, prompts=8, gpu=GPUS["H100"])
     seconds = values(step_time(job, SURE))
     assert seconds["update"] == pytest.approx((4 * PARAMS + 4 * PARAMS) / 100e9)  # twice bfloat16, gradients float32
@@ -316,7 +316,7 @@ def test_small_batches_wait_for_weights_to_be_gathered():
     assert values(step_time(with_engine(job, fsdp_size=1), SURE))["update"] == pytest.approx(rows / (8 * 989e12 * 0.35))
 
 
-def test_a_good_job_has_no_fault():
+def test_valid_jobs_have_no_faults():
     assert list(faults(JOB, Assumed())) == []
     assert list(faults(SFT, Assumed())) == []
 
@@ -355,14 +355,14 @@ BAD = {
 
 
 @pytest.mark.parametrize(("job", "what", "remedy"), BAD.values(), ids=list(BAD))
-def test_what_does_not_fit_is_reported_with_a_remedy(job, what, remedy):
+def test_infeasible_job_is_reported_with_remedy(job, what, remedy):
     found = [fault for fault in faults(job, Assumed()) if what in fault]
     assert len(found) == 1, list(faults(job, Assumed()))
     assert remedy in found[0]
 
 
 @pytest.mark.parametrize("frames", [8, 16, 64])
-def test_no_video_costs_more_than_the_worst(frames):
+def test_no_video_exceeds_worst_case_token_count(frames):
     spec = VisionSpec(QWEN2_5_VL, 14, 2, 2, (56 * 56, 12845056), (56 * 56, 12845056))
     media = MediaSettings(max_frames=frames)
     worst, _ = worst_media(media, spec)

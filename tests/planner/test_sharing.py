@@ -23,7 +23,7 @@ def of_a_group() -> float:
     return 2 * matrices + 2 * 28 * 3584 * pairs
 
 
-def test_seconds_of_the_passes_with_a_shared_prefix():
+def test_shared_prefix_pass_times_match_hand_computed_seconds():
     seconds = values(step_time(with_engine(JOB, shares_prefix=True), SURE))
     both = 56 * (of_a_group() + VISION) / SPEED
     assert seconds["old log-prob"] == pytest.approx(both)
@@ -33,13 +33,13 @@ def test_seconds_of_the_passes_with_a_shared_prefix():
     assert seconds["to and from host memory"] == pytest.approx(3 * 8_292_166_656 * 4 / 8 / 20e9)
 
 
-def test_one_response_shares_nothing_but_saves_the_prompts_logits():
+def test_single_response_with_shared_prefix_saves_only_prompt_logits():
     one = replace(JOB, samples=1)
     whole, shared = (values(step_time(with_engine(one, shares_prefix=x), SURE))["old log-prob"] for x in (False, True))
     assert whole - shared == pytest.approx(56 * 2 * EMBEDDING * 1324 / SPEED)
 
 
-def test_the_papers_step_takes_less_than_half_in_training():
+def test_shared_prefix_cuts_paper_training_time_by_more_than_half():
     """By the table of operations in the design: 2.83 times less for 600 response tokens and 300 of text."""
     job = replace(JOB, lengths=replace(JOB.lengths, text=300, response=600))
     times = [values(step_time(with_engine(job, shares_prefix=x), SURE)) for x in (False, True)]
@@ -47,7 +47,7 @@ def test_the_papers_step_takes_less_than_half_in_training():
     assert passes[0] / passes[1] == pytest.approx(2.83, abs=0.2)
 
 
-def test_memory_of_an_update_with_a_shared_prefix():
+def test_shared_prefix_update_memory_matches_hand_computed_parts():
     update = parts(memory(with_engine(JOB, shares_prefix=True), SURE), "update")
     packed = 1324 + 8 * 526
     assert update["logits"] == pytest.approx(2 * 16384 * 8 * 526 / packed * 152_064)
@@ -57,14 +57,14 @@ def test_memory_of_an_update_with_a_shared_prefix():
     assert "keys and values of shared prefixes" not in parts(memory(JOB, SURE), "update")
 
 
-def test_the_longest_group_fills_a_micro_batch_or_less():
+def test_micro_batch_is_capped_by_longest_group():
     """One prompt a GPU and mini-batch: 5,120 + 8 × 1,024 tokens, when the budget allows."""
     job = with_engine(replace(JOB, prompts=8), shares_prefix=True, tokens=50_000)
     assert job.micro_tokens(50_000) == 5120 + 8 * 1024
     assert job.micro_tokens(8_000) == 8_000
 
 
-def test_features_once_a_step_leave_one_pass_of_the_vision_tower():
+def test_kept_vision_features_leave_one_tower_pass_per_step():
     once = with_engine(FROZEN, features=2 * GIB)
     without, kept = values(step_time(FROZEN, SURE)), values(step_time(once, SURE))
     assert kept["old log-prob"] == without["old log-prob"]
@@ -74,14 +74,14 @@ def test_features_once_a_step_leave_one_pass_of_the_vision_tower():
     assert unfrozen == values(step_time(JOB, SURE))
 
 
-def test_without_other_passes_the_first_epoch_makes_the_features():
+def test_first_epoch_computes_features_when_no_other_pass_runs():
     bypass = replace(with_engine(FROZEN, features=2 * GIB, epochs=3), old_log_prob=False, reference=False)
     without = with_engine(bypass, features=0)
     saved = values(step_time(without, SURE))["update"] - values(step_time(bypass, SURE))["update"]
     assert saved == pytest.approx(2 * 448 * VISION / SPEED)
 
 
-def test_features_that_do_not_fit_are_computed_again():
+def test_vision_features_beyond_store_size_are_recomputed():
     """7 prompts a GPU with a shared prefix, 1,024 features of 3,584 numbers of 2 bytes each."""
     whole = 7 * 1024 * 3584 * 2
     job = with_engine(FROZEN, shares_prefix=True, features=whole / 4)
@@ -92,13 +92,13 @@ def test_features_that_do_not_fit_are_computed_again():
     assert values(host(with_engine(job, features=GIB)))["vision features of a step"] == 8 * whole
 
 
-def test_deepstack_features_are_kept_too():
+def test_deepstack_features_count_toward_kept_features():
     qwen3 = replace(FROZEN, shape=find_shape("Qwen3-VL-8B")[0])
     job = with_engine(qwen3, shares_prefix=True, features=GIB)
     assert values(host(job))["vision features of a step"] == 8 * 7 * 1024 * 4096 * 2 * 4
 
 
-def test_a_launch_is_shown_with_and_without_whatever_it_has():
+def test_variants_cover_job_with_and_without_each_feature():
     on = with_engine(FROZEN, shares_prefix=True, features=GIB)
     for job in (FROZEN, on):
         made = dict(variants(job))

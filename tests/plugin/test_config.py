@@ -34,7 +34,7 @@ def composed(name: str, *overrides: str):
 
 
 @pytest.mark.parametrize("name", PPO)
-def test_ppo_passes_verls_validation_and_ours(name):
+def test_ppo_config_passes_verl_and_our_validation(name):
     config = composed(name, *SIZES[name])
     assert need_reference_policy(config)  # the KL term of Eq. 7
     assert not need_critic(config)
@@ -43,7 +43,7 @@ def test_ppo_passes_verls_validation_and_ours(name):
 
 
 @pytest.mark.parametrize("name", PPO)
-def test_ppo_becomes_verls_dataclasses(name, tiny_model):
+def test_ppo_config_converts_to_verl_dataclasses(name, tiny_model):
     config = composed(name, *SIZES[name], f"actor_rollout_ref.model.path={tiny_model}")
     OmegaConf.resolve(config)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
@@ -56,7 +56,7 @@ def test_ppo_becomes_verls_dataclasses(name, tiny_model):
 
 
 @pytest.mark.parametrize("name", SFT)
-def test_sft_becomes_verls_dataclasses(name, tiny_model):
+def test_sft_config_converts_to_verl_dataclasses(name, tiny_model):
     config = composed(name, f"model.path={tiny_model}")
     OmegaConf.resolve(config)
     made = {
@@ -68,7 +68,7 @@ def test_sft_becomes_verls_dataclasses(name, tiny_model):
 
 
 @pytest.mark.parametrize("name", [*PPO, *SFT])
-def test_every_import_path_in_the_config_leads_to_a_class(name):
+def test_every_import_path_in_config_resolves(name):
     config = composed(name)
     assert load_extern_type(config.data.custom_cls.path, config.data.custom_cls.name).__name__.startswith("P2R")
     if name in PPO:
@@ -77,7 +77,7 @@ def test_every_import_path_in_the_config_leads_to_a_class(name):
 
 
 @pytest.mark.parametrize("name", PPO)
-def test_the_defaults_in_the_yaml_are_those_of_the_settings(name):
+def test_yaml_defaults_equal_settings_defaults(name):
     """Key for key: a user reads the YAML, the code reads the dataclass."""
     node = OmegaConf.to_container(composed(name).algorithm.p2r)
     assert P2RSettings.from_mapping(node) == P2RSettings()
@@ -86,7 +86,7 @@ def test_the_defaults_in_the_yaml_are_those_of_the_settings(name):
 
 
 @pytest.mark.parametrize("name", PPO)
-def test_without_a_word_on_the_platform_the_gpu_config_is_verls_own(name):
+def test_only_cpu_config_sets_cpu_options(name):
     """The CPU's settings stay in the CPU's config."""
     cpu = name.endswith("_cpu")
     config = composed(name)
@@ -106,7 +106,7 @@ def test_without_a_word_on_the_platform_the_gpu_config_is_verls_own(name):
         ("p2r_sft_cpu", "engine.model_dtyp=fp32"),
     ],
 )
-def test_a_misspelt_override_is_refused(name, override):
+def test_misspelled_override_is_refused(name, override):
     with pytest.raises(ConfigCompositionException, match="Could not override"):
         composed(name, override)
 

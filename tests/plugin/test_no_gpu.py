@@ -16,7 +16,7 @@ from verl_p2r.plugin import no_gpu
 @pytest.mark.slow
 @pytest.mark.skipif(bool(torch.version.cuda or torch.version.hip), reason="RL may then run on a head without a GPU")
 @pytest.mark.parametrize("trainer", no_gpu.TRAINERS)
-def test_a_trainer_ends_with_what_to_set(trainer, tmp_path):
+def test_trainer_without_gpu_exits_with_remedy(trainer, tmp_path):
     env = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
     done = subprocess.run(
         [sys.executable, "-m", trainer, "--config-path", "pkg://verl_p2r.config", "--config-name", "p2r_ppo"],
@@ -49,7 +49,7 @@ class Seen:
         ("verl.model_merger", False, None, False, False),
     ],
 )
-def test_who_is_ended(monkeypatch, started, found, built_for, ends, warned):
+def test_missing_gpu_ends_only_trainers_that_need_one(monkeypatch, started, found, built_for, ends, warned):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", started, "trainer.nnodes=1"])
     monkeypatch.setattr(torch.version, "cuda", built_for)
     monkeypatch.setattr(torch.version, "hip", None)
@@ -65,7 +65,7 @@ def test_who_is_ended(monkeypatch, started, found, built_for, ends, warned):
 
 
 @pytest.mark.parametrize(("chosen", "asked"), [("cpu", False), ("nvidia", False), ("", True), (None, True)])
-def test_a_platform_that_was_chosen_is_not_questioned(chosen, asked):
+def test_gpu_check_is_skipped_when_platform_is_set(chosen, asked):
     script = "import sys, verl_p2r.plugin; print('verl_p2r.plugin.no_gpu' in sys.modules)"
     env = {**os.environ, "VERL_PLATFORM": chosen or ""}
     if chosen is None:

@@ -31,7 +31,7 @@ print("FOUND" + json.dumps([f"{thing.__module__}:{thing.__name__}" for thing in 
 
 
 @pytest.mark.slow
-def test_after_import_verl_every_name_resolves():
+def test_every_registered_name_resolves_after_import_verl():
     done = python(RESOLVE)
     assert done.returncode == 0, done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND"))
@@ -47,7 +47,7 @@ def test_after_import_verl_every_name_resolves():
 @pytest.mark.parametrize(
     ("platform", "heavy"), [(None, ["ray", "torch", "verl"]), ("cpu", ["ray", "verl"])], ids=["stock", "cpu"]
 )
-def test_importing_the_plugin_stays_light(platform, heavy):
+def test_importing_plugin_loads_no_heavy_packages(platform, heavy):
     """verl loads it in processes that need none of this; only the CPU platform has to patch torch."""
     script = f"import sys, verl_p2r.plugin; print(sorted(set({heavy}) & set(sys.modules)))"
     done = python(script, VERL_PLATFORM=platform)
@@ -56,14 +56,14 @@ def test_importing_the_plugin_stays_light(platform, heavy):
 
 
 @pytest.mark.parametrize(("version", "warned"), [("0.9.1", False), ("0.10.0", True)])
-def test_verl_of_another_version_is_warned_of(version, warned):
+def test_untested_verl_version_gives_warning(version, warned):
     script = f"import importlib.metadata as m; m.version = lambda _: '{version}'; import verl_p2r.plugin"
     done = python(script, VERL_PLATFORM=None)
     assert done.returncode == 0, done.stderr
     assert ("tested with verl 0.9.1 only, and this is verl 0.10.0" in done.stderr) is warned
 
 
-def test_the_cpu_platform_is_not_loaded_unless_asked_for():
+def test_cpu_platform_is_not_imported_unless_selected():
     script = "import sys, verl_p2r.plugin; print('verl_p2r.plugin.cpu' in sys.modules)"
     assert python(script, VERL_PLATFORM=None).stdout.split() == ["False"]
     assert python(script, VERL_PLATFORM=" CPU ").stdout.split() == ["True"]
@@ -98,7 +98,7 @@ DOORS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", DOORS)
-def test_a_broken_module_of_ours_fails_where_verl_opens_the_door(which):
+def test_broken_plugin_module_fails_when_verl_uses_it(which):
     """verl swallows what a plugin raises while it is loaded, so ours raise later, where verl needs them."""
     assert {door for doors in DOORS.values() for door in doors} == REGISTRATIONS.keys()
     done = python(BROKEN % DOORS[which])

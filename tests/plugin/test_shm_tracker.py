@@ -53,7 +53,7 @@ def exists(name: str) -> bool:
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory has no folder here")
 @pytest.mark.parametrize("kill", [kill_as_a_worker_that_exits, kill_as_the_raylet])
 @pytest.mark.parametrize("ours", [True, False])
-def test_segments_of_killed_processes_are_unlinked(tmp_path, ours, kill):
+def test_shm_segments_of_killed_processes_are_unlinked(tmp_path, ours, kill):
     script = tmp_path / "family.py"
     script.write_text(FAMILY.format(ours=ours))
     process = subprocess.Popen(

@@ -24,7 +24,7 @@ def segments(tmp_path):
     return make
 
 
-def test_segments_that_a_process_opens_or_maps_are_in_use(segments):
+def test_opened_or_mapped_shm_segments_are_in_use(segments):
     opened, mapped, left = segments("psm_opened"), segments("psm_mapped"), segments("psm_left")
     with opened.open("rb"):
         with mapped.open("rb") as file:
@@ -35,21 +35,21 @@ def test_segments_that_a_process_opens_or_maps_are_in_use(segments):
     assert shm_usage.leftovers(left.parent)[left] >= 8192
 
 
-def test_new_segments_and_folders_are_left_alone(segments):
+def test_new_shm_segments_and_folders_are_not_leftovers(segments):
     old, new = segments("psm_old"), segments("psm_new")
     os.utime(new)
     (old.parent / "folder").mkdir()
     assert list(shm_usage.leftovers(old.parent)) == [old]
 
 
-def test_a_process_that_has_ended_or_is_hidden_counts_as_using_nothing(segments, tmp_path):
+def test_ended_or_unreadable_process_uses_no_shm_segment(segments, tmp_path):
     left = segments("psm_left")
     for name in ("17", "self"):
         (tmp_path / "proc" / name).mkdir(parents=True)
     assert list(shm_usage.leftovers(left.parent, tmp_path / "proc")) == [left]
 
 
-def test_free_bytes_are_those_of_the_file_system(tmp_path):
+def test_free_shm_bytes_equal_file_system_values(tmp_path):
     free, total = shm_usage.free_and_total(tmp_path)
     assert total == shutil.disk_usage(tmp_path).total
     assert 0 < free <= total

@@ -39,7 +39,7 @@ def chunk_loads(order, keys, prefix, suffix, ranks):
 
 @pytest.mark.parametrize("seed", range(50))
 @pytest.mark.parametrize(("prompts", "ranks"), [(56, 8), (32, 8), (64, 16)])
-def test_whole_groups_and_a_level_load(seed, prompts, ranks):
+def test_groups_stay_whole_and_rank_loads_are_balanced(seed, prompts, ranks):
     keys, prefix, suffix = batch(seed, prompts, 8)
     order, load = balanced_order(keys, prefix, suffix, ranks)
     assert sorted(order) == list(range(len(keys)))
@@ -52,7 +52,7 @@ def test_whole_groups_and_a_level_load(seed, prompts, ranks):
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(("prompts", "ranks", "lost"), [(56, 8, 3), (7, 8, 0), (1, 4, 0), (5, 2, 2), (56, 16, 9)])
-def test_ragged_batches_keep_every_row_once(seed, prompts, ranks, lost):
+def test_incomplete_groups_keep_every_row_exactly_once(seed, prompts, ranks, lost):
     keys, prefix, suffix = batch(seed, prompts, 8, lost)
     order, load = balanced_order(keys, prefix, suffix, ranks)
     assert sorted(order) == list(range(len(keys)))
@@ -62,13 +62,13 @@ def test_ragged_batches_keep_every_row_once(seed, prompts, ranks, lost):
     assert pieces <= len(set(keys)) + ranks  # at most a cut for each rank
 
 
-def test_by_hand():
+def test_balanced_order_matches_hand_made_example():
     """Prompts of 9, 9, 1 and 1 tokens with two rollouts each: a long and a short one on each of two ranks."""
     order, load = balanced_order(list("aabbccdd"), [9, 9, 9, 9, 1, 1, 1, 1], [1] * 8, 2)
     assert [sorted(order[:4]), sorted(order[4:])] in ([[0, 1, 4, 5], [2, 3, 6, 7]], [[0, 1, 6, 7], [2, 3, 4, 5]])
     assert load[0] == load[1]
 
 
-def test_rows_that_cannot_be_split_equally_are_refused():
+def test_row_count_not_divisible_by_ranks_is_refused():
     with pytest.raises(ValueError, match="3 rows cannot be split equally over 2 ranks"):
         balanced_order("abc", [1, 1, 1], [1, 1, 1], 2)

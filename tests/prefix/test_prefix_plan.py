@@ -47,7 +47,7 @@ def slow_groups(prompts, media, positions) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("first", range(0, BATCHES, 500))
-def test_groups_micro_batches_and_indices_of_random_batches(first):
+def test_prefix_plans_of_random_batches_match_slow_reference(first):
     for seed in range(first, first + 500):
         rng, prompts, media, positions, suffix = random_batch(seed)
         prefix = [len(p) for p in prompts]
@@ -122,7 +122,7 @@ def _check_plan(pieces, prompts, prefix, suffix) -> None:
         assert keys == [*range(prefix_start, prefix_start + prefix_size), *range(start, start + size)]
 
 
-def test_a_group_by_hand():
+def test_prefix_plan_of_one_group_matches_hand_made_example():
     """Prompt a b, responses c d and e: [a b | c d | e]; b predicts c and e, c predicts d."""
     plan = PrefixPlan([[0, 1]], [2, 2], [4, 3])
     assert plan.pack([torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 5])]).tolist() == [1, 2, 3, 4, 5]
@@ -131,14 +131,14 @@ def test_a_group_by_hand():
     assert [row.tolist() for row in plan.unpack(torch.tensor([7.0, 8.0, 9.0]))] == [[0, 7, 8, 0], [0, 9, 0]]
 
 
-def test_a_group_is_cut_only_where_it_does_not_fit():
+def test_group_is_split_only_when_it_exceeds_micro_batch():
     prefix, suffix = [10] * 4 + [3], [4] * 4 + [2]
     assert micro_batches([[0, 1, 2, 3], [4]], prefix, suffix, 31) == [[[0, 1, 2, 3], [4]]]
     assert micro_batches([[0, 1, 2, 3], [4]], prefix, suffix, 26) == [[[0, 1, 2, 3]], [[4]]]
     assert micro_batches([[0, 1, 2, 3], [4]], prefix, suffix, 19) == [[[0, 1]], [[2, 3]], [[4]]]
 
 
-def test_one_more_micro_batch_separates_groups_before_it_cuts_one():
+def test_extra_micro_batches_separate_groups_before_splitting_one():
     prefix, suffix = [5] * 6, [2] * 6
     groups = [[0, 1, 2], [3, 4, 5]]
     assert micro_batches(groups, prefix, suffix, 100, at_least=2) == [[[0, 1, 2]], [[3, 4, 5]]]
@@ -146,7 +146,7 @@ def test_one_more_micro_batch_separates_groups_before_it_cuts_one():
     assert sorted(map(len, (pieces[0] for pieces in three))) == [1, 2, 3]
 
 
-def test_rows_that_cannot_be_packed_are_refused():
+def test_rows_that_do_not_fit_micro_batches_are_refused():
     with pytest.raises(ValueError, match="a row of 14 tokens is larger than a micro-batch of 13"):
         micro_batches([[0]], [10], [4], 13)
     with pytest.raises(ValueError, match="2 rows cannot fill 3 micro-batches"):
@@ -155,6 +155,6 @@ def test_rows_that_cannot_be_packed_are_refused():
         shared_groups([torch.tensor([], dtype=torch.int64)], [0], [torch.zeros(1, 3)])
 
 
-def test_the_workload_of_one_row_is_verls():
+def test_workload_of_one_row_equals_verl_formula():
     assert workload(7, [5]) == 24576 * 12 + 12**2
     assert workload(7, [5, 5]) < 2 * workload(7, [5])

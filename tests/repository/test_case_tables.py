@@ -39,11 +39,11 @@ def lines() -> list[str]:
     return rows
 
 
-def test_every_table_is_counted():
+def test_every_case_table_is_counted():
     assert {path.name for path in FOLDER.glob("*.json")} == KINDS.keys()
 
 
-def test_the_readme_counts_the_cases_of_each_kind():
+def test_case_readme_counts_match_tables():
     found = [line for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     assert found == lines()
 
@@ -70,7 +70,7 @@ def test_a_kind_keeps_its_tests(request, tests, least):
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if name.startswith("answers")])
-def test_no_case_occurs_twice(name):
+def test_case_tables_have_no_duplicates(name):
     keys = Counter(
         json.dumps([case[k] for k in ("problem_type", "prediction", "solution", "options")]) for case in cases_of(name)
     )

@@ -22,12 +22,12 @@ def test_a_workflow_calls_make_targets_that_exist(path):
     assert called <= targets | {".venv/installed"}
 
 
-def test_the_tests_run_on_every_python_that_is_promised():
+def test_ci_tests_run_on_every_supported_python():
     workflow = yaml.safe_load((GITHUB / "workflows" / "ci.yml").read_text())
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
 
 
-def test_a_bug_report_has_to_bring_the_doctors_output():
+def test_bug_report_form_requires_doctor_output():
     form = yaml.safe_load((GITHUB / "ISSUE_TEMPLATE" / "bug.yml").read_text())
     (doctor,) = [field for field in form["body"] if field["id"] == "doctor"]
     assert "verl-p2r doctor" in doctor["attributes"]["label"]

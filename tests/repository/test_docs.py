@@ -33,14 +33,14 @@ def pages_in(nav) -> list[str]:
     return [page for child in children for page in pages_in(child)]
 
 
-def test_the_readme_fits_on_a_few_screens_and_keeps_its_two_commands():
+def test_readme_has_at_most_120_lines_and_both_commands():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
     assert "make quickstart" in text
     assert "make test" in text
 
 
-def test_every_link_of_the_readme_leads_to_a_file_and_a_heading():
+def test_every_readme_link_points_to_existing_file_and_heading():
     for target in re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
         if target.startswith("http"):
             continue
@@ -50,7 +50,7 @@ def test_every_link_of_the_readme_leads_to_a_file_and_a_heading():
         assert not anchor or anchor in {re.sub(r"[^\w]+", "-", h.lower()).strip("-") for h in headings}, target
 
 
-def test_every_page_is_in_the_navigation_and_exists():
+def test_navigation_lists_exactly_the_existing_pages():
     config = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), _Loader)
     listed = [page for page in pages_in(config["nav"]) if page != "reference/api/"]
     written = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if not path.name.startswith("_")}
@@ -72,7 +72,7 @@ def test_the_configuration_reference_shows_each_setting_with_its_default_and_com
     ]
 
 
-def test_the_shown_configuration_is_what_the_files_say():
+def test_config_reference_shows_every_key_of_ppo_yaml():
     shown = reference.config("verl_p2r/config/p2r/ppo.yaml").replace("<wbr>", "")
     loaded = yaml.safe_load((ROOT / "verl_p2r/config/p2r/ppo.yaml").read_text(encoding="utf-8"))
 
@@ -99,7 +99,7 @@ def test_the_command_reference_describes_every_command(name):
         assert f"### `{name} {command}`" in text
 
 
-def test_the_reject_reasons_come_from_every_form_that_the_code_uses(tmp_path, monkeypatch):
+def test_reject_reasons_are_found_in_every_way_of_raising_them(tmp_path, monkeypatch):
     (tmp_path / "verl_p2r").mkdir()
     (tmp_path / "verl_p2r" / "a.py").write_text(
         'KIND = "by name"\n'
@@ -118,7 +118,7 @@ def test_the_reject_reasons_come_from_every_form_that_the_code_uses(tmp_path, mo
     ]
 
 
-def test_the_reject_reasons_of_the_package_are_found():
+def test_reject_reason_page_lists_reasons_of_the_package():
     text = reference.reject_reasons()
     for reason in ("unknown problem type", "no ground truth", "missing file", "over-long", "placeholders"):
         assert f"\n| {reason} |" in text
@@ -148,13 +148,13 @@ def test_the_api_reference_has_a_page_for_every_public_symbol():
         assert symbol.rsplit(".", 1)[0] in shown, symbol
 
 
-def test_the_history_is_a_row_for_each_run_and_a_picture():
+def test_benchmark_history_has_row_per_run_and_plot():
     runs = history.runs()
     assert len(history.table().splitlines()) == 2 + len(runs)
     assert history.plot().startswith("![Figures over recorded runs](data:image/svg+xml;base64,")
 
 
-def test_the_shown_rollouts_have_the_advantages_that_their_rewards_give():
+def test_advantages_of_documented_rollouts_follow_from_their_rewards():
     """The table in start/quickstart.md is a whole group, whose rewards give its advantages; the README shows a part."""
     section = (DOCS / "start" / "quickstart.md").read_text(encoding="utf-8").split("## One real rollout")[1]
     rows = [

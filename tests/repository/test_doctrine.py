@@ -56,7 +56,7 @@ def floor_of(wing: str) -> int:
     return next(number for number, floor in enumerate(FLOORS) if wing in floor)
 
 
-def test_imports_between_wings_only_go_down():
+def test_imports_between_packages_follow_layer_order():
     known = modules()
     wrong = [
         f"{known[found.source].relative_to(ROOT)}:{found.line} imports {found.target}"
@@ -68,7 +68,7 @@ def test_imports_between_wings_only_go_down():
     assert wrong == []
 
 
-def test_there_is_no_import_circle():
+def test_no_circular_imports():
     edges: dict[str, set[str]] = {module: set() for module in modules()}
     for found in all_imports():
         if found.target in edges and found.target != found.source:
@@ -92,7 +92,7 @@ def circles(edges: dict[str, set[str]]) -> Iterator[str]:
         yield from visit(module, [])
 
 
-def test_a_circle_is_found():
+def test_circular_import_check_finds_a_cycle():
     assert list(circles({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == ["b → c → b"]
     assert list(circles({"a": {"b", "c"}, "b": {"c"}, "c": set()})) == []
 
@@ -132,7 +132,7 @@ def loaded(names: list[str], watched: set[str]) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_no_code_is_evaluated():
+def test_eval_and_exec_are_never_called():
     for path in python_files("verl_p2r", "data_tools"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id

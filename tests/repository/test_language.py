@@ -72,11 +72,11 @@ def lapses(text: str) -> list[tuple[int, str]]:
         "How many calls are in hand.",
     ],
 )
-def test_a_rule_finds_the_phrase_it_is_meant_for(line):
+def test_each_language_rule_matches_its_phrase(line):
     assert len(lapses(line)) >= 1
 
 
-def test_good_english_passes():
+def test_language_rules_accept_plain_english():
     text = """
     There is no file, and there are no rows. The result is no longer used, is no larger and is no different.
     The server depends on the recommended setting; amend the commit, and recommend a fix.

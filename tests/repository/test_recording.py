@@ -17,7 +17,7 @@ _spec.loader.exec_module(recording)
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_run_is_appended_only_when_asked_for(asked, tmp_path, capsys):
+def test_benchmark_run_is_recorded_only_with_record_option(asked, tmp_path, capsys):
     history = tmp_path / "history.jsonl"
     history.write_text('{"benchmark": "before"}\n')
     arguments = argparse.Namespace(quick=True, record=asked)
@@ -41,7 +41,7 @@ def test_every_benchmark_ends_by_recording_under_its_own_name():
             assert set(re.findall(r"recording\.finish\(\"(\w+)\"", text)) == {script.stem}, script
 
 
-def test_the_history_holds_the_fields_that_the_site_plots():
+def test_benchmark_history_lines_have_the_plotted_fields():
     fields = {"benchmark", "quick", "date", "commit", "machine", "load", "figures"}
     for line in recording.HISTORY.read_text(encoding="utf-8").splitlines():
         assert set(json.loads(line)) == fields

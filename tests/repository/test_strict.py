@@ -58,13 +58,13 @@ def video_r1(problem_type, prediction, solution):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]} {row[1]} {row[2]}")
-def test_each_row_of_the_page_is_computed(row):
+def test_each_row_of_strict_page_matches_computed_scores(row):
     problem_type, prediction, solution, theirs, ours = row
     assert video_r1(problem_type, prediction, solution) == pytest.approx(float(theirs), abs=1e-8)
     assert answer_accuracy(problem_type, prediction, solution, strict=True) == pytest.approx(float(ours), abs=1e-8)
 
 
-def test_the_page_has_its_rows():
+def test_strict_page_has_16_rows_of_which_10_differ():
     assert len(ROWS) == 16
     assert sum(theirs != ours for *_, theirs, ours in ROWS) == 10
 
@@ -87,7 +87,7 @@ def test_all_other_tagged_answers_score_as_in_video_r1():
     assert right > 1000
 
 
-def test_long_texts_are_cut_where_video_r1_reads_on():
+def test_long_texts_are_truncated_unlike_in_video_r1():
     same, other = ["a"] * MAX_WORDS + ["b"] * MAX_WORDS, ["a"] * MAX_WORDS + ["c"] * MAX_WORDS
     texts = [f"<answer>{' '.join(words)}</answer>" for words in (same, other)]
     assert answer_accuracy("OCR", *texts, strict=True) == 1
@@ -97,6 +97,6 @@ def test_long_texts_are_cut_where_video_r1_reads_on():
     assert video_r1("free-form", *words) == 0
 
 
-def test_an_unknown_type_raises_where_video_r1_scores_zero():
+def test_unknown_problem_type_raises_where_video_r1_scores_zero():
     with pytest.raises(ValueError, match="unknown problem type"):
         answer_accuracy("video eval", "<answer>x</answer>", "<answer>x</answer>", strict=True)

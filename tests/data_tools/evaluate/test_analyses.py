@@ -27,7 +27,7 @@ def invoke(*arguments):
     return done.output
 
 
-def test_mismatch_asks_the_judge_only_what_the_rule_cannot_read(tmp_path):
+def test_mismatch_asks_judge_only_when_rule_cannot_read_option(tmp_path):
     run = make_run(tmp_path, REPLIES)
 
     def judge(prompt):
@@ -76,7 +76,7 @@ def test_readers_of_thinking_are_measured_on_labelled_cases():
     assert all("<answer>" not in prompt for prompt in prompts)
 
 
-def test_sufficiency_and_its_controls(tmp_path):
+def test_sufficiency_passes_score_observation_and_controls(tmp_path):
     """The text model answers with the colour it reads, and A without one."""
     run = make_run(tmp_path, REPLIES)
 

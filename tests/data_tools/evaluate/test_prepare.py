@@ -43,12 +43,12 @@ def prepared(tmp_path, name, counts=None, **options):
     return report, records_of(tmp_path / f"{name}.out"), videos
 
 
-def test_the_seven_benchmarks_have_adapters_with_the_published_counts():
+def test_benchmark_adapters_have_published_item_counts():
     assert {name: ADAPTERS[name].total for name in BENCHMARKS} == PUBLISHED
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_complete_download_passes_its_counts(tmp_path, name):
+def test_complete_benchmark_download_passes_count_check(tmp_path, name):
     report, records, _ = prepared(tmp_path, name, ADAPTERS[name].counts, partial=False)
     assert (report.items, report.differences) == (PUBLISHED[name], ())
     assert len({record.problem_id for record in records}) == PUBLISHED[name]
@@ -101,14 +101,14 @@ def test_paths_are_relative_to_the_media_root(tmp_path):
         prepared(tmp_path, "mmvu", media_root=tmp_path / "elsewhere")
 
 
-def test_numbers_of_vsi_bench_have_no_options(tmp_path):
+def test_vsi_bench_number_items_have_no_options(tmp_path):
     _, records, _ = prepared(tmp_path, "vsi_bench", few("vsi_bench", 4))
     numbers = [record for record in records if record.problem_type == "regression"]
     assert len(numbers) == 16
     assert all(not record.options and record.solution.isdigit() for record in numbers)
 
 
-def test_video_mmmu_reads_fourteen_options_equal_ones_and_open_items(tmp_path):
+def test_video_mmmu_reads_long_option_lists_duplicates_and_open_items(tmp_path):
     _, records, _ = prepared(tmp_path, "video_mmmu", few("video_mmmu", 5), protocol="official")
     tracks = {record.problem_id: record for record in records}
     stem = "video_mmmu/Adaptation/validation_Energy_and_Power"
@@ -201,7 +201,7 @@ def test_tempcompass_also_reads_the_json_of_its_repository(tmp_path):
     assert solutions == {"multi-choice": "B", "yes_no": "B", "caption_matching": "A", "captioning": "A"}
 
 
-def test_open_items_and_empty_choices_are_left_out(tmp_path):
+def test_prepare_drops_open_items_and_empty_options(tmp_path):
     _, records, _ = prepared(tmp_path, "vcr_bench", {"": 4})
     assert [len(record.options) for record in records] == [3, 4, 3, 4]
     _, records, _ = prepared(tmp_path, "mmvu", {"multiple-choice": 3})
@@ -219,7 +219,7 @@ def test_video_r1_files_are_read_unchanged(tmp_path):
         prepare("video_r1", tmp_path / "out" / "manifest.json", tmp_path / "out2")
 
 
-def test_the_revision_that_the_hub_client_notes_is_kept(tmp_path):
+def test_prepare_records_hub_revision(tmp_path):
     note = tmp_path / "mmvu" / ".cache" / "huggingface" / "download" / "validation.json.metadata"
     note.parent.mkdir(parents=True)
     note.write_text("0123abc\netag\n1.0\n")

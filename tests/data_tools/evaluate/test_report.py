@@ -95,12 +95,12 @@ def test_a_mismatch_is_shown_on_its_card(tmp_path):
     assert "holds no verdicts: name an output of `verl-p2r-data judge` or `verl-p2r-eval mismatch`" in output
 
 
-def test_a_run_with_too_many_lost_items_is_not_shown(page):
+def test_report_refuses_run_with_too_many_lost_items(page):
     output = invoke("report", page.parent / "step_20", "--out", page.parent / "other.html", code=2)
     assert "1 of 6 items of mmvu have no reply (missing file: 1)" in output
 
 
-def test_tokens_belong_to_the_segment_in_which_they_begin(processor):
+def test_report_token_belongs_to_segment_where_it_starts(processor):
     text = REPLIES["validation_0"]
     for tokenizer in (None, processor.tokenizer):
         perception, reasoning = tokens_of(text, tokenizer)
@@ -111,7 +111,7 @@ def test_tokens_belong_to_the_segment_in_which_they_begin(processor):
     assert tokens_of("") == ([], [])
 
 
-def test_the_draw_is_even_and_the_same_for_a_seed():
+def test_report_sample_is_balanced_and_reproducible_by_seed():
     found = [(("a", str(i % 10 == 0)), str(i), i) for i in range(100)]
     drawn = draw(found, 10, seed=1)
     assert sum(value % 10 == 0 for value in drawn) == 5
@@ -195,7 +195,7 @@ def browser():
         running.close()
 
 
-def test_the_page_in_a_browser(browser, page):
+def test_report_page_works_in_browser(browser, page):
     tab = browser.new_page()
     asked, errors = [], []
     tab.on("request", lambda request: asked.append(request.url))

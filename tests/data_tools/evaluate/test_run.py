@@ -49,7 +49,7 @@ def run(root, server, folders, name="run", share=0.01, **changes):
     return evaluate(files_of(folders), root / name, settings(server, **changes), root, max_reject_share=share)
 
 
-def test_the_model_sees_the_videos_and_its_right_answers_score(tmp_path, judge_server):
+def test_eval_run_sends_videos_and_scores_correct_answers(tmp_path, judge_server):
     folders = make(tmp_path)
     report = run(tmp_path, judge_server, folders)
     assert (report.read, report.written, report.failed) == (12, 12, False)
@@ -66,7 +66,7 @@ def test_the_model_sees_the_videos_and_its_right_answers_score(tmp_path, judge_s
     assert results.prepared_for == ["video_r1"]
 
 
-def test_items_of_one_video_are_decoded_once(tmp_path, judge_server, monkeypatch):
+def test_eval_run_decodes_each_video_once(tmp_path, judge_server, monkeypatch):
     folders = make(tmp_path, ("video_mme",))
     read = []
     real = running.media_parts
@@ -77,7 +77,7 @@ def test_items_of_one_video_are_decoded_once(tmp_path, judge_server, monkeypatch
     assert sorted(read) == ["video_mme/data/v_0.mp4", "video_mme/data/v_1.MP4", "video_mme/data/v_2.mkv"]
 
 
-def test_a_second_run_takes_frames_from_the_cache(tmp_path, judge_server, monkeypatch):
+def test_second_eval_run_reads_frames_from_cache(tmp_path, judge_server, monkeypatch):
     from verl_p2r.media import decode
 
     folders = make(tmp_path, ("mmvu",))
@@ -118,7 +118,7 @@ def test_lost_items_with_long_ids_keep_their_reason(tmp_path):
     assert [record.get("lost") for record in read_run(run).records] == [None, "missing file"]
 
 
-def test_an_empty_reply_is_a_reply(tmp_path, judge_server):
+def test_empty_reply_scores_zero_and_is_not_lost(tmp_path, judge_server):
     folders = make(tmp_path, ("mmvu",))
     judge_server.control(sequence=["null_content"])
     assert run(tmp_path, judge_server, folders, concurrency=1).written == 3
@@ -139,7 +139,7 @@ def test_a_changed_setting_asks_again_and_a_changed_protocol_does_not(tmp_path, 
 
 
 @pytest.mark.parametrize(("prompt", "said"), [("direct", "and nothing else"), ("chain_of_thought", "<think>")])
-def test_baseline_prompts(tmp_path, judge_server, prompt, said):
+def test_baseline_prompt_templates_are_used_in_eval_run(tmp_path, judge_server, prompt, said):
     from data_tools.steps.generate_settings import prompt_of
     from verl_p2r.data.prompt_template import PromptTemplate
     from verl_p2r.data.record import Record
@@ -167,7 +167,7 @@ def test_moved_or_changed_inputs_are_detected(tmp_path, judge_server):
         read_run(moved)
 
 
-def test_the_commands(tmp_path, judge_server):
+def test_eval_commands_run_and_report_errors(tmp_path, judge_server):
     folders = make(tmp_path)
     invoke = CliRunner().invoke
     command = ["run", *map(str, folders), "--media-root", str(tmp_path), "--model", "judge", "--concurrency", "8"]
@@ -218,7 +218,7 @@ def test_overlap_with_training_data_is_reported(tmp_path, judge_server):
 
 
 @pytest.mark.slow
-def test_random_kills_change_nothing(tmp_path, judge_server):
+def test_eval_run_killed_at_random_gives_same_output(tmp_path, judge_server):
     """The command is killed 22 times; the output is that of a run that was left alone, and no reply is paid twice."""
     folders = make(tmp_path, ("vsi_bench",), count=12)
     judge_server.control(latency=0.3)

@@ -25,7 +25,7 @@ def opened(picture) -> Image.Image:
 
 
 @pytest.mark.parametrize("frames", [1, 3, 8, 64])
-def test_frames_are_some_of_those_that_training_takes_with_their_times(make_clip, frames):
+def test_shown_frames_are_training_frames_with_their_times(make_clip, frames):
     clip = make_clip(42, 5)  # 8.4 s long: training takes 16
     trained = read_video(TRAINING.fill({"video": str(clip)}))[1]["frames_indices"]
     shown = pictures_of({"video": str(clip)}, frames, ROOM)
@@ -41,14 +41,14 @@ def test_frames_are_some_of_those_that_training_takes_with_their_times(make_clip
         assert abs(grey - (16 + 5 * index)) < 4  # a frame tells its index
 
 
-def test_frames_are_of_the_part_that_a_record_is_about(make_clip):
+def test_shown_frames_come_from_video_part_of_record(make_clip):
     element = {"video": str(make_clip(42, 5)), "video_start": 2.0, "video_end": 6.0, "fps": 1.0}
     trained = read_video(TRAINING.fill(element))[1]["frames_indices"]
     shown = pictures_of(element, 8, ROOM)
     assert [round(picture.seconds * 5) for picture in shown.pictures] == trained == [10, 17, 23, 30]
 
 
-def test_pictures_become_smaller_until_they_have_room(tmp_path):
+def test_pictures_are_shrunk_to_fit_byte_limit(tmp_path):
     path = tmp_path / "a.png"
     noise = np.random.default_rng(0).integers(0, 256, (600, 900, 3), np.uint8)
     Image.fromarray(noise).save(path)
@@ -76,7 +76,7 @@ def test_images_of_all_modes_are_shown(tmp_path, mode):
     assert shown.pictures[0].seconds is None
 
 
-def test_what_cannot_be_read_says_why(tmp_path, make_clip):
+def test_unreadable_media_are_shown_with_reason(tmp_path, make_clip):
     whole = make_clip(20, 5).read_bytes()
     for name, content in (("cut.mp4", whole[: len(whole) // 2]), ("text.mp4", b"hello"), ("empty.mp4", b"")):
         path = tmp_path / name

@@ -31,7 +31,7 @@ def shown(stats: Stats) -> str:
     return console.export_text()
 
 
-def test_counts_by_hand():
+def test_statistics_match_hand_counts():
     stats = Stats.collect(map(Record.parse, RAWS))
     assert (stats.records, stats.responses) == (5, 4)
     assert stats.types == {("video", "multiple choice"): 4, ("image", "numerical"): 1}
@@ -46,7 +46,7 @@ def test_counts_by_hand():
     assert ["with", "words", "that", "another", "record", "has", "too", "2", "40.0%"] in lines
 
 
-def test_segments_are_measured_as_the_rewards_measure_them(processor):
+def test_segment_lengths_equal_lengths_used_by_rewards(processor):
     tokenizer = processor.tokenizer
     texts = [
         f"<observation>{OBSERVATION}</observation>\n<think>{THINKING}</think>\n<answer>A</answer>",
@@ -72,7 +72,7 @@ class Letters:
         return {"offset_mapping": [[(i, i + 1) for i in range(len(text))] for text in texts]}
 
 
-def test_lengths_are_set_beside_the_bands():
+def test_statistics_show_lengths_against_reward_bands():
     # Neither tags nor line ends count: R is its thinking and the "A".
     raws = []
     for i, (p, r) in enumerate([(127, 319), (128, 319), (320, 511), (321, 512), (321, 512)]):
@@ -87,11 +87,11 @@ def test_lengths_are_set_beside_the_bands():
     assert lines[-1][-3:] == ["0.0%", "60.0%", "40.0%"]
 
 
-def test_no_records_make_empty_tables():
+def test_statistics_of_no_records_are_empty_tables():
     assert "sum" in shown(Stats.collect([]))
 
 
-def test_the_command_shows_what_earlier_steps_kept(tmp_path, tiny_model):
+def test_stats_command_shows_counts_of_earlier_steps(tmp_path, tiny_model):
     training = write_lines(tmp_path / "a.jsonl", [*RAWS, {"problem": "x"}])
     bench = Benchmark([write_lines(tmp_path / "b.jsonl", [{"video": "b.mp4"}])])
     decontaminate([training], bench, tmp_path / "clean")
@@ -106,7 +106,7 @@ def test_the_command_shows_what_earlier_steps_kept(tmp_path, tiny_model):
     assert "0 records rejected" in done.output
 
 
-def test_the_keep_rate_of_each_step_comes_with_its_reasons(tmp_path):
+def test_stats_command_shows_keep_rate_and_reasons_per_step(tmp_path):
     verify = {"step": "verify", "read": 10, "written": 7, "rejected": {"[odd] reason": 1}, "dropped": {"format": 2}}
     older = {"step": "generate", "read": 12, "written": 10, "rejected": {"no reply": 2}}
     folder = write_step(
@@ -127,12 +127,12 @@ def test_the_keep_rate_of_each_step_comes_with_its_reasons(tmp_path):
     ]
 
 
-def test_a_command_without_files_says_so(tmp_path):
+def test_stats_command_reports_missing_input(tmp_path):
     done = CliRunner().invoke(app, ["stats", str(tmp_path / "no.json")])
     assert done.exit_code == 2
     assert "does not exist" in done.output
 
 
 @pytest.mark.parametrize("source", ["[red]", "a[/b]"])
-def test_names_are_no_markup(source):
+def test_statistics_show_names_with_brackets_verbatim(source):
     assert source in shown(Stats.collect([Record.parse(release_record(data_source=source))]))

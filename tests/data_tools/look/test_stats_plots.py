@@ -58,7 +58,7 @@ def share_of(path, colour: str) -> float:
     return (np.asarray(Image.open(path).convert("RGB")) == wanted).all(-1).mean()
 
 
-def test_every_picture_is_drawn_in_its_colours(tmp_path):
+def test_each_statistics_plot_is_drawn_in_its_colours(tmp_path):
     before = dict(matplotlib.rcParams)
     files = write_plots(full(), tmp_path / "new" / "png")
     assert [file.name for file in files] == ["types.png", "sources.png", "lengths.png", "keep_rate.png"]
@@ -73,14 +73,14 @@ def test_every_picture_is_drawn_in_its_colours(tmp_path):
             assert share_of(file, COLOURS[colour]) > 0.005, (file, colour)
 
 
-def test_without_lengths_and_steps_there_are_no_pictures_of_them(tmp_path):
+def test_plots_without_data_are_not_drawn_and_old_ones_removed(tmp_path):
     write_plots(full(), tmp_path)
     files = write_plots(full(lengths={}, history=()), tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(files) == [tmp_path / "sources.png", tmp_path / "types.png"]
     assert write_plots(Stats(), tmp_path) == []
 
 
-def test_bars_are_as_long_as_what_was_counted(tmp_path, figures):
+def test_plot_bars_match_counts(tmp_path, figures):
     write_plots(full(), tmp_path)
     image, video = figures["types"].axes[0].containers
     assert [bar.get_height() for bar in image] == [40, 0, 25, 0, 0]
@@ -93,7 +93,7 @@ def test_bars_are_as_long_as_what_was_counted(tmp_path, figures):
     assert [bar.get_width() for bar in kept] == [950, 600, 0, 0]
 
 
-def test_the_funnel_gives_rates_and_reasons(tmp_path, figures):
+def test_keep_rate_plot_shows_rates_and_reject_reasons(tmp_path, figures):
     write_plots(full(), tmp_path)
     texts = [text.get_text() for text in figures["keep_rate"].axes[0].texts]
     assert texts == [
@@ -108,7 +108,7 @@ def test_the_funnel_gives_rates_and_reasons(tmp_path, figures):
     ]
 
 
-def test_the_bands_of_the_length_reward_are_shaded_and_counted(tmp_path, figures):
+def test_length_plot_shades_and_counts_reward_bands(tmp_path, figures):
     counts = Counter({127: 1, 128: 2, 320: 3, 321: 4})
     write_plots(full(lengths={"perception": counts, "reasoning": Counter({511: 1, 9000: 1})}), tmp_path)
     perception, reasoning = figures["lengths"].axes
@@ -119,7 +119,7 @@ def test_the_bands_of_the_length_reward_are_shaded_and_counted(tmp_path, figures
         assert (shade.get_x(), shade.get_x() + shade.get_width()) == band
 
 
-def test_a_histogram_loses_nothing():
+def test_histogram_counts_every_value():
     draw = random.Random(0)
     for longest in (1, 59, 60, 61, 500, 100_000):
         counts = Counter(draw.randrange(2 * longest) for _ in range(500))
@@ -131,7 +131,7 @@ def test_a_histogram_loses_nothing():
             assert height == sum(n for length, n in counts.items() if edges[i] <= length < edges[i + 1])
 
 
-def test_one_segment_may_be_without_tokens(tmp_path):
+def test_length_plot_accepts_segments_of_zero_tokens(tmp_path):
     lengths = {"perception": Counter({0: 5}), "reasoning": Counter({0: 5})}
     assert (tmp_path / "lengths.png") in write_plots(full(lengths=lengths), tmp_path)
 
@@ -139,7 +139,7 @@ def test_one_segment_may_be_without_tokens(tmp_path):
 @pytest.mark.parametrize(
     "name", ["", "$x^", "a$b$c", "line\nbreak\ttab", "n" * 500, "\\frac{", "<b>", "été", "_nolegend_"]
 )
-def test_names_of_any_kind_are_text(tmp_path, figures, name):
+def test_plot_labels_accept_any_text(tmp_path, figures, name):
     history = [{"step": name, "read": 5, "written": 4, "rejected": {name: 1}}]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -151,14 +151,14 @@ def test_names_of_any_kind_are_text(tmp_path, figures, name):
         assert image.width < 1500
 
 
-def test_many_sources_are_summed_up(tmp_path, figures):
+def test_source_plot_groups_small_sources(tmp_path, figures):
     write_plots(full(sources=Counter({f"s{i}": i for i in range(1, 31)})), tmp_path)
     (bars,) = figures["sources"].axes[0].containers
     assert [bar.get_width() for bar in bars] == [*range(30, 10, -1), sum(range(1, 11))]
     assert figures["sources"].axes[0].get_yticklabels()[-1].get_text() == "10 more"
 
 
-def test_the_command_names_what_it_has_drawn(tmp_path):
+def test_stats_command_lists_plots_it_wrote(tmp_path):
     file = write_lines(tmp_path / "a.jsonl", [release_record(i) for i in range(5)])
     out = tmp_path / "png"
     done = CliRunner().invoke(app, ["stats", str(file), "--png", str(out)], env={"COLUMNS": "200"})

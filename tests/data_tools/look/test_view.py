@@ -34,7 +34,7 @@ def unequal(tmp_path):
     return write_step(tmp_path / "judge", keep, [dropped(200 + i, UNCLEAR) for i in range(3)])
 
 
-def test_every_kind_gets_its_share_and_what_it_cannot_fill_goes_to_the_others(tmp_path, unequal):
+def test_view_sample_is_balanced_over_problem_types_and_states(tmp_path, unequal):
     sample = draw(tmp_path, [unequal], count=21)
     kinds = Counter((card.problem_type, card.state) for card in sample.cards)
     # 7 for each of three kinds; of the dropped there are but 3, so that the others get 9 each.
@@ -48,7 +48,7 @@ def test_every_kind_gets_its_share_and_what_it_cannot_fill_goes_to_the_others(tm
     assert len({card.record for card in draw(tmp_path, [unequal], count=1000).cards}) == 113
 
 
-def test_a_draw_depends_on_the_seed_and_not_on_the_order(tmp_path):
+def test_view_sample_depends_on_seed_but_not_on_record_order(tmp_path):
     records = [release_record(i) for i in range(60)]
     there = write_lines(tmp_path / "a.jsonl", records)
     back = write_lines(tmp_path / "b.jsonl", records[::-1])
@@ -60,7 +60,7 @@ def test_a_draw_depends_on_the_seed_and_not_on_the_order(tmp_path):
     assert set(drawn[0]) != set(drawn[1])
 
 
-def test_all_records_of_a_kind_are_equally_likely(tmp_path):
+def test_view_samples_records_of_a_kind_uniformly(tmp_path):
     file = write_lines(tmp_path / "a.jsonl", [release_record(i) for i in range(20)])
     times = Counter(card.record for seed in range(200) for card in draw(tmp_path, [file], 5, seed).cards)
     # 200 draws of 5 out of 20: 50 each, with a standard deviation of 6.
@@ -68,7 +68,7 @@ def test_all_records_of_a_kind_are_equally_likely(tmp_path):
     assert 25 < min(times.values()) <= max(times.values()) < 75
 
 
-def test_memory_holds_the_sample_alone(tmp_path):
+def test_view_keeps_only_the_sample_in_memory(tmp_path):
     file = tmp_path / "long.jsonl"
     with file.open("w", encoding="utf-8") as out:
         for i in range(1500):
@@ -82,7 +82,7 @@ def test_memory_holds_the_sample_alone(tmp_path):
         tracemalloc.stop()
 
 
-def test_of_several_steps_a_record_is_shown_as_the_last_one_has_it(tmp_path):
+def test_view_shows_each_record_as_left_by_last_step(tmp_path):
     first = {"step": "generate", "read": 6, "written": 6, "rejected": {}}
     verify = write_step(tmp_path / "z", [kept(i) for i in range(4)], [dropped(9, WRONG)], "verify", (first,))
     second = {"step": "verify", "read": 5, "written": 4, "rejected": {}}
@@ -98,13 +98,13 @@ def test_of_several_steps_a_record_is_shown_as_the_last_one_has_it(tmp_path):
         }
 
 
-def test_a_folder_where_all_was_dropped_can_be_looked_at(tmp_path):
+def test_view_shows_folder_where_all_records_were_dropped(tmp_path):
     folder = write_step(tmp_path / "none", [], [dropped(1, FORMAT)])
     (folder / "part-00000.jsonl").unlink()
     assert [card.state for card in draw(tmp_path, [folder]).cards] == ["dropped"]
 
 
-def test_what_a_card_says_of_a_kept_record():
+def test_card_of_kept_record_has_expected_fields():
     shown = card(output=response("A"), verdict=YES, generated_by="a-model", data_source="STAR")
     assert (shown.observation, shown.think, shown.answer, shown.raw) == (OBSERVATION, THINKING, "A", "")
     assert (shown.state, shown.reason, shown.message) == ("kept", "", "")
@@ -124,47 +124,47 @@ def test_what_a_card_says_of_a_kept_record():
         ([f"word {i}" for i in range(100)], "D", "word 7", 3, 7),
     ],
 )
-def test_options_are_marked_as_the_reward_reads_them(options, solution, answer, correct, chosen):
+def test_card_marks_options_as_reward_reads_them(options, solution, answer, correct, chosen):
     shown = card(options=options, solution=solution, answer=None, output=response(answer)).options
     assert [option.text for option in shown] == options
     assert [i for i, option in enumerate(shown) if option.correct] == ([] if correct is None else [correct])
     assert [i for i, option in enumerate(shown) if option.chosen] == ([] if chosen is None else [chosen])
 
 
-def test_a_response_out_of_the_template_is_shown_as_it_came():
+def test_card_shows_malformed_response_as_raw_text():
     raw = "A ball. <think>it is red</think> B"
     shown = card(output=raw, observation=None, process=None, dropped=FORMAT)
     assert (shown.observation, shown.think, shown.answer, shown.raw) == ("", "it is red", "", raw)
     assert (shown.state, shown.reason, shown.message) == ("dropped", "verify: format", FORMAT["message"])
 
 
-def test_a_response_in_parts_gets_no_answer_made_up():
+def test_card_of_response_in_parts_invents_no_answer():
     shown = card(output=None, observation=f"<observation>{OBSERVATION}</observation>")
     assert (shown.observation, shown.think, shown.answer, shown.raw) == (OBSERVATION, THINKING, "", "")
     bare = card(output=None, observation=None, process=None)
     assert (bare.observation, bare.think, bare.answer, bare.raw) == ("", "", "", "")
 
 
-def test_what_the_release_did_not_select_counts_as_dropped():
+def test_records_not_selected_in_release_count_as_dropped():
     assert (card(select="False").state, card(select="False").reason) == ("dropped", "not selected")
     assert card(select=None).state == "kept"
 
 
 @pytest.mark.parametrize("odd", [7, [], "text", None, {"value": [1], "reason": {"a": 1}}, {}])
-def test_fields_of_any_shape_do_no_harm(odd):
+def test_card_accepts_malformed_fields(odd):
     shown = card(verdict=odd, dropped=odd, generated_by=odd)
     assert shown.state == ("kept" if odd is None else "dropped") or not isinstance(odd, dict)
     assert shown.verdict is None or shown.verdict["source"] == ""
 
 
-def test_long_texts_and_option_lists_are_cut():
+def test_card_shortens_long_texts_and_option_lists():
     shown = card(problem="é" * 1_000_000, options=[f"option {i}" for i in range(300)], solution="A", answer=None)
     assert len(shown.question) < TEXT + 40
     assert shown.question.endswith("[980,000 more characters]")
     assert (len(shown.options), shown.more_options) == (120, 180)
 
 
-def test_the_command_writes_the_page_whatever_its_media(tmp_path, make_clip):
+def test_view_command_writes_page_despite_broken_media(tmp_path, make_clip):
     media = tmp_path / "media"
     (media / "STAR").mkdir(parents=True)
     (media / "STAR" / "good.mp4").write_bytes(make_clip(20, 5).read_bytes())
@@ -192,7 +192,7 @@ def test_the_command_writes_the_page_whatever_its_media(tmp_path, make_clip):
     assert out.read_text(encoding="utf-8") == page
 
 
-def test_records_are_never_written_over(tmp_path):
+def test_view_refuses_to_overwrite_input_records(tmp_path):
     file = write_lines(tmp_path / "a.jsonl", [release_record(1)])
     done = CliRunner().invoke(app, ["view", str(file), "--out", str(file)], env={"COLUMNS": "200"})
     assert done.exit_code == 2
@@ -201,28 +201,28 @@ def test_records_are_never_written_over(tmp_path):
 
 
 @pytest.mark.parametrize("inputs", [["no.jsonl"], ["."]])
-def test_inputs_without_records_are_named(tmp_path, monkeypatch, inputs):
+def test_view_inputs_without_records_are_refused(tmp_path, monkeypatch, inputs):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["view", *inputs, "--out", "page.html"])
     assert done.exit_code == 2
     assert "name files of records" in done.output.replace("\n", " ")
 
 
-def test_no_records_make_an_empty_page(tmp_path):
+def test_view_without_records_writes_empty_page(tmp_path):
     sample = draw(tmp_path, [write_lines(tmp_path / "a.jsonl", [])])
     page = write_page(sample, tmp_path / "page.html", tmp_path, 8)
     assert page.faults == []
     assert "No record matches" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_a_step_that_asks_is_told_of_every_medium(tmp_path, unequal):
+def test_write_page_reports_progress_per_record(tmp_path, unequal):
     told = []
     sample = draw(tmp_path, [unequal], 30)
     write_page(sample, tmp_path / "page.html", tmp_path, 8, lambda: told.append(1))
     assert len(told) == 30
 
 
-def test_each_record_is_shown_with_the_part_that_it_is_about(tmp_path, make_clip):
+def test_view_shows_video_part_named_by_record(tmp_path, make_clip):
     clip = make_clip(40, 4)
     rules = [{"video_start": 0.0, "video_end": 2.0}, {"video_start": 5.0, "video_end": 7.0}, {"video_start": 99.0}]
     records = [release_record(i, path=clip.name, media=own, facts=["red"]) for i, own in enumerate(rules)]

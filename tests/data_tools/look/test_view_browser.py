@@ -112,7 +112,7 @@ FILTERS = [
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), FILTERS, ids=[name for name, _, _ in FILTERS])
-def test_a_filter_shows_its_records_and_their_number(open_page, page_file, name, value, expected):
+def test_view_filter_shows_matching_records_and_count(open_page, page_file, name, value, expected):
     page = open_page(page_file)
     assert count(page) == "11 of 11"
     assert len(shown(page)) == 11
@@ -125,7 +125,7 @@ def test_a_filter_shows_its_records_and_their_number(open_page, page_file, name,
     assert page.errors == []
 
 
-def test_filters_narrow_each_other_and_the_address_keeps_them(open_page, page_file):
+def test_view_filters_combine_and_persist_in_url(open_page, page_file):
     page = open_page(page_file)
     page.select_option("select[name=state]", "dropped")
     page.select_option("select[name=modality]", "image")
@@ -151,7 +151,7 @@ def test_filters_narrow_each_other_and_the_address_keeps_them(open_page, page_fi
     assert odd.input_value("select[name=state]") == ""
 
 
-def test_pictures_are_real_and_grow_on_a_click(open_page, page_file):
+def test_view_pictures_load_and_enlarge_on_click(open_page, page_file):
     page = open_page(page_file)
     sizes = page.eval_on_selector_all("article img", "all => all.map(i => [i.complete, i.naturalWidth, i.clientWidth])")
     assert len(sizes) == 6 * 4 + 4  # the one that is missing has none
@@ -189,7 +189,7 @@ def test_pictures_are_real_and_grow_on_a_click(open_page, page_file):
     assert not large.is_visible()
 
 
-def test_keys_alone_reach_everything(open_page, page_file):
+def test_view_page_is_usable_by_keyboard_alone(open_page, page_file):
     page = open_page(page_file)
     page.keyboard.press("/")
     page.keyboard.type("jjk/")  # is text here
@@ -210,7 +210,7 @@ def test_keys_alone_reach_everything(open_page, page_file):
     assert page.is_visible("dialog img")
 
 
-def test_what_a_record_says_is_where_it_belongs(open_page, page_file):
+def test_view_card_shows_record_fields_in_place(open_page, page_file):
     page = open_page(page_file)
 
     def says(record: str) -> str:
@@ -231,7 +231,7 @@ def test_what_a_record_says_is_where_it_belongs(open_page, page_file):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_follows_the_system_and_can_be_switched(open_page, page_file, scheme):
+def test_view_theme_follows_system_and_can_be_switched(open_page, page_file, scheme):
     page = open_page(page_file, color_scheme=scheme)
     back = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
     light = {True: "light", False: "dark"}
@@ -243,7 +243,7 @@ def test_it_follows_the_system_and_can_be_switched(open_page, page_file, scheme)
 
 
 @pytest.mark.parametrize("width", [380, 1360, 2400])
-def test_nothing_is_wider_than_the_window(open_page, page_file, width):
+def test_view_page_fits_window_width(open_page, page_file, width):
     page = open_page(page_file, viewport={"width": width, "height": 900})
     page.click("header summary")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -268,7 +268,7 @@ def attacked(tmp_path_factory) -> Path:
     return write(folder, [], records, folder)
 
 
-def test_no_script_of_a_record_runs_and_nothing_is_fetched(open_page, attacked):
+def test_hostile_record_runs_no_script_and_fetches_nothing(open_page, attacked):
     text = attacked.read_text(encoding="utf-8")
     assert text.count("<script") == text.count("</script") == 1
     assert text.count("<style") == text.count("</style") == 1
@@ -293,13 +293,13 @@ def test_no_script_of_a_record_runs_and_nothing_is_fetched(open_page, attacked):
     assert page.errors == []
 
 
-def test_an_ordinary_page_asks_nothing_of_a_network(open_page, page_file):
+def test_view_page_makes_no_network_requests(open_page, page_file):
     page = open_page(page_file)
     page.select_option("select[name=state]", "kept")
     assert [url for url in page.asked if not url.startswith("data:")] == [page_file.as_uri()]
 
 
-def test_the_page_forbids_whatever_it_does_not_need(open_page, attacked):
+def test_view_content_security_policy_blocks_unneeded_content(open_page, attacked):
     """Were a text ever written unescaped, the policy would stop it still."""
     page = open_page(attacked)
     page.evaluate(

@@ -20,7 +20,7 @@ def images_of(url: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(one))) for one in data.split(",")]
 
 
-def test_a_record_names_a_part_of_a_video(make_clip):
+def test_request_holds_video_part_named_by_record(make_clip):
     clip = make_clip(40, 4)
     media = {"video_start": 5, "video_end": 7, "fps": 2, "resized_height": 56, "resized_width": 84}
     record = Record.parse(release_record(path=clip.name, media=media))
@@ -37,7 +37,7 @@ def test_a_record_names_a_part_of_a_video(make_clip):
     assert [part["text"] for part in parts[::2]] == [f"<{index / 4:.1f} seconds>" for index in indices]
 
 
-def test_a_record_names_the_size_of_its_image(tmp_path):
+def test_request_holds_image_at_size_named_by_record(tmp_path):
     Image.new("RGB", (560, 560), "red").save(tmp_path / "a.png")
     record = Record.parse(release_record(data_type="image", path="a.png", media={"max_pixels": 168 * 168}))
     (part,), _ = media_parts(record, tmp_path, MediaSettings())
@@ -46,7 +46,7 @@ def test_a_record_names_the_size_of_its_image(tmp_path):
 
 
 @pytest.mark.parametrize("media", [{"video_start": 99}, {"nframes": 99}, {"fps": 1, "nframes": 4}])
-def test_rules_that_the_file_cannot_meet_are_no_fault_of_the_file(make_clip, media):
+def test_unsatisfiable_media_rules_are_blamed_on_record(make_clip, media):
     clip = make_clip(40, 4)
     record = Record.parse(release_record(path=clip.name, media=media))
     with pytest.raises(RowError, match=r"field media: .* cannot be met: .*: correct it, or drop the record") as caught:

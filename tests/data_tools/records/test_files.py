@@ -45,7 +45,7 @@ def test_rejects_are_listed_with_file_line_field_and_reason(tmp_path, load):
     assert {reject["identity"] for reject in rejects} == {None}  # none of them is a record
 
 
-def test_a_record_that_a_step_leaves_out_is_listed_with_its_identity(tmp_path):
+def test_dropped_and_rejected_records_are_listed_with_identity(tmp_path):
     raws = [release_record(1, output="no template"), release_record(2, output=None, process=None)]
     verify([write_lines(tmp_path / "a.jsonl", raws)], tmp_path / "out", max_reject_share=1)
     identities = [Record.parse(raw).identity.hex() for raw in raws]
@@ -53,7 +53,7 @@ def test_a_record_that_a_step_leaves_out_is_listed_with_its_identity(tmp_path):
     assert [dropped["dropped"]["identity"], rejected["identity"]] == identities
 
 
-def test_ids_are_unique_over_all_files(tmp_path, load):
+def test_duplicate_problem_id_across_files_is_rejected(tmp_path, load):
     first = gz_list(tmp_path / "a.json.gz", [release_record(1), release_record(2)])
     second = gz_list(tmp_path / "b.json.gz", [release_record(3), stringified(release_record(2))])
     records, rejects = load(first, second)
@@ -70,7 +70,7 @@ def test_records_without_an_id_are_numbered(tmp_path, load):
     assert ([record.problem_id for record in records], rejects) == (["0", "1", "2"], [])
 
 
-def test_a_truncated_archive_is_a_reject(tmp_path, load):
+def test_truncated_archive_is_one_reject_after_readable_records(tmp_path, load):
     path = gz_list(tmp_path / "a.json.gz", [release_record(i) for i in range(500)])
     path.write_bytes(path.read_bytes()[:-20])
     records, rejects = load(path)
@@ -79,20 +79,20 @@ def test_a_truncated_archive_is_a_reject(tmp_path, load):
     assert [r["reason"] for r in rejects] == ["damaged file"]
 
 
-def test_a_long_value_does_not_fill_the_listing(tmp_path, load):
+def test_long_value_is_shortened_in_reject_message(tmp_path, load):
     _, [reject] = load(write_lines(tmp_path / "a.jsonl", [release_record(options="x" * 100_000)]))
     assert len(reject["message"]) < 700
     assert reject["message"].endswith("give a list of texts")
 
 
-def test_values_that_are_no_records(tmp_path, load):
+def test_json_values_that_are_not_records_are_rejected(tmp_path, load):
     (tmp_path / "a.json").write_bytes(gzip.compress(b'[1, "a", null, true, {}]'))
     records, rejects = load(tmp_path / "a.json")
     assert records == []
     assert [r["reason"] for r in rejects] == ["unreadable record"] * 4 + ["no problem"]
 
 
-def test_inputs_are_files_or_the_folders_of_steps(tmp_path):
+def test_inputs_may_be_files_or_step_output_folders(tmp_path):
     for name in ("part-00001.jsonl", "part-00000.jsonl", "rejects.jsonl", "manifest.json"):
         (tmp_path / name).touch()
     assert [path.name for path in files_of([tmp_path])] == ["part-00000.jsonl", "part-00001.jsonl"]

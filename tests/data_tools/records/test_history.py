@@ -13,7 +13,7 @@ from data_tools.records.history import history_of
 OWN = {"step": "x", "read": 3, "written": 2, "rejected": {"a": 1}, "dropped": {}}
 
 
-def test_steps_come_in_order_once_and_without_what_else_a_manifest_holds(tmp_path):
+def test_history_lists_each_step_once_in_order(tmp_path):
     first = {"step": "first", "read": 4, "written": 3, "rejected": {}, "dropped": {"b": 1}}
     (tmp_path / "manifest.json").write_text(json.dumps({**OWN, "history": [{**first, "more": 1}], "settings": {}}))
     assert history_of([tmp_path / "a", tmp_path / "b"]) == [first, OWN]
@@ -60,7 +60,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=lambda content: repr(content)[:40])
-def test_a_damaged_manifest_is_one_line_and_nothing_is_written(tmp_path, content):
+def test_damaged_manifest_gives_one_line_error_and_writes_nothing(tmp_path, content):
     (tmp_path / "in").mkdir()
     write_lines(tmp_path / "in" / "part-00000.jsonl", [release_record()])
     path = tmp_path / "in" / "manifest.json"
@@ -79,7 +79,7 @@ def test_a_damaged_manifest_is_one_line_and_nothing_is_written(tmp_path, content
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_a_huge_manifest_is_not_read(tmp_path):
+def test_manifest_above_size_limit_is_refused(tmp_path):
     with (tmp_path / "manifest.json").open("wb") as file:
         file.truncate(1 << 36)  # sparse
     with pytest.raises(ValueError, match="larger than 64 MiB"):

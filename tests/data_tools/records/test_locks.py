@@ -75,7 +75,7 @@ NAMES = ("import-release", "generate", "verify", "judge", "decontaminate", "to-p
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_second_run_is_refused_and_told_who_writes(tmp_path, name):
+def test_second_run_on_same_output_is_refused_and_names_writer(tmp_path, name):
     command, output = commands(tmp_path)[name]
     with held_elsewhere(output) as pid:
         before = sorted(tmp_path.rglob("*"))
@@ -88,7 +88,7 @@ def test_the_second_run_is_refused_and_told_who_writes(tmp_path, name):
 
 
 @pytest.mark.parametrize("other", ["below/../out", "link/out", "out/"])
-def test_a_folder_has_one_lock_whatever_its_name(tmp_path, other):
+def test_folder_has_one_lock_for_every_spelling_of_its_path(tmp_path, other):
     (tmp_path / "below").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     with locked(tmp_path / "out"), pytest.raises(ValueError, match=rf"process {os.getpid()} on"):
@@ -96,14 +96,14 @@ def test_a_folder_has_one_lock_whatever_its_name(tmp_path, other):
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b'{"pid": 1}', b"[]", b"\xff\xfe", b"x" * 100_000])
-def test_a_lock_file_that_nobody_holds_blocks_nobody(tmp_path, left):
+def test_stale_lock_file_does_not_block(tmp_path, left):
     (tmp_path / ".out.lock").write_bytes(left)
     with locked(tmp_path / "out"):
         assert json.loads((tmp_path / ".out.lock").read_text())["pid"] == os.getpid()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_holder_that_has_not_signed_yet_is_another_process(tmp_path, monkeypatch):
+def test_lock_without_owner_data_is_reported_as_another_process(tmp_path, monkeypatch):
     monkeypatch.setattr("data_tools.records.locks._PAUSE_S", 0.0)
     with (tmp_path / ".out.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -111,7 +111,7 @@ def test_a_holder_that_has_not_signed_yet_is_another_process(tmp_path, monkeypat
             locked(tmp_path / "out").__enter__()
 
 
-def test_a_killed_holder_blocks_nobody(tmp_path):
+def test_lock_of_killed_process_does_not_block(tmp_path):
     code = f"{HOLD}import os; os.kill(os.getpid(), 9)"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
@@ -121,7 +121,7 @@ def test_a_killed_holder_blocks_nobody(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_lock_file_that_is_removed_meanwhile_is_not_taken(tmp_path, monkeypatch):
+def test_lock_file_removed_before_flock_is_not_used(tmp_path, monkeypatch):
     """Its holder removes it between our `open` and our `flock`; the next one must lock the new file."""
     flock, path = fcntl.flock, tmp_path / ".out.lock"
 
@@ -136,7 +136,7 @@ def test_a_lock_file_that_is_removed_meanwhile_is_not_taken(tmp_path, monkeypatc
         locked(tmp_path / "out").__enter__()
 
 
-def test_without_locks_a_step_runs_with_a_warning(tmp_path, monkeypatch, caplog):
+def test_step_runs_with_warning_when_file_system_has_no_locks(tmp_path, monkeypatch, caplog):
     def none(file, how):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -163,7 +163,7 @@ def whole_content(out: Path) -> str:
 
 
 @pytest.mark.slow
-def test_two_runs_that_are_killed_again_and_again_leave_one_whole_output(tmp_path):
+def test_two_repeatedly_killed_runs_leave_one_complete_output(tmp_path):
     files = {
         name: write_lines(tmp_path / f"{name}.jsonl", [release_record(f"{name}{i}") for i in range(60)])
         for name in "xy"

@@ -56,7 +56,7 @@ def tree(folder: Path) -> dict[str, bytes | str | None]:
 
 @pytest.mark.parametrize("name", [name for name in STEPS if name not in ("import-release", "stats")])
 @pytest.mark.parametrize("to", ["real", "nowhere", "link"], ids=["a folder", "nothing", "itself"])
-def test_a_symbolic_link_is_not_replaced(tmp_path, name, to):
+def test_output_path_that_is_a_symlink_is_refused(tmp_path, name, to):
     file = write_lines(tmp_path / "in.jsonl", [release_record(facts=["red"])])
     write_lines(tmp_path / "benchmark.jsonl", [{"question": "another"}])
     (tmp_path / "real").mkdir()
@@ -67,7 +67,7 @@ def test_a_symbolic_link_is_not_replaced(tmp_path, name, to):
     assert tree(tmp_path) == before
 
 
-def test_links_on_the_way_are_followed(tmp_path):
+def test_symlinks_in_output_parent_path_are_followed(tmp_path):
     file = write_lines(tmp_path / "in.jsonl", [release_record()])
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -89,7 +89,7 @@ def test_links_on_the_way_are_followed(tmp_path):
         ("/dev/null", "holds something other than the output"),
     ],
 )
-def test_an_odd_place_is_one_line(tmp_path, out, message):
+def test_invalid_output_path_gives_one_line_error(tmp_path, out, message):
     file = write_lines(tmp_path / "in.jsonl", [release_record()])
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "below").mkdir()
@@ -102,7 +102,7 @@ def test_an_odd_place_is_one_line(tmp_path, out, message):
 
 
 @pytest.mark.parametrize("out", ["/dev/null", "folder"])
-def test_a_page_replaces_nothing_but_a_file(tmp_path, out):
+def test_view_page_replaces_only_regular_files(tmp_path, out):
     file = write_lines(tmp_path / "in.jsonl", [release_record()])
     (tmp_path / "folder").mkdir()
     assert "is not a regular file: name another file" in refused(command_of("view", file, tmp_path / out))
@@ -111,14 +111,14 @@ def test_a_page_replaces_nothing_but_a_file(tmp_path, out):
 
 
 @pytest.mark.parametrize("rest", ["partial", "old"])
-def test_what_a_killed_run_has_left_is_not_removed_while_it_is_read(tmp_path, rest):
+def test_leftovers_of_killed_run_are_kept_while_used_as_input(tmp_path, rest):
     (tmp_path / f".out.{rest}").mkdir()
     file = write_lines(tmp_path / f".out.{rest}" / "part-00000.jsonl", [release_record()])
     assert "is read from it: name another folder" in refused(command_of("verify", file, tmp_path / "out"))
     assert file.is_file()
 
 
-def test_an_input_that_vanishes_is_one_line(tmp_path, monkeypatch):
+def test_input_removed_during_step_gives_one_line_error(tmp_path, monkeypatch):
     file = write_lines(tmp_path / "in.jsonl", [release_record()])
     monkeypatch.setattr("data_tools.steps.run.count_records", lambda files: file.unlink() or 1)
     line = refused(command_of("verify", file, tmp_path / "out"))
@@ -129,7 +129,7 @@ def test_an_input_that_vanishes_is_one_line(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_place_that_cannot_be_taken_gives_the_old_output_back(tmp_path, monkeypatch):
+def test_failed_rename_restores_old_output(tmp_path, monkeypatch):
     file = write_lines(tmp_path / "in.jsonl", [release_record()])
     assert CliRunner().invoke(app, command_of("verify", file, tmp_path / "out")).exit_code == 0
     before, rename = tree(tmp_path), os.rename
@@ -144,7 +144,7 @@ def test_a_place_that_cannot_be_taken_gives_the_old_output_back(tmp_path, monkey
     assert tree(tmp_path) == before
 
 
-def test_files_of_a_set_appear_together_or_not_at_all(tmp_path):
+def test_file_set_is_written_completely_or_not_at_all(tmp_path):
     (tmp_path / "b.png").mkdir()
     (tmp_path / "a.png").write_text("old")
     with pytest.raises(ValueError, match="is not a regular file"), whole_files(tmp_path, "set") as partial:
@@ -167,16 +167,16 @@ def test_files_of_a_set_appear_together_or_not_at_all(tmp_path):
         (OSError("its own words"), "its own words"),
     ],
 )
-def test_an_error_of_the_system_names_place_and_remedy(error, text):
+def test_system_errors_are_explained_with_path_and_remedy(error, text):
     assert explained(error).startswith(text)
 
 
-def test_what_is_said_is_one_line_that_any_terminal_takes(capsys):
+def test_messages_are_one_printable_line(capsys):
     say("a\nb \x1b[31m \udcff [red] é")
     assert capsys.readouterr().out == "a\\nb \\x1b[31m \\udcff [red] é\n"
 
 
-def test_a_fault_of_ours_is_not_hidden(tmp_path, monkeypatch):
+def test_internal_errors_are_not_hidden(tmp_path, monkeypatch):
     def fault(*_, **__):
         raise TypeError("ours")
 
@@ -224,7 +224,7 @@ def inputs_of(folder: Path, count: int) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STEPS)
-def test_a_full_disk_is_one_line_and_the_old_output_stays(tmp_path, small, judge_server, name):
+def test_full_disk_gives_one_line_error_and_keeps_old_output(tmp_path, small, judge_server, name):
     out = small / "out"
     command = command_of(name, inputs_of(tmp_path / "inputs", 5), out, judge_server)
     done = CliRunner().invoke(app, command)
@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_line_and_the_old_output_stays(tmp_path, small, judge
 
 
 @pytest.mark.slow
-def test_a_disk_that_can_only_be_read_is_one_line(tmp_path, small, judge_server):
+def test_read_only_disk_gives_one_line_error(tmp_path, small, judge_server):
     file = inputs_of(tmp_path / "inputs", 5)
     subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
     for name in STEPS:

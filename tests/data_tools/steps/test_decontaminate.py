@@ -27,7 +27,7 @@ from verl_p2r.data.record import Record
         ("这是什么?", "那是什么?", False),
     ],
 )
-def test_questions_are_compared_by_their_words(one, other, same):
+def test_question_keys_compare_words_only(one, other, same):
     assert (question_key(one) == question_key(other)) is same
 
 
@@ -42,7 +42,7 @@ def test_questions_are_compared_by_their_words(one, other, same):
         ("a/clip1.mp4", "a/clip2.mp4", False),
     ],
 )
-def test_media_are_compared_by_their_names(one, other, same):
+def test_medium_keys_compare_file_names_only(one, other, same):
     assert (medium_key(one) == medium_key(other)) is same
 
 
@@ -62,7 +62,7 @@ ROWS = [{"video": "held.avi", "question": "Who?"}, {"video": "other.mp4", "quest
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
-def test_what_occurs_is_dropped_and_listed(tmp_path, training, form):
+def test_records_found_in_benchmark_are_dropped_and_listed(tmp_path, training, form):
     benchmark = tmp_path / f"bench.{form}"
     if form == "parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), benchmark)
@@ -94,12 +94,12 @@ def test_what_occurs_is_dropped_and_listed(tmp_path, training, form):
 
 
 @pytest.mark.parametrize(("by", "left"), [({"medium"}, 3), ({"question"}, 3), ({"medium", "question"}, 2)])
-def test_what_counts_can_be_chosen(tmp_path, training, by, left):
+def test_decontamination_by_medium_question_or_both(tmp_path, training, by, left):
     benchmark = Benchmark([write_lines(tmp_path / "b.jsonl", ROWS)])
     assert decontaminate([training], benchmark, tmp_path / "out", by=by, max_reject_share=1).written == left
 
 
-def test_a_benchmark_of_other_fields_or_of_none(tmp_path):
+def test_benchmark_with_other_field_names_requires_options(tmp_path):
     path = write_lines(tmp_path / "b.jsonl", [{"clip": "a.mp4", "ask": "Why?"}])
     with pytest.raises(ValueError, match=r"b\.jsonl: no row has one of the fields path, video"):
         Benchmark([path])
@@ -107,7 +107,7 @@ def test_a_benchmark_of_other_fields_or_of_none(tmp_path):
     assert (set(known.media), set(known.questions)) == ({"a"}, {"why"})
 
 
-def test_a_damaged_benchmark_is_no_benchmark(tmp_path):
+def test_damaged_benchmark_file_is_an_error(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"video": "a.mp4"}\n{"vid')
     with pytest.raises(ValueError, match=r"b\.jsonl:2: .*must be read completely"):
         Benchmark([tmp_path / "b.jsonl"])
@@ -121,7 +121,7 @@ def test_questions_without_words_match_nothing(tmp_path):
     assert benchmark.contains(Record.parse(release_record(problem="!"))) is None
 
 
-def test_commands_one_after_the_other(tmp_path, training):
+def test_decontaminate_and_to_parquet_commands_chain_history(tmp_path, training):
     bench = write_lines(tmp_path / "bench.jsonl", ROWS)
     arguments = ["decontaminate", str(training), "--benchmark", str(bench), "--out", str(tmp_path / "clean")]
     done = CliRunner().invoke(app, [*arguments, "--max-reject-share", "0.2"])
@@ -138,7 +138,7 @@ def test_commands_one_after_the_other(tmp_path, training):
     assert CliRunner().invoke(app, ["decontaminate", str(training), "--benchmark", "no", "--out", "x"]).exit_code == 2
 
 
-def test_a_step_does_not_replace_what_it_reads(tmp_path, training):
+def test_step_refuses_to_replace_its_input(tmp_path, training):
     benchmark = Benchmark([write_lines(tmp_path / "b.jsonl", ROWS)])
     decontaminate([training], benchmark, tmp_path / "out", max_reject_share=1)
     part = tmp_path / "out" / "part-00000.jsonl"
@@ -173,12 +173,12 @@ ASKED = "What does the man hold at the end?"
         "What does the man hold at the end",
     ],
 )
-def test_options_and_instructions_that_a_question_carries_do_not_hide_it(written):
+def test_question_key_ignores_trailing_options_and_instructions(written):
     assert question_key(written) == question_key(ASKED)
 
 
 @pytest.mark.parametrize("question", ["Select the best title.", "What is in vitamin A. or B?", "Choose one: A. red"])
-def test_questions_that_look_like_instructions_keep_their_words(question):
+def test_question_key_keeps_questions_that_look_like_instructions(question):
     assert question_key(question)
 
 
@@ -194,7 +194,7 @@ def test_questions_that_look_like_instructions_keep_their_words(question):
         ("", []),
     ],
 )
-def test_media_of_benchmarks_are_read_in_every_shape(tmp_path, medium, keys):
+def test_benchmark_media_fields_are_read_in_every_shape(tmp_path, medium, keys):
     (tmp_path / "b.jsonl").write_text(json.dumps({"question": "Why?", "video": medium}))
     assert list(Benchmark([tmp_path / "b.jsonl"]).media) == keys
 
@@ -209,7 +209,7 @@ def test_media_of_benchmarks_are_read_in_every_shape(tmp_path, medium, keys):
         ({"question": [["Why?", {}]]}, "question", "--question-field"),
     ],
 )
-def test_a_field_that_cannot_be_read_is_named_and_never_ignored(tmp_path, row, field, option):
+def test_unreadable_benchmark_field_is_an_error(tmp_path, row, field, option):
     rows = [{"question": "How?", "video": "a.mp4"}, {"question": "Why?", "video": "b.mp4", **row}]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match=rf"b\.jsonl:2: field {field} is .*{option}"):

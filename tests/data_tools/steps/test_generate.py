@@ -42,7 +42,7 @@ def outputs(folder) -> list[Record]:
     return [Record.parse(raw) for part in sorted(folder.glob("part-*.jsonl")) for raw in lines_of(part)]
 
 
-def test_the_server_sees_what_the_media_show(tmp_path, judge_server):
+def test_generate_server_receives_media_content(tmp_path, judge_server):
     records = make_records(tmp_path, 10)
     settled = []
     file = write_lines(tmp_path / "in.jsonl", records)
@@ -66,7 +66,7 @@ def test_the_server_sees_what_the_media_show(tmp_path, judge_server):
 
 
 @pytest.mark.parametrize(("way", "parts"), [("video", 1), ("images", 12)])
-def test_media_are_sent_as_the_server_wants_them(tmp_path, judge_server, way, parts):
+def test_video_is_sent_as_video_or_as_images_by_setting(tmp_path, judge_server, way, parts):
     from data_tools.media.parts import media_parts
 
     write_video(tmp_path / "a.mp4", "green")
@@ -83,7 +83,7 @@ def test_media_are_sent_as_the_server_wants_them(tmp_path, judge_server, way, pa
     assert "6 frames" in outputs(tmp_path / "out")[0].output
 
 
-def test_the_prompt_is_trainings(tmp_path):
+def test_generate_prompt_equals_training_prompt(tmp_path):
     record = Record.parse(make_records(tmp_path, 1)[0])
     from verl_p2r.data.columns import rl_columns
 
@@ -97,13 +97,13 @@ TRANSIENT = ["500", "429", "drop", "junk", "truncated", "html", "empty_choices",
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_what_may_pass_is_asked_again(tmp_path, judge_server, fault):
+def test_generate_retries_transient_faults(tmp_path, judge_server, fault):
     judge_server.control(sequence=[fault, fault])
     report = run(tmp_path, judge_server, make_records(tmp_path, 4))
     assert (report.written, report.rejected) == (4, {})
 
 
-def test_what_does_not_pass_is_rejected_and_harms_no_neighbour(tmp_path, judge_server):
+def test_permanent_failure_rejects_only_its_record(tmp_path, judge_server):
     records = make_records(tmp_path, 6, marks=("", "[empty]"))
     records[4]["path"] = "./img/gone.png"
     (tmp_path / "img" / "torn.png").write_bytes((tmp_path / "img" / "red.png").read_bytes()[:40])
@@ -118,7 +118,7 @@ def test_what_does_not_pass_is_rejected_and_harms_no_neighbour(tmp_path, judge_s
     assert [record.problem_id for record in outputs(tmp_path / "out")] == ["2"]
 
 
-def test_a_second_run_asks_only_for_what_is_missing(tmp_path, judge_server):
+def test_second_generate_run_asks_only_for_missing_replies(tmp_path, judge_server):
     records = make_records(tmp_path, 8)
     (tmp_path / records[3]["path"]).rename(tmp_path / "late.mp4")
     assert run(tmp_path, judge_server, records, share=1.0).written == 7
@@ -134,7 +134,7 @@ def test_a_second_run_asks_only_for_what_is_missing(tmp_path, judge_server):
 
 
 @pytest.mark.parametrize(("fault", "calls"), [("401", 12), ("403", 12), ("404", 12), ("407", 12), ("308", 12)])
-def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge_server, fault, calls):
+def test_server_refusing_every_request_stops_step_at_once(tmp_path, judge_server, fault, calls):
     records = make_records(tmp_path, 60)
     judge_server.control(shares={fault: 1.0})
     with pytest.raises(NobodyReplies, match=rf"generate: .*HTTP {fault}.*What has come so far is kept"):
@@ -143,7 +143,7 @@ def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge
     assert not (tmp_path / "out").exists()
 
 
-def test_a_server_that_is_gone_stops_the_step_and_nothing_is_lost(tmp_path, judge_server):
+def test_server_death_stops_step_and_keeps_replies(tmp_path, judge_server):
     records = make_records(tmp_path, 80)
     judge_server.control(latency=0.2)
     begun = time.monotonic()
@@ -157,7 +157,7 @@ def test_a_server_that_is_gone_stops_the_step_and_nothing_is_lost(tmp_path, judg
     assert len([call for call in judge_server.calls() if call.outcome == "ok"]) == 80
 
 
-def test_a_server_that_was_never_there_is_said_at_once(tmp_path, monkeypatch):
+def test_unreachable_server_is_reported_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(chat_client, "_REACH_S", 0.1)
     file = write_lines(tmp_path / "in.jsonl", make_records(tmp_path, 60))
     nowhere = GenerateSettings(model="m", base_urls=("http://127.0.0.1:9/v1",))
@@ -167,7 +167,7 @@ def test_a_server_that_was_never_there_is_said_at_once(tmp_path, monkeypatch):
     assert time.monotonic() - begun < 20  # and not the deadline of twenty minutes
 
 
-def test_records_that_the_server_refuses_stop_nobody_else(tmp_path, judge_server):
+def test_many_refused_records_do_not_stop_the_others(tmp_path, judge_server):
     """Such as prompts that are too long: however many come first, the others are asked."""
     records = make_records(tmp_path, 90)
     judge_server.control(sequence=["400"] * 60)
@@ -188,7 +188,7 @@ def test_records_that_the_server_refuses_stop_nobody_else(tmp_path, judge_server
         ("output", "another"),
     ],
 )
-def test_a_changed_record_is_asked_about_anew(tmp_path, judge_server, field, value):
+def test_changed_record_is_asked_again(tmp_path, judge_server, field, value):
     (record,) = make_records(tmp_path, 1)
     write_image(tmp_path / "img/other.png", "blue")
     write_video(tmp_path / "img/red.mp4", "red")
@@ -202,7 +202,7 @@ def test_a_changed_record_is_asked_about_anew(tmp_path, judge_server, field, val
     assert len(judge_server.calls()) == 2
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_anything_is_paid(tmp_path, judge_server):
+def test_unusable_output_folder_is_reported_before_any_request(tmp_path, judge_server):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
     with pytest.raises(ValueError, match="holds something other than the output"):
@@ -210,7 +210,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_paid(tmp_pat
     assert not judge_server.calls()
 
 
-def test_what_an_earlier_response_was_given_does_not_stick_to_a_new_one(tmp_path, judge_server):
+def test_new_response_discards_verdict_of_old_response(tmp_path, judge_server):
     old = {"observation": "old", "process": "old", "select": False, "reward": 0.0}
     old |= {"verdict": {"value": False}, "dropped": {"step": "judge", "reason": "x", "message": "y"}}
     run(tmp_path, judge_server, [{**make_records(tmp_path, 1)[0], **old}])
@@ -218,7 +218,7 @@ def test_what_an_earlier_response_was_given_does_not_stick_to_a_new_one(tmp_path
     assert not set(old) & set(line)
 
 
-def test_two_runs_of_one_step_at_once_are_refused(tmp_path, judge_server):
+def test_concurrent_runs_of_one_step_are_refused(tmp_path, judge_server):
     from data_tools.steps.replies import Replies
 
     with Replies.beside(tmp_path / "out"), pytest.raises(ValueError, match="if another process runs this step"):
@@ -241,7 +241,7 @@ def test_bad_settings_are_refused(tmp_path, changes, message):
         generate([file], tmp_path / "out", GenerateSettings(**{**good, **changes}), tmp_path)
 
 
-def test_the_command(tmp_path, judge_server):
+def test_generate_command_runs_and_reports_unknown_model(tmp_path, judge_server):
     file = write_lines(tmp_path / "in.jsonl", make_records(tmp_path, 4))
     command = ["generate", str(file), "--out", str(tmp_path / "out"), "--media-root", str(tmp_path)]
     done = CliRunner().invoke(app, [*command, "--model", "judge", "--base-url", judge_server.base_url])

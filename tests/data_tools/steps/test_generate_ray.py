@@ -60,7 +60,7 @@ def run(tmp_path, settings, records, **kwargs):
     return generate([file], tmp_path / "out", settings, tmp_path, max_reject_share=1.0, **kwargs)
 
 
-def test_a_worker_shows_the_model_what_a_server_is_sent(tmp_path, settings, cluster):
+def test_ray_worker_and_server_receive_same_prompt_and_frames(tmp_path, settings, cluster):
     records = make_records(tmp_path, 5)
     seen = cluster()
     assert run(tmp_path, settings, records, offline=True).written == 5
@@ -81,7 +81,7 @@ def test_a_worker_shows_the_model_what_a_server_is_sent(tmp_path, settings, clus
             assert np.asarray(data.media).shape == (84, 112, 3)
 
 
-def test_frames_as_images_stand_behind_their_times(tmp_path, settings, cluster):
+def test_frames_sent_as_images_follow_their_timestamps(tmp_path, settings, cluster):
     seen = cluster()
     run(tmp_path, replace(settings, video_as="images"), make_records(tmp_path, 4)[3:], offline=True)
     frame = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -90,7 +90,7 @@ def test_frames_as_images_stand_behind_their_times(tmp_path, settings, cluster):
     assert len(seen[0]["multimodal_data"]["image"]) == 6
 
 
-def test_bad_records_are_rejected_alone_and_the_rest_is_kept_and_told(tmp_path, settings, cluster):
+def test_offline_generate_rejects_only_bad_records(tmp_path, settings, cluster):
     records = make_records(tmp_path, 6)
     records[1]["path"] = "img/gone.png"
     odd = {"2": said_error("VLLMValidationError: too long"), "4": lambda row: said(row, " ", 64)}
@@ -110,7 +110,7 @@ def said_error(error: str):
     return lambda row: {"record": row["record"], "__inference_error__": error}
 
 
-def test_a_server_finishes_what_a_cluster_has_begun_and_the_other_way_round(tmp_path, settings, cluster, judge_server):
+def test_server_and_cluster_runs_continue_each_others_work(tmp_path, settings, cluster, judge_server):
     records = make_records(tmp_path, 6)
     seen = cluster()
     online = replace(settings, base_urls=(judge_server.base_url,))
@@ -122,7 +122,7 @@ def test_a_server_finishes_what_a_cluster_has_begun_and_the_other_way_round(tmp_
     assert len(seen) == 4
 
 
-def test_no_cluster_is_started_when_nothing_is_left_to_do(tmp_path, settings, cluster, monkeypatch):
+def test_ray_is_not_started_when_all_replies_are_stored(tmp_path, settings, cluster, monkeypatch):
     records = make_records(tmp_path, 2)
     cluster()
     run(tmp_path, settings, records, offline=True)
@@ -130,7 +130,7 @@ def test_no_cluster_is_started_when_nothing_is_left_to_do(tmp_path, settings, cl
     assert run(tmp_path, settings, records, offline=True).written == 2
 
 
-def test_engines_that_reply_to_nothing_stop_the_step(tmp_path, settings, cluster):
+def test_offline_generate_stops_when_engines_never_reply(tmp_path, settings, cluster):
     seen = cluster(said_error("RuntimeError: out of memory"))
     with pytest.raises(NobodyReplies, match=r"generate: RuntimeError: out of memory\. What has come so far is kept"):
         run(tmp_path, settings, make_records(tmp_path, SILENT + 5), offline=True)
@@ -138,7 +138,7 @@ def test_engines_that_reply_to_nothing_stop_the_step(tmp_path, settings, cluster
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failure_of_ray_is_one_line(tmp_path, settings, monkeypatch):
+def test_ray_failure_gives_one_line_error(tmp_path, settings, monkeypatch):
     from ray.exceptions import RayActorError
 
     def rows(self, records):
@@ -150,7 +150,7 @@ def test_a_failure_of_ray_is_one_line(tmp_path, settings, monkeypatch):
         run(tmp_path, settings, make_records(tmp_path, 1), offline=True)
 
 
-def test_sampling_is_a_servers(tmp_path, settings):
+def test_offline_sampling_defaults_match_vllm_server(tmp_path, settings):
     (tmp_path / "model").mkdir()
     defaults = {"repetition_penalty": 1.05, "temperature": 0.1, "top_p": 0.8, "do_sample": True}
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps(defaults))
@@ -164,7 +164,7 @@ def test_sampling_is_a_servers(tmp_path, settings):
     }
 
 
-def test_both_ways_keep_replies_under_one_key(tmp_path, settings):
+def test_online_and_offline_generate_share_reply_keys(tmp_path, settings):
     offline = OfflineGenerator(settings, tmp_path)
     assert isinstance(offline, BatchAsker)
     online = Generator(replace(settings, base_urls=("http://localhost:1/v1",), offline={}), tmp_path)
@@ -185,7 +185,7 @@ def test_bad_settings_are_refused(tmp_path, settings, changes, message):
         OfflineGenerator(replace(settings, **changes), tmp_path)
 
 
-def test_an_option_that_ray_data_does_not_know_is_named(tmp_path, settings):
+def test_unknown_ray_data_option_is_named(tmp_path, settings):
     own = replace(settings, offline={**settings.offline, "batch_sise": 4})
     with pytest.raises(ValueError, match=r"(?s)generate\.offline: Ray Data does not accept it: .*batch_sise"):
         run(tmp_path, own, make_records(tmp_path, 1), offline=True)

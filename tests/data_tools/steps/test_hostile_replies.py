@@ -53,7 +53,7 @@ def account(out: Path, report: StepReport) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["generate", "judge"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_hostile_replies_cost_their_records_alone(tmp_path, step, seed):
+def test_hostile_replies_reject_only_their_own_records(tmp_path, step, seed):
     raws = make_records(tmp_path, 500, videos=0)
     for raw in raws:
         raw |= {"observation": f"It shows ball {raw['problem_id']}."} if step == "judge" else {}

@@ -20,7 +20,7 @@ def rl(count: int) -> list[dict]:
 
 
 @pytest.mark.parametrize("inside", [".", "data"])
-def test_the_parts_become_parquet_in_order(tmp_path, inside):
+def test_import_release_writes_parts_to_parquet_in_order(tmp_path, inside):
     folder = write_release(tmp_path / "release", sft(11), rl(13))
     reports = import_release(folder / inside, tmp_path / "out", ExportSettings(val_share=0))
     assert {kind: (report.read, report.written) for kind, report in reports.items()} == {
@@ -32,7 +32,7 @@ def test_the_parts_become_parquet_in_order(tmp_path, inside):
         assert [extra["problem_id"] for extra in table["extra_info"].to_pylist()] == [str(i) for i in range(count)]
 
 
-def test_one_kind_alone_is_imported(tmp_path):
+def test_import_release_works_with_sft_parts_only(tmp_path):
     folder = write_release(tmp_path / "release", sft(4), rl(6))
     for path in (folder / "data").glob("*_rl.*"):
         path.unlink()
@@ -40,7 +40,7 @@ def test_one_kind_alone_is_imported(tmp_path):
     assert not (tmp_path / "out" / "rl").exists()
 
 
-def test_a_missing_part_is_named(tmp_path):
+def test_missing_release_part_is_named(tmp_path):
     folder = write_release(tmp_path / "release", sft(4), rl(6))
     (folder / "data" / "VideoP2R-263k_rl.part2of3.json.gz").unlink()
     with pytest.raises(ValueError, match=r"data: of the rl file, part 2 of 3 is missing"):
@@ -52,7 +52,7 @@ def test_a_folder_without_the_release_is_refused(tmp_path):
         find_parts(tmp_path)
 
 
-def test_the_published_table_adds_up():
+def test_published_counts_match_published_totals():
     # The table's own margins (arXiv 2511.11113).
     def total(index: int, value: str) -> int:
         return sum(count for cell, count in PUBLISHED_SFT.items() if cell[index] == value)
@@ -63,7 +63,7 @@ def test_the_published_table_adds_up():
     assert sum(PUBLISHED_SFT.values()) == PUBLISHED_SUMS["sft"] == 162_062
 
 
-def test_differences_are_named():
+def test_differences_from_published_counts_are_listed():
     assert differences("sft", PUBLISHED_SFT) == []
     assert differences("rl", {("video", "OCR"): 263_055}) == []
     assert differences("rl", {("video", "OCR"): 263_056}) == ["sum: 263,056 records, published 263,055 (+1)"]
@@ -74,7 +74,7 @@ def test_differences_are_named():
     ]
 
 
-def test_truths_that_nothing_can_match_are_rejected_and_count_as_published(tmp_path):
+def test_unusable_ground_truths_are_rejected_but_counted_as_published(tmp_path):
     # The table counts them, a run cannot use them.
     bad = {**rl(6)[5], "problem_type": "numerical", "solution": "<answer>several</answer>", "answer": "several"}
     folder = write_release(tmp_path / "release", sft(4), [*rl(5), bad])
@@ -88,7 +88,7 @@ def test_truths_that_nothing_can_match_are_rejected_and_count_as_published(tmp_p
     assert "1 of these have a ground truth that no answer can match" in done.output
 
 
-def test_the_command_imports_and_compares(tmp_path):
+def test_import_release_command_compares_with_published_counts(tmp_path):
     folder = write_release(tmp_path / "release", sft(4), rl(6))
     done = CliRunner().invoke(app, ["import-release", str(folder), "--out", str(tmp_path / "out"), "--val-share", "0"])
     assert done.exit_code == 0, done.output
@@ -97,7 +97,7 @@ def test_the_command_imports_and_compares(tmp_path):
     assert (tmp_path / "out" / "rl" / "train.parquet").is_file()
 
 
-def test_the_command_fails_with_too_many_rejects(tmp_path):
+def test_import_release_command_fails_with_too_many_rejects(tmp_path):
     folder = write_release(tmp_path / "release", sft(4), [*rl(5), {**rl(6)[5], "options": "['A"}])
     arguments = ["import-release", str(folder), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, arguments)
@@ -107,7 +107,7 @@ def test_the_command_fails_with_too_many_rejects(tmp_path):
     assert CliRunner().invoke(app, [*arguments, "--max-reject-share", "0.2"]).exit_code == 0
 
 
-def test_the_command_says_what_cannot_be_done(tmp_path):
+def test_import_release_command_reports_missing_files(tmp_path):
     done = CliRunner().invoke(app, ["import-release", str(tmp_path), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert "fetch the release's data/" in done.output

@@ -33,7 +33,7 @@ def run(tmp_path, server, raws, share=0.01, **changes):
     return judge([file], tmp_path / "out", settings(server, **changes), max_reject_share=share)
 
 
-def test_a_record_stays_on_a_yes(tmp_path, judge_server):
+def test_judge_step_keeps_records_with_yes_verdict(tmp_path, judge_server):
     raws = [raw(i, f"Ball {i} is {'red' if i % 3 else 'blue'}.") for i in range(9)]
     report = run(tmp_path, judge_server, raws)
     assert (report.read, report.written, report.failed) == (9, 6, False)
@@ -47,7 +47,7 @@ def test_a_record_stays_on_a_yes(tmp_path, judge_server):
     assert dropped[0]["select"] is False
 
 
-def test_the_prompt_is_trainings_with_the_two_known_questions_first(tmp_path, judge_server):
+def test_judge_step_sends_health_check_then_training_prompt(tmp_path, judge_server):
     raws = [raw(1, "Ball 1 is red.")]
     run(tmp_path, judge_server, raws)
     asked = [call.prompt for call in judge_server.calls()]
@@ -67,7 +67,7 @@ def test_the_visual_judge_is_shown_the_records_medium(tmp_path, judge_server):
     assert blind.written == 0  # without the folder of the media there is nothing to see
 
 
-def test_equal_observations_are_paid_for_once_and_a_second_run_pays_nothing(tmp_path, judge_server):
+def test_judge_step_asks_once_per_observation_and_reuses_verdicts(tmp_path, judge_server):
     raws = [{**raw(1, "Ball 1 is red."), "problem_id": f"id {i}"} for i in range(10)]
     assert run(tmp_path, judge_server, raws).written == 10
     assert len(judge_server.calls()) == 3  # the two known ones, and one
@@ -78,7 +78,7 @@ def test_equal_observations_are_paid_for_once_and_a_second_run_pays_nothing(tmp_
     assert "base_urls" not in manifest.decode()
 
 
-def test_no_verdict_is_a_reject_and_the_next_run_asks_again(tmp_path, judge_server):
+def test_missing_verdict_rejects_record_until_next_run(tmp_path, judge_server):
     raws = [raw(i, f"Ball {i} is red.") for i in range(6)]
     judge_server.control(rules=[{"contains": "Ball 4", "fault": "no_judgement"}])
     report = run(tmp_path, judge_server, raws, share=0.5)
@@ -91,7 +91,7 @@ def test_no_verdict_is_a_reject_and_the_next_run_asks_again(tmp_path, judge_serv
 
 
 @pytest.mark.parametrize("fault", ["401", "407", "308"])
-def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge_server, fault):
+def test_server_refusing_every_request_stops_step_at_once(tmp_path, judge_server, fault):
     judge_server.control(shares={fault: 1.0})
     with pytest.raises(NobodyReplies, match=rf"judge: .*HTTP {fault}.*What has come so far is kept"):
         run(tmp_path, judge_server, [raw(i, f"Ball {i} is red.") for i in range(60)], health_check=False)
@@ -99,13 +99,13 @@ def test_a_server_that_refuses_everything_stops_the_step_at_once(tmp_path, judge
     assert not (tmp_path / "out").exists()
 
 
-def test_a_request_that_the_server_refuses_is_one_reject(tmp_path, judge_server):
+def test_single_refused_request_rejects_one_record(tmp_path, judge_server):
     judge_server.control(rules=[{"contains": "Ball 4", "fault": "400"}])
     report = run(tmp_path, judge_server, [raw(i, f"Ball {i} is red.") for i in range(40)], share=0.1)
     assert (report.written, report.rejected) == (39, {"refused": 1})
 
 
-def test_guards_come_before_the_judge_where_they_are_on(tmp_path, judge_server):
+def test_enabled_guards_decide_before_judge(tmp_path, judge_server):
     raws = [raw(1, "The answer is A."), raw(2, "Ball 2 is red.")]
     config = tmp_path / "c.yaml"
     config.write_text(json.dumps({"judge": {"guards": {"answer_only": True}}}))
@@ -119,7 +119,7 @@ def test_guards_come_before_the_judge_where_they_are_on(tmp_path, judge_server):
     assert len(judge_server.calls()) == 3
 
 
-def test_a_judge_that_cannot_judge_is_refused_before_it_costs_anything(tmp_path, judge_server):
+def test_judge_failing_health_check_stops_step_before_other_requests(tmp_path, judge_server):
     judge_server.control(yes_when=".")
     with pytest.raises(NobodyReplies, match=r"fails its health check.*the known No got Yes"):
         run(tmp_path, judge_server, [raw(i, "Ball is red.") for i in range(50)])
@@ -127,7 +127,7 @@ def test_a_judge_that_cannot_judge_is_refused_before_it_costs_anything(tmp_path,
     assert run(tmp_path, judge_server, [raw(1, "x")], health_check=False).written == 1
 
 
-def test_the_judge_facts_needs_no_model(tmp_path):
+def test_facts_judge_step_needs_no_model(tmp_path):
     facts = [{"state": "red", "not": ["blue"]}]
     raws = [
         {**raw(1, "Ball 1 is red."), "facts": facts},
@@ -141,7 +141,7 @@ def test_the_judge_facts_needs_no_model(tmp_path):
     assert report.rejected == {"bad facts": 1, "no facts": 1}
 
 
-def test_an_edited_observation_or_prompt_is_judged_anew(tmp_path, judge_server):
+def test_edited_observation_or_prompt_is_judged_again(tmp_path, judge_server):
     template = tmp_path / "judge.txt"
     template.write_text("{question} {solution} {observation} Sufficient?")
     own = {"kwargs": {"template_file": str(template)}, "health_check": False}
@@ -155,7 +155,7 @@ def test_an_edited_observation_or_prompt_is_judged_anew(tmp_path, judge_server):
     assert "Is it sufficient?" in (tmp_path / "out" / "manifest.json").read_text()
 
 
-def test_records_without_an_observation_are_rejects(tmp_path, judge_server):
+def test_judge_step_rejects_records_without_observation(tmp_path, judge_server):
     raws = [raw(1, None), raw(2, "Ball 2 is red.")]
     report = run(tmp_path, judge_server, raws, share=0.5)
     assert (report.written, report.rejected) == (1, {"no observation": 1})
@@ -178,7 +178,7 @@ def test_bad_settings_are_refused(tmp_path, changes, message):
         judge([file], tmp_path / "out", JudgeStepSettings(**{**good, **changes}))
 
 
-def test_the_command(tmp_path, judge_server):
+def test_judge_command_runs_and_requires_model(tmp_path, judge_server):
     file = write_lines(tmp_path / "in.jsonl", [raw(i, f"Ball {i} is red.") for i in range(3)])
     command = ["judge", str(file), "--out", str(tmp_path / "out"), "--model", "judge"]
     done = CliRunner().invoke(app, [*command, "--base-url", judge_server.base_url, "--concurrency", "2"])
@@ -188,12 +188,12 @@ def test_the_command(tmp_path, judge_server):
     assert done.exit_code == 2
 
 
-def test_messages_name_the_setting_of_the_data_tools(tmp_path):
+def test_judge_step_errors_use_data_tools_setting_names(tmp_path):
     with pytest.raises(ValueError, match=r"^judge\.name 'nobody' is unknown"):
         judge([write_lines(tmp_path / "in.jsonl", [raw(1, "x")])], tmp_path / "out", JudgeStepSettings("nobody"))
 
 
-def test_a_judge_of_ones_own(tmp_path, monkeypatch):
+def test_judge_step_accepts_custom_judge(tmp_path, monkeypatch):
     class Mine:
         async def judge(self, request):
             from verl_p2r.judge import Verdict

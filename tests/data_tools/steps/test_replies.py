@@ -55,7 +55,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: repr(bad)[:30])
-def test_a_kept_reply_that_is_unusable_is_asked_for_again(tmp_path, bad):
+def test_unusable_stored_reply_is_asked_for_again(tmp_path, bad):
     assert judged(tmp_path).written == 5
     before = (tmp_path / "out" / "part-00000.jsonl").read_bytes()
     in_database(tmp_path, "UPDATE replies SET reply = ? WHERE key = (SELECT max(key) FROM replies)", bad)
@@ -66,7 +66,7 @@ def test_a_kept_reply_that_is_unusable_is_asked_for_again(tmp_path, bad):
         assert json.loads(reply)["value"] is True  # the new reply has taken the place of the bad one
 
 
-def test_fields_that_a_step_does_not_read_go_no_further(tmp_path):
+def test_unknown_fields_of_stored_reply_are_not_written(tmp_path):
     judged(tmp_path)
     more = '{"value": true, "reason": "a", "source": "judge", "more": "\\ud800"}'
     in_database(tmp_path, "UPDATE replies SET reply = ? WHERE key != x''", more)
@@ -117,7 +117,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize(("how", "message"), SPOILT.items(), ids=SPOILT)
-def test_a_damaged_file_is_one_line_and_the_old_output_stays(tmp_path, how, message):
+def test_damaged_reply_file_gives_one_line_error_and_keeps_output(tmp_path, how, message):
     judged(tmp_path, 300)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     spoil(tmp_path, how)
@@ -140,7 +140,7 @@ def test_another_programs_database_is_not_touched(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_replies_of_an_earlier_version_are_asked_for_again_and_said_once(tmp_path, caplog):
+def test_replies_of_earlier_version_are_asked_again_with_one_warning(tmp_path, caplog):
     judged(tmp_path)
     in_database(tmp_path, "PRAGMA user_version = 0")
     in_database(tmp_path, "UPDATE replies SET key = x'01' || key WHERE key != x''")  # its keys are others
@@ -151,7 +151,7 @@ def test_replies_of_an_earlier_version_are_asked_for_again_and_said_once(tmp_pat
     assert in_database(tmp_path, "PRAGMA user_version") == [(KEYS,)]
 
 
-def test_a_kept_reply_survives_nul_and_odd_texts(tmp_path):
+def test_stored_reply_preserves_nul_and_unusual_characters(tmp_path):
     reply = {"output": "a\0b \U0001f600 é \u2028 \\ud83d"}
     with Replies(tmp_path / "a") as replies:
         replies.put(b"1", reply)
@@ -168,7 +168,7 @@ def known(replies: Replies, record: Record, root: Path | None) -> bool:
     return pending is None
 
 
-def test_a_reply_is_about_the_medium_as_it_was(tmp_path):
+def test_stored_reply_is_reused_only_for_unchanged_medium(tmp_path):
     record = Record.parse(release_record(1, path="a.png", data_type="image"))
     a, b = tmp_path / "a", tmp_path / "b"
     for folder, content in ((a, "red"), (b, "blu")):
@@ -193,14 +193,14 @@ def test_a_reply_is_about_the_medium_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["n" * 300 + ".png", "é" * 200])
-def test_a_name_that_no_file_can_have_is_no_file(tmp_path, path):
+def test_impossible_file_name_counts_as_missing_medium(tmp_path, path):
     with Replies(tmp_path / "replies") as replies:
         record = Record.parse(release_record(1, path=path))
         assert not known(replies, record, tmp_path)
         assert known(replies, record, tmp_path)
 
 
-def test_a_medium_that_changes_while_its_record_waits_is_asked_about_again(tmp_path):
+def test_reply_is_discarded_if_medium_changed_meanwhile(tmp_path):
     record = Record.parse(release_record(1, path="a.png", data_type="image"))
     (tmp_path / "a.png").write_text("red")
     with Replies(tmp_path / "replies") as replies:
@@ -214,14 +214,14 @@ def test_a_medium_that_changes_while_its_record_waits_is_asked_about_again(tmp_p
         assert "changed while the step ran" in str(why)
 
 
-def test_media_are_looked_at_once_a_pass(tmp_path, monkeypatch):
+def test_each_medium_is_checked_once_per_pass(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("data_tools.steps.ledger._state", seen.append)
     judged(tmp_path, 5, root=tmp_path)
     assert len(seen) == 10
 
 
-def test_verdicts_are_keyed_by_the_medium_where_its_folder_is_known(tmp_path):
+def test_verdict_keys_include_medium_when_media_root_is_known(tmp_path):
     (tmp_path / "STAR" / "Charades_v1_480").mkdir(parents=True)
     medium = tmp_path / "STAR" / "Charades_v1_480" / "0ab.mp4"
     medium.write_text("one")

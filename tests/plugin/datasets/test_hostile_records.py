@@ -63,7 +63,7 @@ def test_hostile_records_go_through_the_data_tools(tmp_path, media, seed):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("cls", [P2RDataset, P2RSFTDataset])
-def test_hostile_records_are_screened(tmp_path, media, processor, seed, cls):
+def test_hostile_records_are_rejected_by_screening(tmp_path, media, processor, seed, cls):
     file = write(tmp_path / "records.jsonl", hostile_records.lines(seed, CASES, media.name))
     dataset = load(cls, file, processor, tmp_path, media_root=str(media.parent))
     check(dataset, tmp_path, 2 * CASES + 1, range(0, 2 * CASES + 1, 2))
@@ -71,7 +71,7 @@ def test_hostile_records_are_screened(tmp_path, media, processor, seed, cls):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("cls", [P2RDataset, P2RSFTDataset])
-def test_hostile_rows_are_screened(tmp_path, media, processor, seed, cls):
+def test_hostile_rows_are_rejected_by_screening(tmp_path, media, processor, seed, cls):
     file = write(tmp_path / "rows.jsonl", hostile_records.row_lines(seed, CASES, str(media)))
     dataset = load(cls, file, processor, tmp_path)
     check(dataset, tmp_path, 3 * CASES, [row for row in range(3 * CASES) if row % 3 != 1])

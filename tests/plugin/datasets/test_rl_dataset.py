@@ -24,7 +24,7 @@ def load(tmp_path, processor):
     return loader(tmp_path, processor)
 
 
-def test_good_rows_are_verls_rows(load, clips, image):
+def test_valid_rl_rows_equal_verl_rows(load, clips, image):
     rows = [rl_row(clips["quick"], 0), rl_row(clips["odd"], 1), image_row(image, 2)]
     for row in rows[:2]:
         row["videos"] = [{"type": "video", "video": row["videos"][0]["video"], "fps": 2.0}]
@@ -39,7 +39,7 @@ def test_good_rows_are_verls_rows(load, clips, image):
     assert isinstance(batch["raw_prompt"], np.ndarray)
 
 
-def test_fields_that_only_other_rows_have_are_not_set(load, clips):
+def test_media_fields_set_only_by_other_rows_are_omitted(load, clips):
     # In parquet a video has the fields of all videos: one with `nframes` also has `fps`, None.
     by_count = [{"video": str(clips["quick"]), "fps": None, "nframes": 4}]
     dataset = load([rl_row(clips["quick"], 0), rl_row(clips["quick"], 1, videos=by_count)])
@@ -52,19 +52,19 @@ def test_fields_that_only_other_rows_have_are_not_set(load, clips):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_max_samples_draws_verls_rows(load, clips, shuffle):
+def test_max_samples_draws_same_rows_as_verl(load, clips, shuffle):
     files = [[rl_row(clips["quick"], 10 * f + i) for i in range(5)] for f in range(2)]
     drawn = [load(*files, cls=cls, max_samples=4, shuffle=shuffle, seed=3) for cls in (P2RDataset, RLHFDataset)]
     ours, theirs = ([row["extra_info"]["index"] for row in dataset] for dataset in drawn)
     assert ours == theirs
 
 
-def test_rows_that_max_samples_leaves_out_are_not_looked_at(load, clips):
+def test_rows_excluded_by_max_samples_are_not_screened(load, clips):
     rows = [rl_row(clips["quick"], 0), rl_row("/nowhere/a.mp4", 1)]
     assert len(load(rows, max_samples=1)) == 1
 
 
-def test_facts_are_required_only_when_asked_for(load, clips):
+def test_facts_are_required_only_after_require_facts(load, clips):
     rows = [rl_row(clips["quick"], 0), rl_row(clips["quick"], 1, extra_info={"index": 5, "split": "train"})]
     dataset = load(rows)
     with pytest.raises(ValueError, match=r"rl0\.parquet: train row 5: field extra_info\.facts is missing.*judge\.name"):
@@ -83,7 +83,7 @@ def test_a_pickled_dataset_resumes_from_its_files(load, clips, processor):
     assert [restored[i]["raw_prompt"] for i in range(2)] == before
 
 
-def test_training_and_validation_have_media_settings_of_their_own_and_a_rows_fields_win(load, clips, tmp_path):
+def test_train_and_val_media_settings_are_separate_and_rows_override(load, clips, tmp_path):
     clip = str(clips["quick"])
     rows = [rl_row(clip, 0, videos=[{"video": clip}]), rl_row(clip, 1, videos=[{"video": clip, "max_frames": 6}])]
     file = str(tmp_path / "rl0.parquet")
@@ -96,7 +96,7 @@ def test_training_and_validation_have_media_settings_of_their_own_and_a_rows_fie
     assert same[0]["raw_prompt"][0]["content"][0]["max_frames"] == 16
 
 
-def test_media_of_a_prompt_are_decoded_once_and_given_out_in_lists_of_their_own(make_clip, monkeypatch):
+def test_prompt_media_are_decoded_once_and_returned_in_separate_lists(make_clip, monkeypatch):
     decoded = []
     original = media_cache.Source.decode
 
@@ -117,7 +117,7 @@ def test_media_of_a_prompt_are_decoded_once_and_given_out_in_lists_of_their_own(
     assert all(videos[0][0].data_ptr() == results[0][1][0][0].data_ptr() for _, videos, _ in results)
 
 
-def test_pictures_in_memory_are_never_taken_for_one_another():
+def test_in_memory_images_are_never_confused():
     async def colour_of(colour):
         image = Image.new("RGB", (56, 56), colour)
         messages = [{"role": "user", "content": [{"type": "image", "image": image}]}]
@@ -130,7 +130,7 @@ def test_pictures_in_memory_are_never_taken_for_one_another():
     assert asyncio.run(one_after_another()) == [(i, 0, 0) for i in range(40)]
 
 
-def test_verls_trainer_makes_both_data_sets_from_our_config(clips, processor, tmp_path):
+def test_verl_trainer_builds_both_datasets_from_our_config(clips, processor, tmp_path):
     clip = str(clips["quick"])
     rows = [rl_row(clip, i, videos=[{"video": clip}]) for i in range(4)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")

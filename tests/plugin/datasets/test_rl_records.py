@@ -37,7 +37,7 @@ def record(path, **changes) -> dict:
     }
 
 
-def test_records_and_parquet_mix_and_relative_paths_start_from_the_media_root(load, clips, image, tmp_path):
+def test_records_and_parquet_load_together_relative_to_media_root(load, clips, image, tmp_path):
     root = clips["quick"].parent
     (root / "picture.png").write_bytes(Path(image).read_bytes())
     records = [record("./quick.mp4"), record("picture.png", data_type="image"), record(str(clips["odd"]))]
@@ -61,7 +61,7 @@ def test_records_and_parquet_mix_and_relative_paths_start_from_the_media_root(lo
     assert {len(column) for column in batch.values()} == {5}
 
 
-def test_a_bad_record_is_rejected_by_file_and_row_and_takes_no_other_with_it(load, clips, tmp_path):
+def test_bad_record_is_rejected_alone_with_file_and_row(load, clips, tmp_path):
     clip = str(clips["quick"])
     lines = [
         json.dumps(record(clip)),
@@ -80,7 +80,7 @@ def test_a_bad_record_is_rejected_by_file_and_row_and_takes_no_other_with_it(loa
     assert [row["index"] for row in dataset] == [0, 3]
 
 
-def test_a_pickled_dataset_knows_its_bad_records(load, clips, tmp_path, processor):
+def test_pickled_dataset_still_skips_bad_records(load, clips, tmp_path, processor):
     lines = [json.dumps(record(str(clips["quick"]))), "{broken", json.dumps(record(str(clips["odd"])))]
     (tmp_path / "records.jsonl").write_text("\n".join(lines))
     dataset = load(tmp_path / "records.jsonl", p2r={"max_reject_share": 0.5})
@@ -91,7 +91,7 @@ def test_a_pickled_dataset_knows_its_bad_records(load, clips, tmp_path, processo
     assert [row["index"] for row in restored] == [0, 2]
 
 
-def test_json_of_verls_columns_loads_as_verl_loads_it(load, clips, tmp_path):
+def test_json_with_verl_columns_loads_like_verl(load, clips, tmp_path):
     rows = [rl_row(clips["quick"], i) for i in range(2)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ours, theirs = (load(tmp_path / "rows.jsonl", cls=cls) for cls in (P2RDataset, RLHFDataset))
@@ -99,7 +99,7 @@ def test_json_of_verls_columns_loads_as_verl_loads_it(load, clips, tmp_path):
     assert [row["extra_info"] for row in ours] == [row["extra_info"] for row in theirs]
 
 
-def test_images_inside_the_parquet_are_measured_and_shown_as_verl_shows_them(load, clips, tmp_path):
+def test_images_stored_in_parquet_load_like_verl(load, clips, tmp_path):
     Image.new("RGB", (112, 112), "red").save(tmp_path / "red.png")
     rows = [{**image_row("", i), "images": [str(tmp_path / "red.png")]} for i in range(2)]
     pictures = datasets.Dataset.from_list(rows).cast_column("images", datasets.List(datasets.Image()))
@@ -119,18 +119,18 @@ def test_images_inside_the_parquet_are_measured_and_shown_as_verl_shows_them(loa
         assert fetch_image(parts[1], 14).getpixel((5, 5)) == (255, 0, 0)
 
 
-def test_files_whose_columns_do_not_fit_together_are_named(load, clips, tmp_path):
+def test_files_with_incompatible_columns_are_named(load, clips, tmp_path):
     rows = [[rl_row(clips["quick"], 0, note="a")], [rl_row(clips["quick"], 1, note=[1])]]
     with pytest.raises(ValueError, match=r"rl0\.parquet, .*rl1\.parquet: their columns do not fit together"):
         load(*rows)
 
 
-def test_files_whose_media_have_different_shapes_are_read_as_one_is(load, clips):
+def test_rl_files_with_different_media_shapes_are_read_together(load, clips):
     rows = [[rl_row(clips["quick"], 0)], [rl_row("", 1, videos=[str(clips["quick"])])]]
     assert len(load(*rows)) == 2
 
 
-def test_a_prompt_template_of_the_users_own(load, clips, tmp_path):
+def test_user_prompt_template_is_applied_to_records(load, clips, tmp_path):
     (tmp_path / "records.json").write_text(json.dumps([record(str(clips["quick"]))]))
     (tmp_path / "mine.txt").write_text("Look, then answer: {question}")
     dataset = load(tmp_path / "records.json", p2r={"prompt_template": str(tmp_path / "mine.txt")})
@@ -139,7 +139,7 @@ def test_a_prompt_template_of_the_users_own(load, clips, tmp_path):
         load(tmp_path / "records.json", p2r={"prompt_template": "nowhere.txt"})
 
 
-def test_another_ending_is_refused_by_name(load, tmp_path):
+def test_unsupported_data_file_extension_is_refused(load, tmp_path):
     (tmp_path / "rows.csv").write_text("a,b\n")
     with pytest.raises(ValueError, match=r"rows\.csv: cannot be read: give a file ending in \.parquet, \.json,"):
         load(tmp_path / "rows.csv")

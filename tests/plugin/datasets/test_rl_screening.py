@@ -59,9 +59,7 @@ BAD = {
 
 @pytest.mark.parametrize("filtered", [False, True], ids=["", "filtered"])
 @pytest.mark.parametrize(("changes", "field", "remedy"), BAD.values(), ids=list(BAD))
-def test_a_bad_row_is_an_error_that_names_file_row_field_and_remedy(
-    load, clips, tmp_path, changes, field, remedy, filtered
-):
+def test_bad_rl_row_error_names_file_row_field_and_remedy(load, clips, tmp_path, changes, field, remedy, filtered):
     # With the filter of long prompts on, verl alone drops a row it cannot process, and goes on.
     clip = str(clips["quick"])
     good = [rl_row(clip, i) for i in range(3)]
@@ -74,7 +72,7 @@ def test_a_bad_row_is_an_error_that_names_file_row_field_and_remedy(
     assert remedy in message
 
 
-def test_every_row_of_an_unreadable_video_is_rejected_and_no_other_video_stands_in(load, clips, tmp_path):
+def test_all_rows_of_unreadable_video_are_rejected_not_replaced(load, clips, tmp_path):
     # A peer swaps a bad video for a fixed one and keeps the question.
     (tmp_path / "page.mp4").write_text("<html>404</html>")
     rows = [rl_row(clips["quick"], 0), *(rl_row(tmp_path / "page.mp4", i) for i in (1, 2)), rl_row(clips["odd"], 3)]
@@ -86,7 +84,7 @@ def test_every_row_of_an_unreadable_video_is_rejected_and_no_other_video_stands_
     assert [row["raw_prompt"][0]["content"][0]["video"] for row in dataset] == [str(clips["quick"]), str(clips["odd"])]
 
 
-def test_rules_that_a_video_cannot_satisfy_are_found_before_the_run(load, clips):
+def test_unsatisfiable_sampling_rules_are_found_before_run(load, clips):
     clip = str(clips["quick"])
     rules = [{"fps": 2.0, "nframes": None}, {"fps": None, "nframes": 40}, {"fps": 2.0, "nframes": 4}]
     with pytest.raises(ValueError) as caught:
@@ -97,13 +95,13 @@ def test_rules_that_a_video_cannot_satisfy_are_found_before_the_run(load, clips)
     assert f"rl0.parquet row 2: field videos: {clip}: its sampling rules cannot be met: Only accept either" in second
 
 
-def test_a_path_as_text_is_checked_too(load, clips):
+def test_media_paths_given_as_text_are_checked(load, clips):
     load([rl_row("", 0, videos=[str(clips["quick"])]), rl_row("", 1, videos=[f"file://{clips['odd']}"])])
     with pytest.raises(ValueError, match=r"row 0: field videos: /nowhere/a\.mp4: no such file"):
         load([rl_row("", 0, videos=["/nowhere/a.mp4"])])
 
 
-def test_many_rejects_are_counted_by_reason_and_the_first_shown(load, clips):
+def test_rejects_are_counted_by_reason_and_first_ones_shown(load, clips):
     rows = [rl_row(clips["quick"], i, problem_type="essay") for i in range(9)]
     with pytest.raises(ValueError) as caught:
         load([*rows, rl_row("/nowhere/a.mp4", 9)])
@@ -115,7 +113,7 @@ def test_many_rejects_are_counted_by_reason_and_the_first_shown(load, clips):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_rows_drawn_by_max_samples_keep_their_names(load, clips, tmp_path, shuffle):
+def test_rl_rows_drawn_by_max_samples_keep_file_and_row(load, clips, tmp_path, shuffle):
     files = [[rl_row(clips["quick"], i, problem_type=f"essay {f}.{i}") for i in range(3)] for f in range(2)]
     with pytest.raises(ValueError) as caught:
         load(*files, max_samples=4, shuffle=shuffle, seed=0)
@@ -126,7 +124,7 @@ def test_rows_drawn_by_max_samples_keep_their_names(load, clips, tmp_path, shuff
         assert line.startswith(f"  {tmp_path}/rl{place[0]}.parquet row {place[1]}: field problem_type")
 
 
-def test_a_prompt_is_over_long_from_the_token_on_that_the_processor_makes_too_many(load, clips, image, processor):
+def test_over_long_limit_matches_processor_token_count_exactly(load, clips, image, processor):
     both = {"images": [{"image": image}], "prompt": [{"role": "user", "content": "<image>Then <video>what moves?"}]}
     rows = [rl_row(clips["quick"], 0), rl_row(clips["slow"], 1), image_row(image, 2), rl_row(clips["odd"], 3, **both)]
     lengths = [length_of(processor, row["raw_prompt"]) for row in load(rows)]
@@ -140,7 +138,7 @@ def test_a_prompt_is_over_long_from_the_token_on_that_the_processor_makes_too_ma
             assert [row["extra_info"]["index"] for row in dataset] == fits
 
 
-def test_rows_that_fit_are_those_of_verls_filter(load, clips):
+def test_rows_within_limit_equal_those_kept_by_verl_filter(load, clips):
     rows = [rl_row(clips[name], i) for i, name in enumerate(clips)]
     rows += [rl_row(clips["long"], 9, prompt=[{"role": "user", "content": "<video>" + "What moves? " * 9}])]
     stock = {"filter_overlong_prompts": True, "filter_overlong_prompts_workers": None}
@@ -164,7 +162,7 @@ def test_an_over_long_prompt_is_rejected_with_its_length(load, clips, processor)
     assert expected in str(caught.value)
 
 
-def test_a_second_start_opens_no_medium_and_keeps_the_same_rows(load, clips, tmp_path, monkeypatch):
+def test_second_start_keeps_same_rows_without_opening_media(load, clips, tmp_path, monkeypatch):
     bad = rl_row(clips["quick"], 1, problem_type="essay")
     rows = [rl_row(clips["quick"], 0), bad, rl_row(clips["odd"], 2), rl_row(clips["slow"], 3)]
     p2r = {"screen_cache": str(tmp_path / "screenings"), "rejects_dir": str(tmp_path / "run"), "max_reject_share": 0.3}
@@ -190,7 +188,7 @@ def test_a_second_start_opens_no_medium_and_keeps_the_same_rows(load, clips, tmp
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_other_settings_are_screened_anew(load, clips, tmp_path, change):
+def test_changed_settings_are_screened_again(load, clips, tmp_path, change):
     own = {key: change[key] for key in ("media", "media_root") if key in change}
     rest = {key: value for key, value in change.items() if key not in own}
     rows = [rl_row(clips["quick"], 0), rl_row(clips["odd"], 1)]

@@ -36,7 +36,7 @@ def load(tmp_path, processor):
     return loader(tmp_path, processor)
 
 
-def test_loss_lies_on_the_response_and_its_end_token_alone(load, clips, image_row, processor):
+def test_sft_loss_covers_only_response_and_end_token(load, clips, image_row, processor):
     dataset = load([video_row(clips), image_row, text_row()])
     expected = processor.tokenizer(RESPONSE + "<|im_end|>")["input_ids"]
     for i in range(3):
@@ -50,7 +50,7 @@ def test_loss_lies_on_the_response_and_its_end_token_alone(load, clips, image_ro
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
-def test_a_video_lies_at_its_true_seconds(load, clips, processor, sample):
+def test_video_positions_follow_true_seconds(load, clips, processor, sample):
     row = load([video_row(clips, sample)])[0]
     seconds = row["multi_modal_inputs"]["second_per_grid_ts"]
     assert seconds.tolist() == pytest.approx([float(Fraction(2) / sample[3])], rel=1e-7)
@@ -59,7 +59,7 @@ def test_a_video_lies_at_its_true_seconds(load, clips, processor, sample):
     assert row["position_ids"][0].tolist() == list(range(len(row["input_ids"])))
 
 
-def test_prompt_and_positions_are_those_of_rl(load, clips, image_row, processor, tmp_path):
+def test_sft_prompt_and_positions_equal_rl(load, clips, image_row, processor, tmp_path):
     rows = [video_row(clips, SAMPLES[7]), image_row]
     sft = load(rows)
     rl_rows = [
@@ -85,7 +85,7 @@ def test_prompt_and_positions_are_those_of_rl(load, clips, image_row, processor,
         assert all(torch.equal(row["multi_modal_inputs"][key], value) for key, value in pixels.items())
 
 
-def test_mixed_rows_make_a_batch(load, clips, image_row):
+def test_text_image_and_video_rows_form_one_batch(load, clips, image_row):
     # The text row comes first: verl's collator asks the first row what there is.
     dataset = load([text_row(), video_row(clips, SAMPLES[4]), image_row, video_row(clips, SAMPLES[1])])
     loader = DataLoader(dataset, batch_size=4, collate_fn=SFTTensorCollator(DatasetPadMode.NO_PADDING))
@@ -138,7 +138,7 @@ def test_a_batch_of_text_alone_has_no_media(load, settings):
     assert [media for _, media in micro_batches(batch, **settings)] in ([{}], [{}, {}])
 
 
-def test_one_processor_call_a_sample(load, clips, image_row, processor):
+def test_sft_dataset_calls_processor_once_per_sample(load, clips, image_row, processor):
     calls = []
 
     class Qwen2_5_VLProcessor(type(processor)):  # the dataset goes by this name
@@ -156,7 +156,7 @@ def test_one_processor_call_a_sample(load, clips, image_row, processor):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
-def test_other_families(load, clips, image_row, tmp_path, family):
+def test_sft_positions_of_other_qwen_families_are_true(load, clips, image_row, tmp_path, family):
     processor = hf_processor(str(qwen_models.save(tmp_path / family, family)))
     rows = [video_row(clips, SAMPLES[8]), image_row, text_row()]
     dataset = load(rows, processor=processor)
@@ -184,7 +184,7 @@ def test_a_template_that_takes_responses_apart_does_not_touch_them(load, clips, 
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_of_the_data_loader_make_the_same_rows(load, clips, image_row, method):
+def test_data_loader_workers_produce_same_rows(load, clips, image_row, method):
     dataset = load([video_row(clips), text_row(), image_row, video_row(clips, SAMPLES[8])])
     loader = StatefulDataLoader(
         dataset,
@@ -209,7 +209,7 @@ def rank(number: int, store: str, results) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_all_ranks_take_the_screening_of_the_first(tmp_path):
+def test_all_ranks_use_screening_of_rank_0(tmp_path):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     ranks = [context.Process(target=rank, args=(i, str(tmp_path / "store"), results)) for i in range(2)]
@@ -220,7 +220,7 @@ def test_all_ranks_take_the_screening_of_the_first(tmp_path):
         process.join()
 
 
-def test_decoded_videos_are_kept_on_disk(load, clips, tmp_path, monkeypatch):
+def test_sft_dataset_reads_decoded_videos_from_disk_cache(load, clips, tmp_path, monkeypatch):
     config = {"media_cache": {"directory": str(tmp_path / "frames"), "disk_gib": 1}}
     first = load([video_row(clips)], p2r=config)[0]["multi_modal_inputs"]
     monkeypatch.setattr(vision_process, "fetch_video", None)  # nothing to decode with
@@ -243,7 +243,7 @@ def test_a_system_turn_and_earlier_user_turns_belong_to_the_prompt(load, process
     assert processor.tokenizer.decode(response) == RESPONSE + "<|im_end|>"
 
 
-def test_media_root_and_the_papers_sizes(load, make_clip, processor):
+def test_sft_dataset_applies_media_root_and_paper_frame_sizes(load, make_clip, processor):
     clip = make_clip(40, 2, side=448)  # 20 s: at 2 fps 40 frames, of which the paper takes 16
     row = ask("<video>?", videos=[{"video": clip.name}])
     dataset = load([row], max_length=4000, p2r={"media_root": str(clip.parent)})
@@ -266,21 +266,21 @@ AWARE = "<observation>a\n red square</observation>\n<think>so\nit is</think>\n<a
         ("First: <observation>a</observation> Then left.", "Then left."),
     ],
 )
-def test_process_agnostic_rows_have_no_observation(load, processor, written, learnt):
+def test_process_agnostic_sft_rows_have_no_observation(load, processor, written, learnt):
     agnostic, aware = (load([text_row(written)], p2r={"process_aware": aware})[0] for aware in (False, True))
     assert processor.tokenizer.decode(split(agnostic)[1]) == learnt + "<|im_end|>"
     assert processor.tokenizer.decode(split(aware)[1]) == written + "<|im_end|>"
     assert split(agnostic)[0] == split(aware)[0]  # the same prompt
 
 
-def test_a_row_of_nothing_but_an_observation_is_left_out_when_process_agnostic(load):
+def test_observation_only_row_is_dropped_when_process_agnostic(load):
     rows = [text_row("<observation>a</observation>"), text_row()]
     config = {"process_aware": False, "max_reject_share": 0.5}
     assert len(load(rows, p2r=config)) == 1
     assert len(load(rows, p2r={"max_reject_share": 0.5})) == 2
 
 
-def test_settings_are_checked(load):
+def test_invalid_sft_data_setting_is_refused(load):
     with pytest.raises(ValueError, match=r"data\.p2r\.process_aware"):
         load([text_row()], p2r={"process_aware": "sometimes"})
 
@@ -289,7 +289,7 @@ ENDS = ["<|im_end|>", "<|im_end|>\n", " <|im_end|><|im_end|>", "<|endoftext|>", 
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_end_tokens_behind_a_response_are_not_learnt_twice(load, end):
+def test_end_tokens_after_response_are_not_trained_twice(load, end):
     # Responses that were saved with skip_special_tokens=False.
     assert split(load([text_row(RESPONSE + end)])[0]) == split(load([text_row()])[0])
 
@@ -305,7 +305,7 @@ FILES = {
 
 
 @pytest.mark.parametrize(("name", "text"), FILES.items(), ids=list(FILES))
-def test_json_of_messages_is_read_by_content(load, tmp_path, processor, name, text):
+def test_json_messages_are_read_with_any_file_extension(load, tmp_path, processor, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8")
     config = OmegaConf.create({"pad_mode": "no_padding", "max_length": 500})
     dataset = P2RSFTDataset(str(tmp_path / name), processor.tokenizer, config, processor=processor)
@@ -313,7 +313,7 @@ def test_json_of_messages_is_read_by_content(load, tmp_path, processor, name, te
     assert [split(dataset[i]) for i in range(2)] == [split(expected[i]) for i in range(2)]
 
 
-def test_records_with_responses_are_read_as_rl_reads_them(tmp_path, clips, processor):
+def test_sft_dataset_reads_records_like_rl_dataset(tmp_path, clips, processor):
     record = {"problem": "How many?", "problem_type": "numerical", "data_type": "video", "path": clips["quick"].name}
     parts = {"observation": "a ball", "process": "<think>so</think>", "solution": "3"}
     records = [{**record, **parts}, {**record, "solution": "3"}]
@@ -327,16 +327,16 @@ def test_records_with_responses_are_read_as_rl_reads_them(tmp_path, clips, proce
     assert response.startswith("<observation>a ball</observation>\n<think>so</think>\n<answer>3</answer>")
 
 
-def test_white_space_around_a_response_is_not_learnt(load):
+def test_whitespace_around_response_is_not_trained(load):
     assert split(load([text_row(f"\n {RESPONSE} \n")])[0]) == split(load([text_row()])[0])
 
 
-def test_padding_is_refused(load):
+def test_sft_padding_mode_is_refused(load):
     with pytest.raises(ValueError, match=r"data\.pad_mode is 'right'.*set no_padding"):
         load([text_row()], pad_mode="right")
 
 
-def test_without_a_processor_verl_makes_the_rows(tmp_path, processor):
+def test_sft_rows_come_from_verl_without_processor(tmp_path, processor):
     pd.DataFrame([text_row()]).to_parquet(tmp_path / "sft.parquet")
     config = OmegaConf.create({"pad_mode": "no_padding", "max_length": 500})
     row = P2RSFTDataset([str(tmp_path / "sft.parquet")], processor.tokenizer, config)[0]

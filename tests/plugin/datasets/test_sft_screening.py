@@ -40,7 +40,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("row", "reason", "message"), BAD.values(), ids=list(BAD))
-def test_a_bad_row_is_left_out_and_named(load, tmp_path, capsys, row, reason, message):
+def test_bad_sft_row_is_dropped_and_listed(load, tmp_path, capsys, row, reason, message):
     files = [[text_row()] * 3, [text_row(), row], [text_row("right")]]
     dataset = load(*files, p2r={"max_reject_share": 0.5, "rejects_dir": str(tmp_path)})
     assert len(dataset) == 5
@@ -58,7 +58,7 @@ def test_a_bad_row_is_left_out_and_named(load, tmp_path, capsys, row, reason, me
         ({"type": "text", "text": "?"}, {"type": "image", "image": "/a.png"}, "holds image where only text can be"),
     ],
 )
-def test_parts_that_would_be_left_out_are_refused(load, capsys, asked, answered, message):
+def test_unsupported_content_parts_are_refused(load, capsys, asked, answered, message):
     row = {"messages": [{"role": "user", "content": [asked]}, {"role": "assistant", "content": [answered]}]}
     assert len(load([row], [text_row()], p2r={"max_reject_share": 0.5})) == 1
     shown = capsys.readouterr().out
@@ -74,7 +74,7 @@ def test_too_many_bad_rows_stop_the_run(load):
     assert len(load(rows, p2r={"max_reject_share": 0.03})) == 97
 
 
-def test_length_is_that_of_prompt_media_and_response(load, clips, processor):
+def test_sft_length_counts_prompt_media_and_response(load, clips, processor):
     row = video_row(clips)
     length = len(load([row])[0]["input_ids"])
     assert len(load([row], max_length=length)) == 1
@@ -82,7 +82,7 @@ def test_length_is_that_of_prompt_media_and_response(load, clips, processor):
         load([row], max_length=length - 1)
 
 
-def test_screening_decodes_nothing_and_is_remembered(load, clips, tmp_path, monkeypatch):
+def test_screening_decodes_nothing_and_result_is_cached(load, clips, tmp_path, monkeypatch):
     rows = [video_row(clips), text_row(), roles("user")]
     for reader in ("fetch_video", "fetch_image"):
         monkeypatch.setattr(vision_process, reader, None)
@@ -108,7 +108,7 @@ def test_a_file_that_disappears_after_screening_is_named(load, make_clip):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_row_drawn_by_max_samples_keeps_its_number(load, tmp_path, shuffle):
+def test_sft_rows_drawn_by_max_samples_keep_row_numbers(load, tmp_path, shuffle):
     files = [[roles("user", f"role-{f}-{i}") for i in range(4)] + [text_row()] for f in range(2)]
     listing = {"max_reject_share": 0.95, "rejects_dir": str(tmp_path)}
     dataset = load(*files, max_samples=9, shuffle=shuffle, seed=0, p2r=listing)
@@ -121,7 +121,7 @@ def test_a_row_drawn_by_max_samples_keeps_its_number(load, tmp_path, shuffle):
     assert [reject["position"] for reject in rejects] == [i for i, row in enumerate(drawn) if row % 5 != 4]
 
 
-def test_validation_rows_are_listed_apart(load, tmp_path):
+def test_validation_rejects_have_their_own_list(load, tmp_path):
     first = load([text_row(), roles("user")], p2r={"max_reject_share": 1.0})
     settings = {"max_reject_share": 0.5, "rejects_dir": str(tmp_path)}
     config = OmegaConf.create(

@@ -44,7 +44,7 @@ def fatal(findings: dict[str, Finding]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_it_is_clean_here(run_doctor):
+def test_doctor_finds_no_problem_in_working_installation(run_doctor):
     result, findings = run_doctor()
     machine = ("shared memory", "open files", "disk", "Ray")  # of which this machine may have little
     assert [found for what, found in findings.items() if found.remedy and not what.startswith(machine)] == []
@@ -58,7 +58,7 @@ def test_it_is_clean_here(run_doctor):
 
 
 @pytest.mark.slow
-def test_plugins_switched_off_fail_and_every_lost_name_is_listed(run_doctor, monkeypatch):
+def test_doctor_lists_every_missing_name_when_plugins_are_disabled(run_doctor, monkeypatch):
     monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "none")
     result, findings = run_doctor()
     assert result.exit_code == 1
@@ -70,7 +70,7 @@ def test_plugins_switched_off_fail_and_every_lost_name_is_listed(run_doctor, mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["", None])
-def test_without_a_gpu_and_a_platform_the_first_failure_says_what_to_set(run_doctor, monkeypatch, chosen):
+def test_doctor_without_gpu_tells_to_set_verl_platform(run_doctor, monkeypatch, chosen):
     monkeypatch.setattr(gpu_facts, "NVIDIA_SMI", ("nvidia-smi-of-no-driver",))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("VERL_PLATFORM")

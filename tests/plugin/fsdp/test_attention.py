@@ -47,7 +47,7 @@ def row_by_row(plan: PrefixPlan, q, k, v) -> torch.Tensor:
 
 @pytest.mark.parametrize("attend", [in_one_call, by_segment])
 @pytest.mark.parametrize("name", GROUPS)
-def test_outputs_and_gradients_are_those_of_every_row_alone(name, attend):
+def test_shared_attention_equals_attention_of_each_row_alone(name, attend):
     plan = PrefixPlan(*GROUPS[name])
     random = torch.Generator().manual_seed(0)
     inputs = [
@@ -63,7 +63,7 @@ def test_outputs_and_gradients_are_those_of_every_row_alone(name, attend):
     assert all((a - b).abs().max() < 1e-13 for a, b in zip(ours, theirs, strict=True))
 
 
-def test_a_mask_wrong_by_one_would_be_seen():
+def test_off_by_one_mask_is_detected():
     plan = PrefixPlan(*GROUPS["a group"])
     inputs = [torch.randn(1, heads, plan.tokens, WIDTH, dtype=torch.float64) for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
     expected = row_by_row(plan, *inputs)
@@ -128,7 +128,7 @@ def test_the_kernel_is_chosen_at_run_time(monkeypatch):
     shared.varlen_kernel.cache_clear()
 
 
-def test_without_a_plan_it_refuses():
+def test_shared_attention_without_plan_is_refused():
     q = torch.zeros(1, HEADS, 3, WIDTH)
     with pytest.raises(RuntimeError, match="was called without a plan"):
         shared.attention(None, q, q, q, None)

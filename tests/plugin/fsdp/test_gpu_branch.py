@@ -36,7 +36,7 @@ def numbers(engine, rollouts, config):
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_numbers_are_stocks(family, models):
+def test_gpu_code_path_equals_stock_engine(family, models):
     folder = models(family)
     stock, ours = (
         engines.build(folder, engines.StockEngine),
@@ -58,7 +58,7 @@ def errors(found, expected) -> tuple[float, float]:
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-def test_bfloat16_errs_no_more_than_stocks(models):
+def test_bfloat16_error_is_at_most_that_of_stock_engine(models):
     """Both against verl's engine in float32; the bound is the issue's."""
     folder = models("qwen2_5_vl")
     exact, stock = engines.build(folder, engines.StockEngine), engines.build(folder, engines.StockEngine, *HALF)

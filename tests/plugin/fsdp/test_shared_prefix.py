@@ -46,7 +46,7 @@ def stock(models):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_numbers_are_stocks_in_one_and_in_many_micro_batches(family, models, stock):
+def test_shared_prefix_equals_stock_engine_in_any_micro_batching(family, models, stock):
     engine = engines.build(models(family), engines.CPUFSDPEngine, engines.SHARED)
     rollouts, config, expected = stock(family)
     check(numbers(engine, rollouts, config), expected)
@@ -69,7 +69,7 @@ def test_numbers_are_stocks_in_one_and_in_many_micro_batches(family, models, sto
     ],
     ids=["fsdp1", "checkpointing", "frozen", "fsdp1-frozen-checkpointing", "lora", "lora-frozen", "remove-padding"],
 )
-def test_every_way_of_training_gives_stocks_numbers(overrides, model, models):
+def test_shared_prefix_equals_stock_engine_in_every_training_mode(overrides, model, models):
     """verl's engine as the same settings make it; the tower's freeze is ours on both sides."""
     folder = models("qwen2_5_vl")
     plain = {**model, "use_remove_padding": False}  # verl's own needs flash-attn for it
@@ -88,7 +88,7 @@ def test_every_way_of_training_gives_stocks_numbers(overrides, model, models):
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.7}, {"temperature": torch.tensor([0.5, 1.0, 1.5, 2.0, 0.9])}])
-def test_temperatures_are_each_rows_own(settings, models):
+def test_shared_prefix_applies_temperature_per_row(settings, models):
     folder = models("qwen2_5_vl")
     theirs, ours = engines.build(folder), engines.build(folder, engines.CPUFSDPEngine, engines.SHARED)
     rollouts = engines.Rollouts(theirs.module.config).group([14, 5, 1], ("video", (2, 4, 8))).group([9, 3]).shuffled()
@@ -111,7 +111,7 @@ def test_fused_kernels_give_the_same_numbers(models):
         assert (outputs[name] - fused_outputs[name]).abs().max() <= 5e-6
 
 
-def test_rollout_correction_weights_and_other_losses_reach_their_rows(models):
+def test_rollout_correction_weights_and_loss_modes_apply_per_row(models):
     folder = models("qwen2_5_vl")
     theirs, ours = engines.build(folder), engines.build(folder, engines.CPUFSDPEngine, engines.SHARED)
     rollouts = engines.Rollouts(theirs.module.config).group([14, 5, 1], ("video", (2, 4, 8))).group([9, 3]).shuffled()
@@ -125,7 +125,7 @@ def test_rollout_correction_weights_and_other_losses_reach_their_rows(models):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_media_that_a_tool_shows_later_make_groups_of_one(family, models):
+def test_rows_with_later_tool_media_form_groups_of_one(family, models):
     """Their rows share tokens and a clip with the prompt's other rollouts, but not the media as a whole."""
     folder = models(family)
     theirs = engines.build(folder, engines.StockEngine)
@@ -136,7 +136,7 @@ def test_media_that_a_tool_shows_later_make_groups_of_one(family, models):
     check(numbers(ours, rollouts, config), numbers(theirs, rollouts, config))
 
 
-def test_a_batch_without_prompts_runs_as_it_is(models):
+def test_batch_without_prompts_runs_unchanged(models):
     """SFT's: every position but the last of a row has a log-probability."""
     folder = models("qwen2_5_vl")
     theirs, ours = engines.build(folder), engines.build(folder, engines.CPUFSDPEngine, engines.SHARED)
@@ -150,7 +150,7 @@ def test_a_batch_without_prompts_runs_as_it_is(models):
     assert (outputs[0] - outputs[1]).abs().max() <= 5e-6
 
 
-def test_a_reference_is_forward_only(models, stock):
+def test_forward_only_reference_returns_only_log_probs(models, stock):
     rollouts, _, expected = stock("qwen2_5_vl")
     ours = engines.build(models("qwen2_5_vl"), engines.CPUFSDPEngine, engines.SHARED, "engine.forward_only=True")
     outputs = engines.infer(ours, rollouts.batch(calculate_entropy=False))
@@ -165,7 +165,7 @@ def _blind(plan) -> None:
 
 
 @pytest.mark.parametrize("fault", ["mask", "position"])
-def test_a_mask_or_a_position_wrong_by_one_would_be_seen(fault, models, stock, monkeypatch):
+def test_off_by_one_mask_or_position_is_detected(fault, models, stock, monkeypatch):
     rollouts, config, expected = stock("qwen2_5_vl")
     engine = engines.build(models("qwen2_5_vl"), engines.CPUFSDPEngine, engines.SHARED)
 
@@ -188,7 +188,7 @@ def test_a_mask_or_a_position_wrong_by_one_would_be_seen(fault, models, stock, m
     assert engines.worst(ours[2], expected[2]) > 1e-2
 
 
-def test_another_attention_is_noticed(models):
+def test_replaced_attention_implementation_is_detected(models):
     """As when an engine without the shared prefix in the same process replaces the class."""
     engine = engines.build(models("qwen2_5_vl"), engines.CPUFSDPEngine, engines.SHARED)
     rollouts = engines.Rollouts(engine.module.config).group([5, 3])
@@ -197,7 +197,7 @@ def test_another_attention_is_noticed(models):
         engines.infer(engine, rollouts.batch())
 
 
-def test_a_checkpoint_does_not_name_our_attention(models, tmp_path):
+def test_checkpoint_does_not_contain_our_attention_name(models, tmp_path):
     engine = engines.build(models("qwen2_5_vl"), engines.CPUFSDPEngine, engines.SHARED)
     engine.checkpoint_manager.checkpoint_save_contents = ["model", "optimizer", "extra", "hf_model"]
     engine.save_checkpoint(str(tmp_path / "step"), global_step=1)

@@ -16,7 +16,7 @@ FROZEN, KEPT, SHARED = "engine.freeze_vision_tower=True", "engine.vision_feature
 FORWARD_ONLY = "engine.forward_only=True"
 
 
-def test_a_full_store_keeps_what_it_has():
+def test_full_feature_store_keeps_existing_entries():
     store = FeatureStore()
     store.max_bytes = 100
     first, second = torch.ones(10, 2), torch.ones(5)  # 80 and 20 bytes
@@ -32,7 +32,7 @@ def test_a_full_store_keeps_what_it_has():
     assert store.get("b") is not None
 
 
-def test_a_medium_is_identified_by_its_values_or_its_sources():
+def test_media_key_depends_on_values_or_sources():
     close = pixels(0)
     close["pixel_values"][3, 5] += 1e-6
     as_video = {"pixel_values_videos": pixels(0)["pixel_values"], "video_grid_thw": pixels(0)["image_grid_thw"]}
@@ -43,7 +43,7 @@ def test_a_medium_is_identified_by_its_values_or_its_sources():
 
 
 @pytest.mark.parametrize(("gib", "expected"), [((), 2.0), (("trainer.p2r.vision_features_gib=0",), 0)])
-def test_actor_and_reference_of_a_frozen_run_keep_features(gib, expected):
+def test_frozen_run_keeps_features_in_actor_and_reference(gib, expected):
     config = make_config("actor_rollout_ref.actor.freeze_vision_tower=True", *gib)
     vision_tower.freeze_actor(config)
     for role in ("actor", "ref"):
@@ -52,7 +52,7 @@ def test_actor_and_reference_of_a_frozen_run_keep_features(gib, expected):
     assert not config.actor_rollout_ref.ref.fsdp_config.get("freeze_vision_tower", False)
 
 
-def test_without_a_frozen_tower_none_are_kept():
+def test_unfrozen_tower_keeps_no_features():
     config = make_config("trainer.p2r.vision_features_gib=5")
     untouched = config.copy()
     vision_tower.freeze_actor(config)
@@ -91,7 +91,7 @@ def step(actor, reference, made, config) -> dict:
     ],
     ids=["whole-rows", "fsdp1", "deepstack-prefetch"],
 )
-def test_one_tower_call_a_step_gives_the_same_numbers(family, prefix, models):
+def test_one_tower_call_per_step_gives_same_numbers(family, prefix, models):
     folder = models(family)
     plain = [engines.build(folder, engines.CPUFSDPEngine, x, *prefix) for x in (FROZEN, FORWARD_ONLY)]
     ours = [engines.build(folder, engines.CPUFSDPEngine, x, KEPT, *prefix) for x in (FROZEN, FORWARD_ONLY)]
@@ -109,7 +109,7 @@ def test_one_tower_call_a_step_gives_the_same_numbers(family, prefix, models):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("world")
-def test_what_is_not_kept_is_computed_again(models):
+def test_features_not_in_store_are_recomputed(models):
     """Room for the first clip alone: later passes send the other media through the tower, and only those."""
     ours = engines.build(models("qwen2_5_vl"), engines.CPUFSDPEngine, FROZEN, KEPT)
     made, count = rollouts(ours), engines.TowerCalls(ours)
@@ -127,7 +127,7 @@ def test_what_is_not_kept_is_computed_again(models):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("world")
-def test_other_weights_or_other_media_are_not_mixed_up(models, tmp_path):
+def test_changed_weights_or_media_do_not_reuse_features(models, tmp_path):
     ours = engines.build(models("qwen2_5_vl"), engines.CPUFSDPEngine, FROZEN, KEPT)
     made, count = rollouts(ours), engines.TowerCalls(ours)
     engines.infer(ours, made.batch())
@@ -152,7 +152,7 @@ def test_other_weights_or_other_media_are_not_mixed_up(models, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("world")
-def test_loras_reference_does_not_take_the_adapters_features(models):
+def test_lora_reference_does_not_reuse_adapter_features(models):
     """The adapters' B is zero at first; made other than zero, they change what the tower gives."""
     lora = {"lora_rank": 4, "target_modules": "all-linear"}
     ours = engines.build(models("qwen2_5_vl"), engines.CPUFSDPEngine, FROZEN, KEPT, **lora)
@@ -178,7 +178,7 @@ class Builds:
         return module
 
 
-def test_dropout_in_the_tower_or_prefetching_of_fsdp1_keeps_nothing():
+def test_tower_dropout_or_fsdp1_prefetch_disables_feature_store():
     class Engine(step_features.StepFeatures, Builds):
         pass
 

@@ -22,7 +22,7 @@ MICRO = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1"
 REF_MICRO = "actor_rollout_ref.ref.ppo_micro_batch_size_per_gpu=1"
 
 
-def test_one_override_reaches_the_engines_of_actor_and_reference():
+def test_shared_prefix_override_reaches_actor_and_reference_engines():
     config = make_config(ON, MICRO)
     switch.share_prefix(config)
     for role in ("actor", "ref"):
@@ -33,7 +33,7 @@ def test_one_override_reaches_the_engines_of_actor_and_reference():
     assert omega_conf_to_dataclass(config.actor_rollout_ref.ref.fsdp_config).forward_only
 
 
-def test_by_default_the_config_stays_verls():
+def test_config_is_unchanged_without_shared_prefix():
     config = make_config(MICRO)
     untouched = config.copy()
     switch.share_prefix(config)
@@ -58,7 +58,7 @@ def test_by_default_the_config_stays_verls():
         (["actor.pad_to_length=True"], "not pack rows to a fixed length", "pad_to_length=False"),
     ],
 )
-def test_what_cannot_be_served_is_refused_at_start(overrides, reason, remedy, monkeypatch):
+def test_unsupported_shared_prefix_config_is_refused_at_start(overrides, reason, remedy, monkeypatch):
     config = make_config(ON, *(f"actor_rollout_ref.{override}" for override in overrides))
     monkeypatch.setattr("verl.trainer.ppo.v1.PPOTrainerSync.__init__", lambda *_: pytest.fail("verl began"))
     with pytest.raises(ValueError, match=reason) as caught:
@@ -79,19 +79,19 @@ def test_what_cannot_be_served_is_refused_at_start(overrides, reason, remedy, mo
         ),
     ],
 )
-def test_models_whose_rows_would_compute_something_else_are_refused(config, reason):
+def test_models_unsupported_by_shared_prefix_are_refused(config, reason):
     switch.check_model(Qwen2_5_VLConfig())
     with pytest.raises(ValueError, match=reason):
         switch.check_model(config)
 
 
-def test_an_adapters_dropout_is_refused():
+def test_lora_dropout_is_refused_with_shared_prefix():
     adapter = torch.nn.Sequential(torch.nn.Dropout(0.0), torch.nn.Dropout(0.05))
     with pytest.raises(ValueError, match=r"dropout 0.05 in 1: .*lora_dropout"):
         switch.check_model(Qwen2_5_VLConfig(), adapter)
 
 
-def test_distillation_over_whole_rows_is_refused():
+def test_top_k_distillation_is_refused_with_shared_prefix():
     data = tu.get_tensordict(tensor_dict={"x": torch.zeros(1)}, non_tensor_dict={"distillation_use_topk": True})
     with pytest.raises(ValueError, match="top-k distillation"):
         switch.check_batch(data)

@@ -17,7 +17,7 @@ def of_two_kinds(config) -> engines.Rollouts:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_images_and_videos_take_one_call_over_distinct_media_and_change_no_number(family, models):
+def test_one_tower_call_for_distinct_media_gives_same_numbers(family, models):
     stock, ours = engines.build(models(family), engines.StockEngine), engines.build(models(family))
     rollouts = of_two_kinds(stock.module.config)
     config = engines.loss_config(models(family))
@@ -30,7 +30,7 @@ def test_images_and_videos_take_one_call_over_distinct_media_and_change_no_numbe
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_micro_batch_takes_one_call(family, models):
+def test_every_micro_batch_calls_vision_tower_once(family, models):
     ours = engines.build(models(family))
     rollouts = of_two_kinds(ours.module.config)
     count = engines.TowerCalls(ours)
@@ -39,7 +39,7 @@ def test_every_micro_batch_takes_one_call(family, models):
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
-def test_a_micro_batch_of_text_runs_where_verls_crashes(family, models):
+def test_text_only_micro_batch_runs_where_stock_verl_crashes(family, models):
     stock, ours = engines.build(models(family), engines.StockEngine), engines.build(models(family))
     rollouts = of_two_kinds(stock.module.config)
     text = rollouts.rows[-1:]
@@ -50,7 +50,7 @@ def test_a_micro_batch_of_text_runs_where_verls_crashes(family, models):
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5"])
-def test_a_micro_batch_of_text_reaches_every_parameter_of_the_tower(family, models):
+def test_text_only_micro_batch_gives_zero_grads_to_all_tower_params(family, models):
     """FSDP's ranks reduce the same gradients only if each has them."""
     ours = engines.build(models(family))
     rollouts = engines.Rollouts(ours.module.config).group([9])
@@ -59,7 +59,7 @@ def test_a_micro_batch_of_text_reaches_every_parameter_of_the_tower(family, mode
     assert all(torch.count_nonzero(grad) == 0 for name, grad in grads.items() if ".visual." in name)
 
 
-def test_prompt_and_media_that_do_not_match_are_refused(models):
+def test_placeholder_count_that_differs_from_features_is_refused(models):
     ours = engines.build(models("qwen2_5_vl"))
     rollouts = engines.Rollouts(ours.module.config).group([5], VIDEO)
     rollouts.rows[0]["media"] = {

@@ -46,7 +46,7 @@ def on_one_rank(folder: Path, *overrides: str) -> tuple[float, dict[str, torch.T
     return engines.train(stock, rows.batch(), engines.loss_config(folder))
 
 
-def test_loss_and_gradients_are_those_of_one_rank(models, tmp_path):
+def test_two_ranks_give_loss_and_gradients_of_one_rank(models, tmp_path):
     folder = models("qwen2_5_vl")
     seen, grads = on_two_ranks("uneven", folder, tmp_path)
     loss, expected = on_one_rank(folder)
@@ -55,7 +55,7 @@ def test_loss_and_gradients_are_those_of_one_rank(models, tmp_path):
     assert [one["tower_calls"] for one in seen] == [3, 3]  # one rank alone would need two
 
 
-def test_kept_features_survive_rows_that_change_rank(models, tmp_path):
+def test_kept_features_work_when_rows_change_rank(models, tmp_path):
     """Only the rank without a row's features computes them, but both call the tower: FSDP gathers on all or none."""
     folder = models("qwen2_5_vl")
     seen, grads = on_two_ranks("features", folder, tmp_path)
@@ -69,7 +69,7 @@ def test_kept_features_survive_rows_that_change_rank(models, tmp_path):
     assert seen[1]["tower_calls"] == [[1, 32], [2, 32 + 528]]
 
 
-def test_ulysses_splits_the_towers_work_and_changes_no_number(models, tmp_path):
+def test_ulysses_splits_tower_work_without_changing_numbers(models, tmp_path):
     folder = models("qwen2_5_vl")
     seen, grads = on_two_ranks("ulysses", folder, tmp_path)
     loss, expected = on_one_rank(folder)
@@ -81,7 +81,7 @@ def test_ulysses_splits_the_towers_work_and_changes_no_number(models, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_split_tower_gives_the_features_and_gradients_of_a_whole_one(family, models, tmp_path):
+def test_split_tower_equals_whole_tower_in_features_and_gradients(family, models, tmp_path):
     seen, _ = on_two_ranks("tower", models(family), tmp_path)
     for one in seen:
         assert one["features"] <= 1e-5

@@ -24,7 +24,7 @@ def shared(path: str, text: str = "a question") -> SharedInputs:
     )
 
 
-def test_equal_values_are_one_medium_and_a_single_other_value_is_not():
+def test_media_are_equal_only_if_every_value_is_equal():
     close = pixels(0)
     close["pixel_values"][3, 5] += 1e-6  # not among the values that are probed first
     rows = [pixels(0), pixels(1), pixels(0), {}, close, pixels(0, (1, 2, 8)), {}]
@@ -37,7 +37,7 @@ def test_shared_pixels_are_compared_by_their_sources_and_never_loaded():
 
 
 @pytest.mark.parametrize("kind", ["pixel_values", "pixel_values_videos"])
-def test_an_image_is_not_a_video(kind):
+def test_image_and_video_with_same_pixels_are_distinct_media(kind):
     image = pixels(0)
     video = {"pixel_values_videos": image["pixel_values"], "video_grid_thw": image["image_grid_thw"]}
     assert distinct_media([image, video])[1] == [0, 1]

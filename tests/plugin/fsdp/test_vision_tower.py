@@ -130,7 +130,7 @@ def split(names) -> tuple[set[str], set[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
-def test_the_flag_decides_whether_the_tower_changes(frozen, model_config, batch):
+def test_freeze_flag_decides_whether_tower_changes(frozen, model_config, batch):
     engine = build(sft_engine_config(f"engine.freeze_vision_tower={frozen}"), model_config())
     before = weights(engine)
     graded = train(engine, batch, 2)
@@ -164,7 +164,7 @@ def test_a_frozen_run_resumes_from_its_checkpoint(model_config, batch, tmp_path)
 
 
 @pytest.mark.slow
-def test_with_lora_the_towers_adapters_are_frozen_too(model_config, batch):
+def test_freezing_tower_also_freezes_its_lora_adapters(model_config, batch):
     engine = build(sft_engine_config("engine.freeze_vision_tower=True"), model_config(lora_rank=4))
     before = {name: p.detach().clone() for name, p in engine.module.named_parameters()}
     train(engine, batch, 2)
@@ -176,7 +176,7 @@ def test_with_lora_the_towers_adapters_are_frozen_too(model_config, batch):
     assert changed <= {name for name in language if "lora_" in name}
 
 
-def test_the_actors_flag_reaches_its_engine_and_not_the_references():
+def test_actor_freeze_flag_does_not_reach_reference():
     config = make_config("actor_rollout_ref.actor.freeze_vision_tower=True", MICRO)
     vision_tower.freeze_actor(config)
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
@@ -186,7 +186,7 @@ def test_the_actors_flag_reaches_its_engine_and_not_the_references():
     assert "freeze_vision_tower" not in config.actor_rollout_ref.ref.fsdp_config
 
 
-def test_without_the_flag_the_actors_config_is_verls():
+def test_actor_config_is_unchanged_without_freeze_flag():
     config = make_config(MICRO)
     untouched = config.copy()
     vision_tower.freeze_actor(config)
@@ -194,7 +194,7 @@ def test_without_the_flag_the_actors_config_is_verls():
     assert type(omega_conf_to_dataclass(config.actor_rollout_ref.actor).engine) is FSDPEngineConfig
 
 
-def test_our_trainers_hand_the_flag_over(monkeypatch):
+def test_trainer_passes_freeze_flag_to_engine_config(monkeypatch):
     seen = []
 
     def stop(self, config):
@@ -222,7 +222,7 @@ def test_a_forward_only_engine_has_no_optimizer_and_freezes_nothing(model_config
         (["engine.strategy=fsdp_turbo"], "strategy=fsdp_turbo would ignore it"),
     ],
 )
-def test_sft_refuses_what_cannot_freeze(overrides, what, model_config):
+def test_sft_refuses_config_that_cannot_freeze_tower(overrides, what, model_config):
     overrides = ["engine.freeze_vision_tower=True", *overrides]
     with pytest.raises(Exception, match=what):  # hydra's own error when the config itself refuses
         build(sft_engine_config(*overrides), model_config())
@@ -235,13 +235,13 @@ def test_sft_refuses_what_cannot_freeze(overrides, what, model_config):
         (["actor_rollout_ref.actor.strategy=megatron"], "strategy=megatron would ignore it"),
     ],
 )
-def test_rl_refuses_what_cannot_freeze(overrides, what):
+def test_rl_refuses_config_that_cannot_freeze_tower(overrides, what):
     config = make_config("actor_rollout_ref.actor.freeze_vision_tower=True", *overrides)
     with pytest.raises(ValueError, match=what):
         vision_tower.freeze_actor(config)
 
 
-def test_fsdp1_freezes_when_it_keeps_the_original_parameters():
+def test_fsdp1_freezes_tower_with_use_orig_params():
     keep = "actor_rollout_ref.actor.fsdp_config.use_orig_params=True"
     fsdp1 = ["actor_rollout_ref.actor.strategy=fsdp", keep, MICRO]
     config = make_config("actor_rollout_ref.actor.freeze_vision_tower=True", *fsdp1)
@@ -250,7 +250,7 @@ def test_fsdp1_freezes_when_it_keeps_the_original_parameters():
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl", "qwen3_5"])
-def test_the_tower_of_every_family_is_found_with_its_mergers(family, tmp_path):
+def test_freeze_covers_tower_and_mergers_of_every_family(family, tmp_path):
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     qwen_models.save(tmp_path / family, family)
@@ -270,7 +270,7 @@ def test_a_model_without_a_tower_is_refused():
 
 
 @pytest.mark.slow
-def test_a_worker_that_reads_the_config_before_it_imports_an_engine_finds_both():
+def test_reading_engine_config_before_engine_import_is_not_circular():
     """As verl's RL worker does; importing the engine's module must not be circular."""
     script = """
 from verl.utils.config import omega_conf_to_dataclass

@@ -150,7 +150,7 @@ def inputs_of(rows) -> list:
 
 
 @pytest.mark.parametrize("media", ["video", "two clips", "image", "image and video", "text"])
-def test_rows_are_verls_with_the_pixels_left_out(workers, clips, make_image, media):
+def test_agent_loop_rows_equal_verl_rows_without_pixels(workers, clips, make_image, media):
     prompt = {
         "video": video_prompt(clips["quick"], fps=2.0),
         "two clips": video_prompt(clips["slow"], nframes=4) + video_prompt(clips["odd"], nframes=6),
@@ -185,7 +185,7 @@ def make_image(tmp_path):
     return make
 
 
-def test_a_prompt_is_decoded_and_processed_once(workers, make_clip):
+def test_prompt_is_decoded_and_processed_once_for_all_rollouts(workers, make_clip):
     counts = {}
     for name, worker in workers.items():
         before = ray.get(worker.counted.remote())
@@ -197,7 +197,7 @@ def test_a_prompt_is_decoded_and_processed_once(workers, make_clip):
     assert counts["stock"] == {"decodes": ROLLOUTS, "processed": 2 * ROLLOUTS, "on the event loop": ROLLOUTS}
 
 
-def test_no_pixel_enters_the_queue(workers, make_clip):
+def test_pixels_never_enter_transfer_queue(workers, make_clip):
     clip = make_clip(16, 4, side=224)
     prompt = video_prompt(clip, nframes=16, resized_height=224, resized_width=224)
     sizes = {}
@@ -210,7 +210,7 @@ def test_no_pixel_enters_the_queue(workers, make_clip):
     assert sizes["stock"] > 2 * ROLLOUTS * pixels_of_one > 100 * sizes["ours"]
 
 
-def test_frames_reach_the_server_as_bytes_with_their_times(workers, clips):
+def test_server_receives_uint8_frames_with_timestamps(workers, clips):
     rows, _ = roll_out(workers["ours"], video_prompt(clips["quick"], fps=2.0))
     sent = column(rows, "extra_fields")[0]["sent"]
     [(frames, metadata)] = sent["video_data"]
@@ -221,7 +221,7 @@ def test_frames_reach_the_server_as_bytes_with_their_times(workers, clips):
     assert sent["mm_processor_output"] is None
 
 
-def test_evicted_pixels_are_made_again(workers, clips):
+def test_evicted_pixels_are_recomputed(workers, clips):
     rows, _ = roll_out(workers["ours"], video_prompt(clips["odd"], nframes=6))
     first = inputs_of(rows)[0]["pixel_values_videos"].clone()
     pixels.load.cache_clear()
@@ -229,7 +229,7 @@ def test_evicted_pixels_are_made_again(workers, clips):
     assert torch.equal(inputs_of(rows)[0]["pixel_values_videos"], first)
 
 
-def test_another_worker_makes_the_pixels_when_the_first_is_gone(workers, clips, config):
+def test_another_worker_recomputes_pixels_of_dead_worker(workers, clips, config):
     """As after a resume: TransferQueue's checkpoint names workers of the run before."""
     name = f"{pixels.WORKER_PREFIX}{uuid.uuid4().hex}"
     mortal = ray.remote(OurWorker).options(name=name).remote(config, Server(), None, None)
@@ -249,7 +249,7 @@ def test_validation_keeps_no_pixels(workers, clips):
     assert ray.get(workers["ours"].kept.remote(inputs_of(rows)[0]._recipe)) is False
 
 
-def test_a_rollout_that_writes_a_placeholder_is_lost(workers, processor):
+def test_rollout_that_generates_placeholder_is_refused(workers, processor):
     """Not one whose tools returned an image: their tokens are not the model's."""
     video, image = processor.video_token_id, processor.image_token_id
     ray.get(workers["ours"].refuse_placeholders.remote([300, video, image, 301], [1, 0, 0, 1]))

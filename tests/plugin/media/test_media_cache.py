@@ -42,7 +42,7 @@ async def ask(cache: MediaCache, *sources: Source) -> list:
     return await asyncio.gather(*map(cache.fetch, sources))
 
 
-def test_frames_are_those_of_qwen_vl_utils_in_a_quarter_of_the_bytes(clips):
+def test_cached_frames_equal_qwen_vl_utils_in_a_quarter_of_the_bytes(clips):
     source = video(clips["film"], nframes=6)
     [(frames, metadata)] = asyncio.run(ask(MediaCache(PLENTY), source))
     message = {"role": "user", "content": [{"type": "video", **json.loads(source.element)}]}
@@ -53,7 +53,7 @@ def test_frames_are_those_of_qwen_vl_utils_in_a_quarter_of_the_bytes(clips):
     assert metadata == expected_metadata
 
 
-def test_all_who_ask_at_once_get_one_decode(clips, decodes):
+def test_concurrent_requests_share_one_decode(clips, decodes):
     async def rollouts():
         cache = MediaCache(PLENTY)
         at_once = await ask(cache, *[video(clips["quick"])] * 8, video(clips["slow"]))
@@ -64,13 +64,13 @@ def test_all_who_ask_at_once_get_one_decode(clips, decodes):
     assert len({id(frames) for frames, _ in media}) == 2
 
 
-def test_other_rules_are_another_medium(clips, decodes):
+def test_same_file_with_other_rules_is_decoded_separately(clips, decodes):
     four, eight = asyncio.run(ask(MediaCache(PLENTY), video(clips["quick"], fps=2.0), video(clips["quick"], fps=4.0)))
     assert (len(four[0]), len(eight[0])) == (4, 8)
     assert len(decodes) == 2
 
 
-def test_the_bound_is_in_bytes(clips, decodes):
+def test_media_cache_limit_is_in_bytes(clips, decodes):
     one = 4 * 3 * 112 * 112  # bytes of 4 frames
 
     async def passes():
@@ -82,7 +82,7 @@ def test_the_bound_is_in_bytes(clips, decodes):
     assert [file.split("/")[-1] for file in decodes] == ["quick.mp4", "slow.mp4", "odd.mp4", "slow.mp4"]
 
 
-def test_what_is_larger_than_the_bound_is_decoded_all_the_same(clips, decodes):
+def test_medium_larger_than_cache_limit_is_still_decoded(clips, decodes):
     async def twice():
         cache = MediaCache(1000)
         return [*await ask(cache, video(clips["quick"])), *await ask(cache, video(clips["quick"]))]
@@ -90,7 +90,7 @@ def test_what_is_larger_than_the_bound_is_decoded_all_the_same(clips, decodes):
     assert len(asyncio.run(twice())) == len(decodes) == 2
 
 
-def test_a_failure_reaches_all_who_asked_and_is_not_remembered(tmp_path, clips):
+def test_decode_failure_reaches_all_waiters_and_is_not_cached(tmp_path, clips):
     path = tmp_path / "late.mp4"
 
     async def early_and_late():
@@ -104,7 +104,7 @@ def test_a_failure_reaches_all_who_asked_and_is_not_remembered(tmp_path, clips):
     assert len(frames) == 4
 
 
-def test_a_rollout_that_is_cancelled_takes_the_decode_from_nobody(clips, decodes):
+def test_cancelled_rollout_does_not_cancel_shared_decode(clips, decodes):
     async def one_gives_up():
         cache = MediaCache(PLENTY)
         first = asyncio.ensure_future(cache.fetch(video(clips["quick"])))
@@ -118,7 +118,7 @@ def test_a_rollout_that_is_cancelled_takes_the_decode_from_nobody(clips, decodes
     assert len(decodes) == 1
 
 
-def test_media_know_their_sources_and_others_have_none(clips, tmp_path):
+def test_only_unmodified_cached_media_have_sources(clips, tmp_path):
     Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
     image = Source("image", json.dumps({"image": str(tmp_path / "a.png")}), 14)
 
@@ -135,7 +135,7 @@ def test_media_know_their_sources_and_others_have_none(clips, tmp_path):
     assert cache.sources_of([picture]) is None
 
 
-def test_a_tool_that_draws_on_its_image_draws_on_no_other(tmp_path):
+def test_cached_images_are_handed_out_as_copies(tmp_path):
     Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
     image = Source("image", json.dumps({"image": str(tmp_path / "a.png")}), 14)
     first, second = asyncio.run(ask(MediaCache(PLENTY), image, image))
@@ -143,7 +143,7 @@ def test_a_tool_that_draws_on_its_image_draws_on_no_other(tmp_path):
     assert second.getpixel((0, 0)) == (0, 0, 0)
 
 
-def test_epochs_share_a_directory(clips, decodes, tmp_path):
+def test_disk_cache_is_shared_between_epochs(clips, decodes, tmp_path):
     settings = cache_settings({"p2r": {"media_cache": {"directory": str(tmp_path), "disk_gib": 1.0}}})
     source = video(clips["odd"], nframes=6)
     (first, its_metadata), (second, metadata) = [
@@ -154,7 +154,7 @@ def test_epochs_share_a_directory(clips, decodes, tmp_path):
     assert len(decodes) == 1
 
 
-def test_sources_are_the_media_in_their_order():
+def test_sources_list_media_in_message_order():
     messages = [
         {"role": "system", "content": "Look first."},
         {"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "and"}]},
@@ -166,7 +166,7 @@ def test_sources_are_the_media_in_their_order():
     ]
 
 
-def test_media_in_memory_and_lists_of_frames_have_sources(tmp_path):
+def test_in_memory_media_and_frame_lists_have_sources(tmp_path):
     frames = [str(tmp_path / f"{i}.png") for i in range(4)]
     for i, path in enumerate(frames):
         Image.new("RGB", (56, 56), (60 * i, 0, 0)).save(path)
@@ -212,10 +212,10 @@ def test_lists_of_frames_are_kept_on_disk_until_one_changes(tmp_path):
 
 
 @pytest.mark.parametrize("part", [{"type": "image", "image": {"bytes": b"png"}}, {"type": "audio", "audio": "a.wav"}])
-def test_what_is_not_a_canonical_element_has_no_source(part):
+def test_non_canonical_media_element_has_no_source(part):
     assert sources_in([{"role": "user", "content": [part]}], 14) is None
 
 
-def test_an_unknown_setting_is_an_error():
+def test_unknown_media_cache_setting_is_an_error():
     with pytest.raises(ValueError, match=r"data\.p2r\.media_cache\.memory_gb does not exist: did you mean memory_gib"):
         cache_settings({"p2r": {"media_cache": {"memory_gb": 1}}})

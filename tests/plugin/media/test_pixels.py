@@ -68,7 +68,7 @@ def shared(name: str) -> SharedInputs:
     return SharedInputs(small, ("pixel_values_videos",), recipe(name), f"{WORKER_PREFIX}0")
 
 
-def test_an_engine_on_another_node_reads_them(producer):
+def test_pixels_are_read_on_another_node(producer):
     ray.get(producer.put.remote("a"))
     assert ray.get(producer.node.remote()) != ray.get_runtime_context().get_node_id()
     rows = pickle.loads(pickle.dumps([shared("a"), shared("a"), {}]))  # as through TransferQueue; {} is a padding row
@@ -77,7 +77,7 @@ def test_an_engine_on_another_node_reads_them(producer):
     assert torch.equal(inputs["video_grid_thw"], torch.tensor([[1, 4, 4]] * 2))
 
 
-def test_what_is_pickled_is_small_and_loads_nothing(two_nodes):
+def test_pickled_shared_pixels_are_small_and_load_nothing(two_nodes):
     row = shared("never made")
     assert len(pickle.dumps(row)) < 2000 < made_of("").nbytes
     assert "pixel_values_videos" in row
@@ -90,7 +90,7 @@ def test_what_is_pickled_is_small_and_loads_nothing(two_nodes):
     assert len(row) == 2
 
 
-def test_the_least_recently_used_go_first(producer):
+def test_least_recently_used_pixels_are_evicted_first(producer):
     for name in ("a", "ab", "abc", "abcd"):
         ray.get(producer.put.remote(name))
     kept = [ray.get(producer.pixels.remote(recipe(name))) for name in ("a", "ab", "abc", "abcd")]
@@ -98,11 +98,11 @@ def test_the_least_recently_used_go_first(producer):
     assert torch.equal(shared("abcd")["pixel_values_videos"], made_of("abcd"))
 
 
-def test_pixels_beyond_the_bound_are_refused_with_the_remedy():
+def test_pixels_above_store_limit_are_refused_with_remedy():
     with pytest.raises(ValueError, match=r"75264 bytes.*data\.p2r\.media_cache\.pixels_gib.*fewer or smaller frames"):
         PixelStore(1000).put(recipe("a"), {"pixel_values_videos": made_of("a")})
 
 
-def test_without_a_worker_the_error_names_it(two_nodes):
+def test_missing_agent_loop_worker_is_named_in_error(two_nodes):
     with pytest.raises(RuntimeError, match="agent_loop_worker_0, and no agent loop worker is alive"):
         shared("never made")["pixel_values_videos"]

@@ -26,13 +26,13 @@ def assert_true(processor, ids: torch.Tensor, inputs: dict, media: list) -> None
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
-def test_a_video_lies_at_its_true_seconds(processor, clips, sample):
+def test_video_positions_follow_true_seconds(processor, clips, sample):
     ids, inputs = encode(processor, [video(clips, sample), {"type": "text", "text": "What moves?"}])
     assert inputs["second_per_grid_ts"][0].item() == pytest.approx(float(Fraction(2) / sample[3]), rel=1e-7)
     assert_true(processor, ids, inputs, [medium(sample)])
 
 
-def test_images_and_videos_in_turn(processor, clips):
+def test_positions_of_interleaved_images_and_videos_are_true(processor, clips):
     image = {"type": "image", "image": Image.new("RGB", (112, 112))}
     content = [image, video(clips, SAMPLES[4]), image, {"type": "text", "text": "and"}, video(clips, SAMPLES[8]), image]
     still = (1, 4, 4, Fraction(1))
@@ -40,18 +40,18 @@ def test_images_and_videos_in_turn(processor, clips):
     assert_true(processor, ids, inputs, [still, medium(SAMPLES[4]), still, medium(SAMPLES[8]), still])
 
 
-def test_text_alone_counts_up(processor):
+def test_text_only_positions_count_up(processor):
     ids, inputs = encode(processor, [{"type": "text", "text": "What moves?"}])
     assert_true(processor, ids, inputs, [])
 
 
-def test_placeholders_in_the_response_count_as_text(processor, clips):
+def test_trainer_gives_response_placeholders_text_positions(processor, clips):
     ids, inputs = encode(processor, [video(clips, SAMPLES[1])])
     ids = torch.cat([ids, torch.tensor([processor.video_token_id, TEXT, processor.image_token_id])])
     assert_true(processor, ids, inputs, [medium(SAMPLES[1])])
 
 
-def test_a_prompt_cut_inside_or_before_a_medium_is_an_error(processor, clips):
+def test_prompt_truncated_at_a_medium_is_an_error(processor, clips):
     ids, inputs = encode(processor, [video(clips, SAMPLES[1]), video(clips, SAMPLES[4])])
     last = int((ids == processor.video_token_id).nonzero()[-1])
     with pytest.raises(ValueError, match="truncated inside a medium"):
@@ -60,14 +60,14 @@ def test_a_prompt_cut_inside_or_before_a_medium_is_an_error(processor, clips):
         qwen_position_ids(processor, ids[: last - 40], inputs)
 
 
-def test_a_video_without_its_seconds_is_an_error(processor, clips):
+def test_video_without_second_per_grid_is_an_error(processor, clips):
     ids, inputs = encode(processor, [video(clips, SAMPLES[1])])
     inputs.pop("second_per_grid_ts")
     with pytest.raises(ValueError, match="second_per_grid_ts"):
         qwen_position_ids(processor, ids, inputs)
 
 
-def test_other_families_are_left_to_verl():
+def test_positions_of_unknown_processors_are_left_to_verl():
     assert qwen_position_ids(object(), torch.tensor([1, 2]), {}) is None
 
 
@@ -79,7 +79,7 @@ def other(request, tmp_path_factory):
     return hf_processor(str(folder)), layout
 
 
-def test_other_families_put_one_position_between_grids(other, clips):
+def test_other_qwen_families_advance_one_position_per_grid(other, clips):
     processor, layout = other
     side = 8 * processor.image_processor.patch_size
     image = {"type": "image", "image": Image.new("RGB", (side, side))}
@@ -89,7 +89,7 @@ def test_other_families_put_one_position_between_grids(other, clips):
     assert_true(processor, ids, inputs, [*still, *layout(SAMPLES[4]), *layout(SAMPLES[8]), *still])
 
 
-def test_verls_stock_positions_do_not_survive_a_placeholder_in_a_response(other, clips):
+def test_stock_verl_positions_fail_on_response_placeholder(other, clips):
     processor, layout = other
     ids, inputs = encode(processor, [video(clips, SAMPLES[1])])
     ids = torch.cat([ids, torch.tensor([TEXT, processor.video_token_id, TEXT])])
@@ -119,13 +119,13 @@ def test_the_agent_loop_pads_around_the_true_positions(processor, clips):
     assert bool((got[0, :, :3] == 1).all() and (got[0, :, -2:] == 1).all())
 
 
-def test_the_agent_loop_of_text_models_is_verls(processor):
+def test_agent_loop_positions_of_text_models_equal_verl(processor):
     ids, mask = padded(torch.arange(5), 2, 1)
     got = our_worker(None)._compute_position_ids(ids, mask, {})
     assert np.array_equal(got, AgentLoopWorker._compute_position_ids(our_worker(None), ids, mask, {}))
 
 
-def test_verls_stock_positions_are_wrong(processor, clips):
+def test_stock_verl_positions_are_wrong_for_most_videos(processor, clips):
     # Stock: every grid one second after the last, and the text goes on behind the picture's width, not its time. That
     # is true only of a video at one second per grid and no longer than its picture is wide: two grids of 4 x 4.
     right = []

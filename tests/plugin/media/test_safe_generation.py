@@ -20,7 +20,7 @@ from verl_p2r.plugin.media.position_ids import qwen_position_ids
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
-def test_verl_knows_the_placeholders_of_each_family(family, tiny_model, tmp_path):
+def test_verl_finds_vision_placeholders_of_each_family(family, tiny_model, tmp_path):
     folder = tiny_model if family == "qwen2_5_vl" else qwen_models.save(tmp_path, family)
     processor = hf_processor(str(folder))
     names = ["<|image_pad|>", "<|video_pad|>"]
@@ -28,7 +28,7 @@ def test_verl_knows_the_placeholders_of_each_family(family, tiny_model, tmp_path
 
 
 @pytest.mark.slow
-def test_vllm_samples_no_placeholder_once_verl_has_banned_them(tiny_model, processor, tmp_path):
+def test_vllm_never_samples_placeholders_banned_by_verl(tiny_model, processor, tmp_path):
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     # Whatever the hidden state, its product with one of two opposite rows of the output layer is large.
@@ -53,7 +53,7 @@ def test_vllm_samples_no_placeholder_once_verl_has_banned_them(tiny_model, proce
     assert placeholders.isdisjoint(sampled["after new weights"])
 
 
-def test_a_placeholder_in_a_response_would_end_the_training(tiny_model, processor, clips):
+def test_verl_forward_fails_on_response_placeholder(tiny_model, processor, clips):
     # The positions take it for text, as vLLM does; verl's forward does not know which placeholder is the wrong one.
     from transformers import Qwen2_5_VLForConditionalGeneration
 

@@ -39,7 +39,7 @@ class FakeMedia:
         return tuple(Source("video", str(int(medium[0])), 14) for medium in media)
 
 
-def test_a_store_that_is_too_small_costs_time_and_nothing_else(queue):
+def test_too_small_pixel_store_still_returns_correct_pixels(queue):
     """With hundreds of callers and room for two prompts, each caller gets its own prompt's pixels."""
     clips = [torch.full((64,), float(i)) for i in range(40)]
     shared = SharingProcessor(FakeProcessor(), FakeMedia(), pixels.PixelStore(2 * clips[0].nbytes))
@@ -55,7 +55,7 @@ def test_a_store_that_is_too_small_costs_time_and_nothing_else(queue):
         assert all(pool.map(ask, [i % 40 for i in range(400)]))
 
 
-def test_sglang_is_sent_tensors_of_its_own(queue):
+def test_sglang_payload_gets_its_own_copy_of_pixels(queue):
     """verl's payload for SGLang takes them from what the processor returns to the builder."""
     clip = torch.full((64,), 3.0)
     shared = SharingProcessor(FakeProcessor(), FakeMedia(), pixels.PixelStore(PLENTY), return_pixels=True)
@@ -84,7 +84,7 @@ def together(count: int, ask, release: threading.Event) -> list:
         return [future.exception() or future.result() for future in futures]
 
 
-def test_callers_at_the_same_time_share_one_call(queue):
+def test_concurrent_callers_share_one_processor_call(queue):
     release = threading.Event()
     processor, clip = FakeProcessor(release=release), torch.full((64,), 3.0)
     shared = SharingProcessor(processor, FakeMedia(), pixels.PixelStore(PLENTY))
@@ -96,7 +96,7 @@ def test_callers_at_the_same_time_share_one_call(queue):
     assert processor.calls == 2
 
 
-def test_a_failure_reaches_all_who_wait_and_is_not_remembered(queue):
+def test_processor_failure_reaches_all_waiters_and_is_not_cached(queue):
     release = threading.Event()
     processor, clip = FakeProcessor(failures=1, release=release), torch.full((64,), 3.0)
     shared = SharingProcessor(processor, FakeMedia(), pixels.PixelStore(PLENTY))

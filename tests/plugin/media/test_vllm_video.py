@@ -65,7 +65,7 @@ def assert_both_sides_true(rollout, processor, content: list[dict], media: list)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=str)
-def test_rollout_trainer_and_truth_agree(rollout, processor, clips, sample):
+def test_rollout_and_trainer_positions_equal_truth(rollout, processor, clips, sample):
     content = [video(clips, sample), {"type": "text", "text": "What moves?"}]
     assert_both_sides_true(rollout, processor, content, [medium(sample)])
 
@@ -75,20 +75,20 @@ EXTREMES = [(10, Fraction(1, 2)), (12, Fraction(3, 4)), (30, 25), (32, 30), (32,
 
 
 @pytest.mark.parametrize(("frames", "rate"), EXTREMES, ids=str)
-def test_they_agree_from_half_a_frame_to_thirty_a_second(rollout, processor, make_clip, frames, rate):
+def test_rollout_and_trainer_agree_at_extreme_frame_rates(rollout, processor, make_clip, frames, rate):
     sample = ("clip", {"nframes": frames}, frames, Fraction(rate))
     content = [video({"clip": make_clip(frames, rate)}, sample), {"type": "text", "text": "What moves?"}]
     assert_both_sides_true(rollout, processor, content, [medium(sample)])
 
 
-def test_they_agree_on_images_and_videos_in_turn(rollout, processor, clips):
+def test_rollout_and_trainer_agree_on_interleaved_images_and_videos(rollout, processor, clips):
     image = {"type": "image", "image": Image.new("RGB", (112, 112))}
     content = [video(clips, SAMPLES[8]), image, {"type": "text", "text": "and"}, video(clips, SAMPLES[4]), image]
     still = (1, 4, 4, Fraction(1))
     assert_both_sides_true(rollout, processor, content, [medium(SAMPLES[8]), still, medium(SAMPLES[4]), still])
 
 
-def test_seconds_keep_their_precision_in_every_dtype(rollout, processor, clips):
+def test_seconds_per_grid_keep_precision_in_every_dtype(rollout, processor, clips):
     # 16 frames at 16000/1001 fps: 0.125125 s per grid, in bfloat16 0.125.
     output = rollout_positions.process(rollout, *sent(processor, [video(clips, SAMPLES[7])]))
     (seconds,) = rollout_positions.seconds_per_grid(output)
@@ -102,7 +102,7 @@ def test_a_video_without_metadata_counts_as_24_fps_as_in_stock_vllm(rollout, pro
     assert rollout_positions.seconds_per_grid(output) == pytest.approx([2 / 24])
 
 
-def test_metadata_of_vllms_own_loader_is_read_too(rollout, processor):
+def test_metadata_of_vllm_video_loader_is_read(rollout, processor):
     # Its fields go beyond what transformers knows.
     metadata = {"total_num_frames": 8, "fps": 4.0, "duration": 2.0, "video_backend": "opencv", "frames_indices": [0, 7]}
     given = (torch.zeros(2, 3, 112, 112), {**metadata, "do_sample_frames": True})
@@ -110,21 +110,21 @@ def test_metadata_of_vllms_own_loader_is_read_too(rollout, processor):
     assert rollout_positions.seconds_per_grid(output) == pytest.approx([2.0])  # 2 of 8 frames at 4 fps are 1 fps
 
 
-def test_processor_kwargs_of_the_data_config_pass(rollout, processor, clips):
+def test_processor_kwargs_from_data_config_are_accepted(rollout, processor, clips):
     plain = rollout_positions.process(rollout, *sent(processor, [video(clips, SAMPLES[1])]))
     given = rollout_positions.process(rollout, *sent(processor, [video(clips, SAMPLES[1])]), do_sample_frames=False)
     assert given["prompt_token_ids"] == plain["prompt_token_ids"]
     assert rollout_positions.seconds_per_grid(given) == rollout_positions.seconds_per_grid(plain)
 
 
-def test_prompts_with_images_alone_and_text_alone_still_work(rollout, processor):
+def test_image_only_and_text_only_prompts_still_work(rollout, processor):
     image = Image.new("RGB", (112, 112))
     output = rollout_positions.process(rollout, [TEXT, processor.image_token_id, TEXT], {"image": [image]})
     assert len(output["prompt_token_ids"]) == 18
     assert rollout_positions.process(rollout, [TEXT, TEXT], {})["prompt_token_ids"] == [TEXT, TEXT]
 
 
-def test_same_pixels_at_other_times_are_another_cache_entry(plugins, processor, tiny_model):
+def test_same_pixels_with_other_times_are_cached_separately(plugins, processor, tiny_model):
     cached = rollout_positions.vllm_processor(str(tiny_model), "float32", cached=True)
     pixels = torch.zeros(4, 3, 112, 112)
     seen = {}
@@ -156,13 +156,13 @@ def qwen3(request, plugins, tmp_path_factory):
 
 
 @pytest.mark.parametrize("sample", [*SAMPLES, ("quick", {"nframes": 2}, 2, Fraction(1))], ids=str)
-def test_other_families_agree_too(other, clips, sample):
+def test_rollout_and_trainer_agree_for_other_qwen_families(other, clips, sample):
     rollout, processor, layout = other
     content = [video(clips, sample), {"type": "text", "text": "What moves?"}]
     assert_both_sides_true(rollout, processor, content, layout(sample))
 
 
-def test_other_families_agree_on_images_and_videos_in_turn(other, clips):
+def test_other_qwen_families_agree_on_interleaved_images_and_videos(other, clips):
     rollout, processor, layout = other
     side = 8 * processor.image_processor.patch_size
     image = {"type": "image", "image": Image.new("RGB", (side, side))}
@@ -222,7 +222,7 @@ def test_a_qwen3_prompt_with_other_grids_than_its_video_is_an_error(qwen3, clips
         rollout_positions.process(rollout, ids, media)
 
 
-def test_the_mixture_of_experts_of_qwen3_vl_has_our_processor_too(plugins):
+def test_qwen3_vl_moe_uses_our_processor(plugins):
     from vllm.model_executor.models.qwen3_vl_moe import Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeProcessingInfo
 
     factory = Qwen3VLMoeForConditionalGeneration._processor_factory
@@ -231,7 +231,7 @@ def test_the_mixture_of_experts_of_qwen3_vl_has_our_processor_too(plugins):
 
 
 @pytest.mark.parametrize("pads", [1, 3], ids=["collapsed by verl", "not collapsed"])
-def test_videos_as_sent_by_hand(pads):
+def test_videos_are_cut_out_of_hand_made_prompt(pads):
     # 1 text, 2 and 3 vision start and end, 7 a timestamp, 9 the placeholder: two videos, of two grids and of one, each
     # grid of three tokens. The second stands inside outer markers, as transformers 5.10 leaves them.
     short, grid = [9] * pads, [2, 9, 9, 9, 3]
@@ -297,7 +297,7 @@ def test_a_repair_is_installed_where_it_fits_and_steps_aside_elsewhere(
 
 
 @pytest.mark.parametrize("version", ["0.27.1", "0.31.0"])
-def test_a_server_of_any_version_gets_a_tracker_of_shared_memory(monkeypatch, version):
+def test_vllm_plugin_starts_shm_tracker_in_any_version(monkeypatch, version):
     import vllm
 
     started = []

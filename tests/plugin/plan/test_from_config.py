@@ -55,7 +55,7 @@ def sft(data, tiny_model):
     return launch_of("p2r_sft_cpu", paths)
 
 
-def test_tokens_of_prompts_are_the_processors(rl, data, processor):
+def test_planned_prompt_tokens_equal_processor_tokens(rl, data, processor):
     launch, spec = rl(), VisionSpec.from_processor(processor)
     files = [f"{data}/rl_train.parquet"]
     counted = [count(s, spec, processor.tokenizer) for s in samples(launch, files, processor, -1)]
@@ -71,7 +71,7 @@ def test_tokens_of_prompts_are_the_processors(rl, data, processor):
         assert media == ids.count(processor.tokenizer.convert_tokens_to_ids("<|video_pad|>"))
 
 
-def test_tokens_of_sft_rows_are_those_trained_on(sft, data, processor):
+def test_planned_sft_tokens_equal_trained_tokens(sft, data, processor):
     files = [f"{data}/sft_train.parquet"]
     spec = VisionSpec.from_processor(processor)
     counted = [count(s, spec, processor.tokenizer)[0] for s in samples(sft, files, processor, -1)]
@@ -80,7 +80,7 @@ def test_tokens_of_sft_rows_are_those_trained_on(sft, data, processor):
     assert len(counted) == 12
 
 
-def test_the_plan_holds_the_counted_rows(rl, sft, data, processor):
+def test_plan_uses_token_counts_of_data_rows(rl, sft, data, processor):
     launch = rl()
     plan = plan_of(launch, Options())
     files, spec = [f"{data}/rl_train.parquet"], VisionSpec.from_processor(processor)
@@ -108,7 +108,7 @@ def _model(launch):
     return AutoModelForImageTextToText.from_pretrained(launch.config.actor_rollout_ref.model.path)
 
 
-def test_data_that_cannot_be_read_are_a_warning_not_the_end(rl, data, tmp_path):
+def test_unusable_data_rows_are_a_plan_warning(rl, data, tmp_path):
     shutil.copy(data / "rl_train.parquet", tmp_path / "broken.parquet")
     launch = rl(f"data.train_files={tmp_path}/broken.parquet", "data.max_prompt_length=50")
     assert any(
@@ -150,7 +150,7 @@ def test_a_recipe_for_a_small_card_fits_in_each_phase(case, plans):
     assert (job.engine.gpus, job.engine.lora_rank, job.engine.param_bytes) == (1, 64, 4)
 
 
-def test_what_a_script_sets_arrives(plans):
+def test_plan_uses_settings_of_each_script(plans):
     by_script = {case.script: case for case in CASES}
     lora = plans(by_script["pa_grpo_7b_lora.sh"]).job
     assert (lora.engine.lora_rank, lora.engine.lora_vision, lora.engine.param_offload) == (64, False, True)
@@ -198,7 +198,7 @@ def run(*arguments: str):
     return CliRunner().invoke(app, ["plan", *arguments], env={"COLUMNS": "200"})
 
 
-def test_the_command_prints_all_parts_and_formulas():
+def test_plan_command_prints_all_parts_and_formulas():
     done = run("p2r_ppo", RL[0], "p2r/judge=openai", "algorithm.p2r.judge.kwargs.model=judge", "--gpu", "H200")
     assert done.exit_code == 0, done.output
     for text in (
@@ -218,7 +218,7 @@ def test_the_command_prints_all_parts_and_formulas():
     assert "weights" in short.output
 
 
-def test_a_script_is_planned_with_its_environment(tmp_path):
+def test_plan_uses_environment_of_script(tmp_path):
     _, command = call("pa_grpo_7b.sh", {**START, "BATCH": "24"}, tmp_path, "actor_rollout_ref.rollout.n=4")
     done = run("--model", "Qwen2.5-VL-7B", "--", *command)
     assert done.exit_code == 0, done.output
@@ -238,19 +238,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("overrides", "what"), WRONG.values(), ids=list(WRONG))
-def test_strict_ends_with_one_where_something_is_wrong(overrides, what):
+def test_strict_plan_exits_1_on_fault(overrides, what):
     done = run("p2r_ppo", *RL, *overrides, "--strict")
     assert done.exit_code == 1
     assert what in done.output
 
 
-def test_a_warning_alone_is_no_failure():
+def test_plan_with_warning_only_exits_0():
     done = run("p2r_ppo", *RL, "data.image_patch_size=16")
     assert done.exit_code == 0
     assert "warn data.image_patch_size" in done.output
 
 
-def test_strict_ends_with_zero_where_nothing_is_wrong():
+def test_strict_plan_exits_0_without_faults():
     good = ["actor_rollout_ref.rollout.max_model_len=6144", "actor_rollout_ref.rollout.tensor_model_parallel_size=1"]
     done = run("p2r_ppo", *RL, *good, "--strict")
     assert done.exit_code == 0, done.output
@@ -282,25 +282,25 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize(("arguments", "what"), UNREADABLE.values(), ids=list(UNREADABLE))
-def test_what_cannot_be_read_ends_with_two_and_the_reason(arguments, what):
+def test_unreadable_plan_arguments_exit_2_with_reason(arguments, what):
     done = run(*arguments)
     assert done.exit_code == 2, done.output
     assert what in done.output
 
 
-def test_amounts_are_read_at_a_glance():
+def test_plan_amounts_are_formatted_with_units():
     amounts = [(3 * 2**30, "B"), (5 * 2**20, "B"), (1024.4, "tokens"), (0.25, "s"), (147.3, "s")]
     assert [amount(*one) for one in amounts] == ["3.0 GiB", "5.0 MiB", "1,024 tokens", "0.2 s", "147 s"]
 
 
-def test_a_command_that_does_not_start_verl_is_refused():
+def test_plan_refuses_command_that_does_not_start_verl():
     for command in (["python", "train.py"], ["python", "-m", "verl.trainer.main_ppo"]):
         with pytest.raises(ValueError, match="does not start verl"):
             read(command)
 
 
 @pytest.mark.parametrize("config", ["p2r_ppo", "p2r_ppo_cpu"])
-def test_a_frozen_vision_tower_is_read(config):
+def test_plan_reads_freeze_vision_tower(config):
     model = [
         "actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
@@ -315,7 +315,7 @@ def test_a_frozen_vision_tower_is_read(config):
     assert plan_of(sft, Options(rows=0)).job.trained == frozen.trained
 
 
-def test_the_shared_prefix_and_kept_features_are_read_and_compared():
+def test_plan_reads_and_compares_shared_prefix_and_vision_features():
     model = ["actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct"]
     frozen = "actor_rollout_ref.actor.freeze_vision_tower=True"
     on = plan_of(launch_of("p2r_ppo", [*model, frozen, "trainer.p2r.shared_prefix=True"]), Options(rows=0)).job
@@ -331,7 +331,7 @@ def test_the_shared_prefix_and_kept_features_are_read_and_compared():
     assert seconds[1] < 0.7 * seconds[0]
 
 
-def test_the_comparison_says_that_ulysses_has_no_shared_prefix():
+def test_plan_says_shared_prefix_is_unavailable_with_ulysses():
     cut = [
         "actor_rollout_ref.model.path=Qwen/Qwen2.5-VL-7B-Instruct",
         "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size=2",

@@ -41,7 +41,7 @@ def launch(configs):
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
 @pytest.mark.parametrize("inner", ["fsdp", "fsdp2"])
 @pytest.mark.parametrize("sequence", [(1, 1), (2, 1), (1, 4), (2, 4)])
-def test_the_engine_is_the_one_that_verl_makes(launch, strategy, inner, sequence):
+def test_planned_engine_equals_verl_engine(launch, strategy, inner, sequence):
     values = {f"{ACTOR}.strategy": strategy, f"{ACTOR}.fsdp_config.strategy": inner}
     values[f"{ACTOR}.ulysses_sequence_parallel_size"] = sequence[0]
     values[f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size"] = sequence[1]
@@ -55,7 +55,7 @@ def test_the_engine_is_the_one_that_verl_makes(launch, strategy, inner, sequence
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
-def test_the_engine_of_sft_is_its_own(launch, strategy):
+def test_planned_sft_engine_uses_sft_strategy(launch, strategy):
     assert plan_of(launch("sft", {"engine.strategy": strategy}), Options(rows=0)).job.engine.fsdp2 is (
         strategy == "fsdp2"
     )
@@ -63,7 +63,7 @@ def test_the_engine_of_sft_is_its_own(launch, strategy):
 
 @pytest.mark.parametrize("strategy", ["megatron", "veomni", "fsdp_turbo", "ddp", "", None, 2])
 @pytest.mark.parametrize(("kind", "key"), [("rl", f"{ACTOR}.strategy"), ("sft", "engine.strategy")])
-def test_another_engine_is_refused_by_name(launch, kind, key, strategy):
+def test_plan_refuses_unsupported_engine_by_name(launch, kind, key, strategy):
     with pytest.raises(ValueError, match=rf"{key} is {strategy!r}: only fsdp and fsdp2 can be planned"):
         check_config(launch(kind, {key: strategy}))
 
@@ -88,7 +88,7 @@ ALWAYS = [(kind, key, {}) for kind in ("rl", "sft") for key in COUNTS[kind == "r
 
 
 @pytest.mark.parametrize(("kind", "key", "chosen"), [*ALWAYS, *CHOSEN], ids=lambda value: str(value))
-def test_a_count_that_is_none_is_named_with_its_key(launch, kind, key, chosen):
+def test_plan_names_config_key_of_invalid_count(launch, kind, key, chosen):
     run = launch(kind, chosen)
     for value in NO_COUNTS:
         OmegaConf.update(run.config, key, value)
@@ -113,7 +113,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("kind", "key", "values", "remedy"), OTHERS)
-def test_other_values_that_cannot_be_are_named(launch, kind, key, values, remedy):
+def test_plan_names_config_key_of_other_invalid_values(launch, kind, key, values, remedy):
     run = launch(kind, {})
     for value in values:
         OmegaConf.update(run.config, key, value)
@@ -121,18 +121,18 @@ def test_other_values_that_cannot_be_are_named(launch, kind, key, values, remedy
             check_config(run)
 
 
-def test_all_that_is_wrong_is_named_at_once(launch):
+def test_plan_lists_all_config_errors_at_once(launch):
     with pytest.raises(ValueError, match=r"data\.train_batch_size is 0: .*; .*rollout\.n is null: "):
         check_config(launch("rl", {"data.train_batch_size": 0, f"{ROLLOUT}.n": None}))
 
 
-def test_what_verl_refuses_is_refused_in_its_words(launch):
+def test_plan_shows_verl_own_config_error(launch):
     with pytest.raises(ValueError, match=r"actor_rollout_ref\.rollout: verl refuses it: .*Rollout mode 'sync' has"):
         plan_of(launch("rl", {f"{ROLLOUT}.mode": "sync"}), Options(rows=0))
 
 
 @pytest.mark.parametrize("sizes", [("gpu", "1"), ("0", "1"), ("8", "0"), ("8", "1:x")])
-def test_a_torchrun_without_a_number_of_gpus_is_refused(sizes):
+def test_torchrun_without_numeric_gpu_count_is_refused(sizes):
     launch = ["torchrun", f"--nproc_per_node={sizes[0]}", f"--nnodes={sizes[1]}", "-m", "verl.trainer.sft_trainer"]
     with pytest.raises(ValueError, match="give numbers of at least 1"):
         read([*launch, "--config-path", "pkg://verl_p2r.config", "--config-name", "p2r_sft"])

@@ -43,12 +43,12 @@ def batch(rows: int = 12, width: int = 9, groups: int = 3):
     return rewards, mask, np.array([f"uid{i % groups}" for i in range(rows)], dtype=object)
 
 
-def test_without_the_trainer_it_names_the_remedy():
+def test_estimator_without_our_trainer_names_required_settings():
     with pytest.raises(RuntimeError, match=r"trainer\.v1\.trainer_mode to p2r_sync.*reward_manager\.name to p2r"):
         estimator(token_level_rewards=torch.zeros(2, 3), response_mask=torch.ones(2, 3), index=np.array(["a", "a"]))
 
 
-def test_rewards_of_another_batch_are_refused():
+def test_estimator_refuses_rewards_of_another_batch():
     rewards, mask, _ = batch()
     with process_rewards(rewards), pytest.raises(RuntimeError, match="no process rewards for this batch"):
         estimator(token_level_rewards=torch.zeros(2, 9), response_mask=mask[:2], index=np.array(["a", "a"]))
@@ -58,7 +58,7 @@ def test_rewards_of_another_batch_are_refused():
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("weighting", ["token", "segment"])
 @pytest.mark.parametrize("cross", [0.0, 0.5])
-def test_settings_reach_the_method(norm, separate, weighting, cross):
+def test_estimator_passes_settings_to_pa_grpo_advantages(norm, separate, weighting, cross):
     rewards, mask, uid = batch()
     cross = cross if separate else 0.0
     settings = config(norm, separate=separate, segment_weighting=weighting, cross_credit=cross)
@@ -83,7 +83,7 @@ def test_settings_reach_the_method(norm, separate, weighting, cross):
     assert advantages.abs().sum() > 0
 
 
-def test_one_process_switched_off_is_not_separated():
+def test_advantages_with_one_process_disabled_are_not_separated():
     rewards, mask, uid = batch()
     everyone = torch.ones(len(mask), dtype=torch.bool)
     off = ProcessRewards(
@@ -110,7 +110,7 @@ def kl_example():
     return rewards, scores + penalty, mask, np.array(["a", "a"], dtype=object)
 
 
-def test_each_process_pays_the_kl_penalty_of_its_own_tokens():
+def test_each_process_gets_kl_penalty_of_its_tokens():
     rewards, with_penalty, mask, uid = kl_example()
     with process_rewards(rewards):
         advantages, _ = estimator(
@@ -145,7 +145,7 @@ def test_norm_adv_by_std_in_grpo_is_honoured():
     torch.testing.assert_close(advantages, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_token_rejected_for_training_keeps_its_share_of_the_penalty():
+def test_rejected_token_still_contributes_its_kl_penalty():
     """Rejection sampling masks tokens after the penalty is known; verl's GRPO still sums the whole penalty."""
     rewards, with_penalty, mask, uid = kl_example()
     rejected = mask.clone()
@@ -162,7 +162,7 @@ def test_a_token_rejected_for_training_keeps_its_share_of_the_penalty():
     torch.testing.assert_close(apart, torch.tensor([[0.55, 0.0, -0.4, 0.0], [-0.55, 0.4, 0.4, 0.0]]))
 
 
-def test_the_context_ends_with_its_block_also_on_error():
+def test_process_rewards_context_ends_on_error_and_nests():
     rewards, mask, uid = batch()
     arguments = {"token_level_rewards": rewards.token_level_scores, "response_mask": mask, "index": uid}
     with pytest.raises(ZeroDivisionError), process_rewards(rewards):
@@ -190,7 +190,7 @@ def test_a_cross_credit_that_means_nothing_is_named():
         )
 
 
-def test_a_misspelt_setting_is_named():
+def test_misspelled_p2r_setting_is_named():
     rewards, mask, uid = batch()
     with process_rewards(rewards), pytest.raises(ValueError, match=r"algorithm\.p2r\.seperate does not exist"):
         estimator(

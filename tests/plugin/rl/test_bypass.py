@@ -25,7 +25,7 @@ class NoWorker:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", TRAINERS)
-def test_the_rollouts_probabilities_are_the_old_ones_and_advantages_stay(queue, mode):
+def test_bypass_uses_rollout_log_probs_and_keeps_advantages(queue, mode):
     rows = rollouts(4)
     batch = pad(put(rows), rows, 5)  # verl's padding rows, too
     trainer = make_trainer(BYPASS, cls=get_trainer_cls(mode))
@@ -40,7 +40,7 @@ def test_the_rollouts_probabilities_are_the_old_ones_and_advantages_stay(queue, 
     assert not [name for name in metrics if name.startswith("rollout_corr")]  # nothing is corrected
 
 
-def test_the_loss_clips_the_ratio_of_the_policy_to_the_rollout():
+def test_bypass_loss_clips_policy_to_rollout_ratio():
     """The actor's config does not change; by hand: ratio e^0.5 is clipped at 1.2, ratio e^0.1 is not."""
     micro = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1"
     config = omega_conf_to_dataclass(make_config(BYPASS, micro).actor_rollout_ref.actor)
@@ -67,7 +67,7 @@ def test_the_loss_clips_the_ratio_of_the_policy_to_the_rollout():
         ("algorithm.rollout_correction.loss_type=reinforce", "set loss_type to ppo_clip, or bypass_mode=False"),
     ],
 )
-def test_what_bypass_mode_would_ignore_is_refused(override, message):
+def test_settings_ignored_by_bypass_mode_are_refused(override, message):
     check_config(make_config(BYPASS))
     check_config(make_config(override))  # without bypass mode each has its use
     with pytest.raises(ValueError, match=message):

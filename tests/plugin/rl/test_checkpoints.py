@@ -54,7 +54,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("rl", [True, False], ids=["rl", "sft"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, fault, rl):
+def test_incomplete_checkpoint_is_skipped_on_resume(tmp_path, fault, rl):
     for step in (8, 9, 10):
         folder = write_step(tmp_path, step, rl)
     fault(folder / "actor" if rl else folder)
@@ -65,7 +65,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, fault, rl):
 
 
 @pytest.mark.parametrize("told", ["10", "10\n", " 10"])
-def test_a_whole_one_stays_named_even_if_a_newer_one_is_whole(tmp_path, recwarn, told):
+def test_tracker_keeps_complete_checkpoint_despite_newer_one(tmp_path, recwarn, told):
     write_step(tmp_path, 10)
     write_step(tmp_path, 20)
     (tmp_path / TRACKER).write_text(told)
@@ -75,7 +75,7 @@ def test_a_whole_one_stays_named_even_if_a_newer_one_is_whole(tmp_path, recwarn,
 
 
 @pytest.mark.parametrize("told", ["", "\0\0", "-1", "²", "5", None], ids=repr)
-def test_a_tracker_that_names_nothing_is_written_anew(tmp_path, told):
+def test_invalid_tracker_is_rewritten_to_newest_complete_checkpoint(tmp_path, told):
     write_step(tmp_path, 10)
     write_step(tmp_path, 9)
     if told is not None:
@@ -86,7 +86,7 @@ def test_a_tracker_that_names_nothing_is_written_anew(tmp_path, told):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [TRACKER]
 
 
-def test_one_with_its_place_in_the_data_is_preferred(tmp_path):
+def test_checkpoint_with_dataloader_state_is_preferred(tmp_path):
     for step in (8, 9, 10):
         write_step(tmp_path, step)
     (tmp_path / "global_step_10" / "data.pt").unlink()
@@ -97,7 +97,7 @@ def test_one_with_its_place_in_the_data_is_preferred(tmp_path):
     assert (tmp_path / TRACKER).read_text() == "8"
 
 
-def test_without_a_whole_one_the_error_says_what_each_lacks(tmp_path):
+def test_error_lists_missing_files_when_no_checkpoint_is_complete(tmp_path):
     for step in (9, 10):
         cut(write_step(tmp_path, step) / "actor" / "optim_world_size_2_rank_0.pt")
     (tmp_path / TRACKER).write_text("10")
@@ -105,7 +105,7 @@ def test_without_a_whole_one_the_error_says_what_each_lacks(tmp_path):
         correct_tracker(tmp_path)
 
 
-def test_where_each_node_has_the_files_of_its_own_ranks_verl_decides(tmp_path):
+def test_checkpoints_with_node_local_rank_files_are_left_to_verl(tmp_path):
     for step in (9, 10):
         for path in (write_step(tmp_path, step) / "actor").glob("*_rank_1.pt"):
             path.unlink()
@@ -114,14 +114,14 @@ def test_where_each_node_has_the_files_of_its_own_ranks_verl_decides(tmp_path):
     assert (tmp_path / TRACKER).read_text() == "10"
 
 
-def test_a_first_checkpoint_that_was_not_finished_is_nothing(tmp_path):
+def test_unfinished_first_checkpoint_is_ignored(tmp_path):
     cut(write_step(tmp_path, 10) / "actor" / "model_world_size_2_rank_0.pt")
     correct_tracker(tmp_path)
     assert not (tmp_path / TRACKER).exists()
 
 
 @pytest.mark.parametrize("told", ["10", "20", None])
-def test_checkpoints_of_another_engine_are_left_to_verl(tmp_path, told):
+def test_checkpoints_of_other_engines_are_left_to_verl(tmp_path, told):
     (tmp_path / "global_step_10" / "actor" / "dist_ckpt").mkdir(parents=True)
     (tmp_path / "global_step_10.zip").touch()
     if told:
@@ -131,7 +131,7 @@ def test_checkpoints_of_another_engine_are_left_to_verl(tmp_path, told):
     assert told is None or (tmp_path / TRACKER).read_text() == told
 
 
-def test_a_folder_that_is_not_there_is_nothing(tmp_path):
+def test_missing_checkpoint_folder_is_ignored(tmp_path):
     correct_tracker(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
 
@@ -213,7 +213,7 @@ class RL(ProcessAware, PPOTrainerSync):
 
 
 @pytest.mark.parametrize("trainer", [SFT, RL])
-def test_a_run_killed_between_the_removal_and_the_tracker_goes_on_from_what_it_had_saved(tmp_path, trainer):
+def test_run_killed_before_tracker_update_resumes_from_saved_checkpoint(tmp_path, trainer):
     run = trainer(tmp_path, Engine(killed_at=20))
     run.save(10)
     with pytest.raises(Killed):

@@ -47,7 +47,7 @@ def test_a_group_is_kept_unless_both_rewards_are_constant(queue):
     make_trainer()._compute_advantage(batch, {})
 
 
-def test_the_summed_reward_would_drop_a_group_that_still_teaches(queue):
+def test_filtering_by_summed_reward_would_drop_useful_group(queue):
     put_group("sum", [(1.0, 0.0), (0.0, 1.0)])
     buffer = replay_buffer("reward")
     buffer._sync_metadata_from_transfer_queue()

@@ -21,7 +21,7 @@ def response(i: int) -> str:
 
 
 @pytest.mark.slow
-def test_every_row_is_judged_or_marked(judge_server, tokenizer):  # noqa: F811
+def test_every_row_gets_verdict_or_is_marked_invalid(judge_server, tokenizer):  # noqa: F811
     judge_server.control(
         latency=0.02,
         yes_when=r"\bred\b",

@@ -49,7 +49,7 @@ def info(perception: float, reasoning: float, **changes) -> dict:
     return {**numbers, **changes}
 
 
-def test_means_by_hand():
+def test_step_metrics_match_hand_computed_means():
     infos = [
         info(2.2, 1.0, perception_accuracy=1.0, perception_format=1.0, perception_length_reward=0.2),
         info(1.0, 0.5, perception_format=1.0, reasoning_accuracy=0.5, reasoning_length_reward=0.2),
@@ -77,7 +77,7 @@ def test_means_by_hand():
     )
 
 
-def test_collapse_tells_the_processes_from_their_sum():
+def test_collapse_is_measured_per_process_and_for_sum():
     """One group where only the sum is equal, one where only R_P is, one where both are; they come interleaved."""
     rewards = {"sum": [(1, 0), (0, 1)], "perception": [(1, 0), (1, 1)], "both": [(1, 1), (1, 1)]}
     infos = [info(*pair[i]) for i in (0, 1) for pair in rewards.values()]
@@ -87,32 +87,32 @@ def test_collapse_tells_the_processes_from_their_sum():
     assert metrics["p2r/collapse/combined"] == pytest.approx(2 / 3)
 
 
-def test_collapse_sees_through_rounding():
+def test_collapse_ignores_float_rounding():
     """0.1 + 0.2 and 0.3 are one reward, though not one float."""
     metrics = process_metrics([info(0.1 + 0.2, 0.0), info(0.3, 1.0)], ["a", "a"])
     assert metrics["p2r/collapse/perception"] == 1.0
 
 
-def test_groups_of_one_are_no_collapse():
+def test_groups_of_one_do_not_count_as_collapsed():
     metrics = process_metrics([info(1, 0), info(1, 0), info(1, 1)], ["a", "a", "alone"])
     assert metrics["p2r/collapse/perception"] == 1.0  # only one group could have differed
     only_singles = process_metrics([info(1, 0), info(1, 0)], ["a", "b"])
     assert only_singles["p2r/collapse/perception"] == 0.0
 
 
-def test_what_was_never_measured_is_left_out():
+def test_metric_without_any_measurement_is_omitted():
     metrics = process_metrics([info(0, 1, perception_accuracy=None)] * 2, ["a", "a"])
     assert "p2r/perception/accuracy" not in metrics
     assert metrics["p2r/reasoning/reward"] == 1.0
     assert not any(math.isnan(value) for value in metrics.values())
 
 
-def test_what_was_measured_on_some_rows_is_their_mean():
+def test_metric_measured_on_some_rows_is_their_mean():
     infos = [info(0, 1, perception_accuracy=accuracy) for accuracy in (None, 1.0, 0.0, 1.0)]
     assert process_metrics(infos, ["a"] * 4)["p2r/perception/accuracy"] == pytest.approx(2 / 3)
 
 
-def test_what_the_judge_took_by_hand():
+def test_judge_cost_metrics_match_hand_computed_values():
     """Over the three responses that it was asked about; the fourth had no observation."""
     infos = [
         info(1, 0, judge_seconds=1.0, judge_cached=0, judge_retries=2),
@@ -189,12 +189,12 @@ def test_a_member_that_never_answers_agrees_with_no_one():
     assert "p2r/judge/unanimous" not in metrics
 
 
-def test_rows_of_a_manager_without_these_numbers_have_no_judge_metrics():
+def test_judge_metrics_are_omitted_without_judge_numbers():
     row = {key: value for key, value in info(1, 0).items() if not key.startswith("judge_")}
     assert not any(name.startswith("p2r/judge/") for name in process_metrics([row], ["a"]))
 
 
-def test_a_batch_of_nothing_but_padding_logs_nothing():
+def test_padding_only_batch_logs_no_metrics():
     assert process_metrics([], []) == {}
 
 
@@ -209,13 +209,13 @@ def test_verls_aggregator_averages_every_metric_over_sub_steps():
     assert aggregator.get_aggregated_metrics() == pytest.approx({name: v + 2.0 for name, v in steps[0].items()})
 
 
-def test_a_group_whose_verdicts_agree_has_collapsed_whatever_the_row_without_one():
+def test_row_without_verdict_does_not_prevent_collapse():
     infos = [info(1.0, 1.0), info(1.0, 1.0), info(0.0, 1.0, perception_valid=0)]
     metrics = process_metrics(infos, ["a", "a", "a"])
     assert [metrics[f"p2r/collapse/{name}"] for name in ("perception", "reasoning", "combined")] == [1.0, 1.0, 1.0]
 
 
-def test_every_metric_is_listed_with_its_meaning():
+def test_every_logged_metric_is_documented():
     judged = info(1.0, 1.0, **JUDGED)
     judged |= {"verdict_<member>": 1.0}
     logged = process_metrics([judged, judged], ["a", "a"])

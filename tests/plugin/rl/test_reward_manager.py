@@ -110,7 +110,7 @@ def score(manager, row: DataProto) -> tuple[float, dict]:
     return result["reward_score"], result["reward_extra_info"]
 
 
-def test_a_perfect_response_by_hand(tokenizer):
+def test_rewards_of_perfect_response_match_hand_computed_values(tokenizer):
     total, info = score(manager(tokenizer), data(tokenizer, GOOD))
     end = GOOD.index("</observation>") + len("</observation>")
     tokens = len(tokenizer.encode(GOOD)) + 1
@@ -144,7 +144,7 @@ def test_a_perfect_response_by_hand(tokenizer):
 
 
 @pytest.mark.parametrize("padding", ["\n", " ", "\u200b", "\u3164", "\u00a0"], ids=ascii)
-def test_padding_changes_the_tokens_but_not_the_length_reward(tokenizer, padding):
+def test_invisible_padding_changes_token_count_but_not_length_reward(tokenizer, padding):
     """Bands that begin just above what is visible: no padding, wherever it stands, reaches them."""
     visible = visible_lengths(tokenizer.encode(GOOD), tokenizer)
     bands = [{"length": {"minimum": tokens + 1, "maximum": 2000}} for tokens in visible]
@@ -164,7 +164,7 @@ def test_padding_changes_the_tokens_but_not_the_length_reward(tokenizer, padding
     [(BLIND, 1.0, 2.2), (WRONG, 2.2, 1.0), (MALFORMED, 0.0, 0.0), ("", 0.0, 0.0), (GOOD[2:], 0.0, 2.2)],
     ids=["blind", "wrong", "malformed", "empty", "no opening tag"],
 )
-def test_each_process_fails_alone(tokenizer, text, perception, reasoning):
+def test_failure_of_one_process_keeps_reward_of_the_other(tokenizer, text, perception, reasoning):
     """In the last text, everything before `<think>` belongs to perception, so its reasoning keeps its rewards."""
     total, info = score(manager(tokenizer), data(tokenizer, text))
     assert info["perception_reward"] == pytest.approx(perception)
@@ -172,7 +172,7 @@ def test_each_process_fails_alone(tokenizer, text, perception, reasoning):
     assert total == info["perception_reward"] + info["reasoning_reward"]
 
 
-def test_every_path_gives_the_same_plain_keys(tokenizer):
+def test_reward_info_has_same_plain_keys_in_every_case(tokenizer):
     """verl's validation breaks on lists, and on keys that come and go."""
     settings = {
         "good": ({}, GOOD),
@@ -197,12 +197,12 @@ def test_every_path_gives_the_same_plain_keys(tokenizer):
     assert (means["mean@3"], means["mean@2"]) == (pytest.approx(1 / 3), 1.0)
 
 
-def test_a_response_of_no_tokens_has_no_tokens(tokenizer):
+def test_empty_response_counts_zero_tokens(tokenizer):
     _, info = score(manager(tokenizer), data(tokenizer, "", end=False))
     assert info["perception_tokens"] == info["reasoning_tokens"] == 0
 
 
-def test_a_judge_without_a_verdict_makes_the_row_invalid(tokenizer):
+def test_missing_verdict_makes_row_invalid(tokenizer):
     total, info = score(manager(tokenizer, **judged_by("SilentJudge")), data(tokenizer, GOOD))
     assert info["perception_valid"] == 0
     assert info["perception_accuracy"] is None
@@ -217,7 +217,7 @@ def test_a_response_without_an_observation_needs_no_verdict(tokenizer):
     assert (info["perception_valid"], info["perception_accuracy"], info["judge_seconds"]) == (1, 0.0, None)
 
 
-def test_a_guarded_observation_is_a_no_and_asks_no_judge(tokenizer):
+def test_guarded_observation_gets_no_without_asking_judge(tokenizer):
     CuriousJudge.seen.clear()
     judge = judged_by("CuriousJudge")["judge"]
     row = data(tokenizer, GOOD.replace("A red ball moves left.", "The answer is B."))
@@ -234,7 +234,7 @@ def openai_judge(server, **kwargs) -> dict:
     return {"name": "openai", "kwargs": {"model": "judge", "base_urls": server.base_url, **kwargs}}
 
 
-def test_responses_are_judged_over_http_all_at_once(tokenizer, judge_server):
+def test_responses_are_judged_over_http_concurrently(tokenizer, judge_server):
     """32 rollouts of 0.3 s each, as many calls at once; equal observations are paid for once."""
     judge_server.control(latency=0.3)
     texts = [GOOD.replace("red ball", f"{'red' if i % 2 else 'blue'} ball {i // 2 % 8}") for i in range(32)]
@@ -256,7 +256,7 @@ def test_responses_are_judged_over_http_all_at_once(tokenizer, judge_server):
     assert max(call.start for call in calls) < min(call.end for call in calls)  # none waited for another
 
 
-def test_a_dead_judge_marks_rows_and_loses_none(tokenizer, judge_server):
+def test_unreachable_judge_marks_rows_without_losing_them(tokenizer, judge_server):
     judge_server.kill()
     own = manager(tokenizer, judge=openai_judge(judge_server, deadline_s=0.5, timeout_s=0.5, connect_timeout_s=0.5))
     _, info = score(own, data(tokenizer, GOOD))
@@ -265,7 +265,7 @@ def test_a_dead_judge_marks_rows_and_loses_none(tokenizer, judge_server):
     assert "ClientConnectorError" in info["judge_error"]
 
 
-def test_perception_off_asks_no_judge_that_costs(tokenizer):
+def test_disabled_perception_does_not_ask_paid_judge(tokenizer):
     off = {"perception": {"enabled": False}}
     total, info = score(manager(tokenizer, **judged_by("SilentJudge", **off)), data(tokenizer, GOOD))
     assert total == pytest.approx(2.2)
@@ -273,7 +273,7 @@ def test_perception_off_asks_no_judge_that_costs(tokenizer):
     assert (info["perception_accuracy"], info["judge_error"], info["judge_seconds"]) == (None, "", None)
 
 
-def test_perception_off_still_measures_with_the_facts_judge(tokenizer):
+def test_disabled_perception_still_measures_with_facts_judge(tokenizer):
     free = manager(tokenizer, perception={"enabled": False})
     for text, accuracy in ((GOOD, 1.0), (BLIND, 0.0)):
         total, info = score(free, data(tokenizer, text))
@@ -282,7 +282,7 @@ def test_perception_off_still_measures_with_the_facts_judge(tokenizer):
         assert info["perception_reward"] == 0.0
 
 
-def test_the_judge_sees_the_row_and_the_observation_and_nothing_else(tokenizer):
+def test_judge_request_holds_row_fields_and_observation(tokenizer):
     CuriousJudge.seen.clear()
     score(manager(tokenizer, **judged_by("CuriousJudge")), data(tokenizer, GOOD))
     (request,) = CuriousJudge.seen
@@ -294,7 +294,7 @@ def test_the_judge_sees_the_row_and_the_observation_and_nothing_else(tokenizer):
     assert [fact.state for fact in request.facts] == ["red"]
 
 
-def test_columns_as_parquet_gives_them(tokenizer):
+def test_reward_manager_accepts_columns_as_read_from_parquet(tokenizer):
     """Lists come back as numpy arrays, absent ones as None, and structs with every key of the file."""
     extra = {
         "index": np.int64(17),
@@ -311,13 +311,13 @@ def test_columns_as_parquet_gives_them(tokenizer):
     assert info["perception_accuracy"] == 0.0
 
 
-def test_of_several_outputs_the_last_is_scored(tokenizer):
+def test_last_of_several_outputs_is_scored(tokenizer):
     _, last = score(manager(tokenizer), data(tokenizer, GOOD + " and much more than that", WRONG))
     _, alone = score(manager(tokenizer), data(tokenizer, WRONG))
     assert {**last, "judge_seconds": 0} == {**alone, "judge_seconds": 0}
 
 
-def test_strict_reaches_the_accuracy(tokenizer):
+def test_strict_setting_reaches_answer_accuracy(tokenizer):
     """Video-R1 compares whole strings: an option's letter with its text is wrong for it."""
     text = GOOD.replace("<answer>B</answer>", "<answer>B. red</answer>")
     row = data(tokenizer, text)
@@ -339,12 +339,12 @@ def test_strict_reaches_the_accuracy(tokenizer):
         ({"extra_info": {"index": 17, "split": "train", "facts": "red"}}, "train row 17: field extra_info.facts: "),
     ],
 )
-def test_a_bad_row_is_named(tokenizer, fields, message):
+def test_invalid_reward_row_error_names_row_and_field(tokenizer, fields, message):
     with pytest.raises(ValueError, match=message):
         score(manager(tokenizer), data(tokenizer, GOOD, **fields))
 
 
-def test_both_rewards_differs_when_either_reward_does(tokenizer):
+def test_both_rewards_number_differs_if_either_reward_differs(tokenizer):
     """Also where the sums agree: a group is dropped when this number is constant."""
     numbers = {score(manager(tokenizer), data(tokenizer, text))[1]["both_rewards"] for text in (GOOD, BLIND, WRONG, "")}
     assert len(numbers) == 4
@@ -358,12 +358,12 @@ def test_both_rewards_differs_when_either_reward_does(tokenizer):
         ({"strickt": True}, r"algorithm\.p2r\.strickt does not exist: did you mean strict"),
     ],
 )
-def test_settings_are_checked_when_the_manager_is_built(tokenizer, p2r, message):
+def test_reward_manager_checks_settings_when_built(tokenizer, p2r, message):
     with pytest.raises(ValueError, match=message):
         manager(tokenizer, **p2r)
 
 
-def test_rows_of_a_benchmark_are_validated_by_the_evaluations_own_score(tokenizer):
+def test_benchmark_rows_are_validated_with_evaluation_score(tokenizer):
     """Mean relative accuracy, and the letter to the letter, where the reward is lenient and the relative error."""
     number = {"problem_type": "regression", "reward_model": {"ground_truth": "4", "style": "rule"}}
     near = GOOD.replace("<answer>B<", "<answer>3<")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow  # for the start of Ray; the tests themselves are 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("separate", [True, False])
-def test_advantages_are_those_of_the_slow_loop(queue, seed, separate):
+def test_trainer_advantages_match_slow_reference_loop(queue, seed, separate):
     rows = rollouts(seed)
     rows[2].valid = False
     batch = put(rows)
@@ -37,7 +37,7 @@ def test_responses_of_one_length_need_no_padding(queue):
     assert_equal(get(batch.keys, "advantages")[0], slow(rows))
 
 
-def test_the_other_trainers_share_the_seam(queue):
+def test_async_trainers_compute_same_advantages(queue):
     rows = rollouts(1)
     batch = put(rows)
     for name in ("p2r_colocate_async", "p2r_separate_async"):
@@ -45,7 +45,7 @@ def test_the_other_trainers_share_the_seam(queue):
         assert_equal(get(batch.keys, "advantages")[0], slow(rows))
 
 
-def test_kl_penalty_in_the_reward(queue):
+def test_kl_penalty_in_reward_matches_slow_loop(queue):
     rows = rollouts(3)
     batch = put(rows)
     trainer = make_trainer("algorithm.use_kl_in_reward=True", f"algorithm.kl_ctrl.kl_coef={BETA}")
@@ -65,7 +65,7 @@ REJECTION = [
 ]
 
 
-def test_rejection_sampling_takes_tokens_and_leaves_the_rest(queue):
+def test_rejection_sampling_removes_only_rejected_tokens(queue):
     """verl's rollout correction narrows response_mask before it calls the estimator."""
     rows = rollouts(4)
     batch = put(rows)
@@ -79,7 +79,7 @@ def test_rejection_sampling_takes_tokens_and_leaves_the_rest(queue):
     assert [len(row) for row in weights] == [len(row.mask) for row in rows]
 
 
-def test_rejection_sampling_together_with_the_kl_penalty(queue):
+def test_rejection_sampling_with_kl_penalty_matches_slow_loop(queue):
     rows = rollouts(5)
     batch = put(rows)
     kl = ["algorithm.use_kl_in_reward=True", f"algorithm.kl_ctrl.kl_coef={BETA}"]
@@ -108,7 +108,7 @@ def test_padding_rows_change_neither_metrics_nor_advantages(queue):
     assert get(pads, "advantages")[0] == [[0.0]] * 8
 
 
-def test_metrics_of_the_step_by_hand(queue):
+def test_trainer_step_metrics_match_hand_computed_values(queue):
     rows = rollouts(7, groups=[("a", 2), ("b", 2)])
     for row, (perception, reasoning) in zip(
         sorted(rows, key=lambda row: row.key), [(1, 0), (0, 1), (1, 1), (1, 1)], strict=True
@@ -136,7 +136,7 @@ def test_a_judge_that_says_yes_to_everything_is_noticed(queue, caplog):
     assert warning.startswith("the judge 'facts' said Yes to 100.0% of 120 observations in the last 5 steps, while 50%")
 
 
-def test_grpo_is_one_override_away_and_is_verls_own(queue):
+def test_grpo_override_gives_verl_grpo_advantages(queue):
     rows = rollouts(8)
     batch = put(rows)
     metrics = {}
@@ -197,7 +197,7 @@ def validated(valid: list[int | None], errors: list[str | None]):
     return trainer._val_metrics_update(["toy"] * len(valid), uids, columns, [2] * len(valid))
 
 
-def test_a_validation_without_its_judge_ends_the_run():
+def test_validation_with_too_few_verdicts_stops_run():
     metrics = validated([1, 1, 1, 0], ["", "", "", "timed out"])
     assert metrics["val-aux/toy/perception_valid/mean@1"] == 0.75
     assert not any("judge_error" in name for name in metrics)  # a text
@@ -228,7 +228,7 @@ def test_a_dumped_rollout_shows_tokens_and_advantages(queue, tmp_path):
         assert line["score"] == pytest.approx(row.perception + row.reasoning)
 
 
-def test_a_dumped_validation_is_left_as_verl_makes_it(tmp_path):
+def test_dumped_validation_is_unchanged_from_verl(tmp_path):
     """Its rows are no longer in the train partition, and they have no advantages; the folder may be the same."""
     trainer = make_trainer(f"trainer.rollout_data_dir={tmp_path}", f"trainer.validation_data_dir={tmp_path}")
     trainer._init_dump_executor()

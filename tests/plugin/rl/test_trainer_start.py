@@ -53,12 +53,12 @@ pytestmark = pytest.mark.slow  # a server for each test, and imports of verl
         (["+algorithm.p2r.reasoning.length.min=1"], "algorithm.p2r.reasoning.length.min does not exist"),
     ],
 )
-def test_a_config_that_cannot_work_is_refused_with_the_remedy(overrides, message):
+def test_invalid_trainer_config_is_refused_with_remedy(overrides, message):
     with pytest.raises(ValueError, match=message):
         check_config(make_config(*overrides))
 
 
-def test_configs_that_can_work_are_accepted():
+def test_valid_trainer_configs_are_accepted():
     assert check_config(make_config()).separated
     check_config(make_config("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=both_rewards"))
     pool = ["reward.reward_model.enable=True", "reward.reward_model.enable_resource_pool=True"]
@@ -84,7 +84,7 @@ def openai_at(server) -> list[str]:
     return ["p2r/judge=openai", kwargs, "algorithm.p2r.judge.kwargs.connect_timeout_s=1"]
 
 
-def test_a_healthy_judge_lets_the_run_begin(monkeypatch, judge_server):
+def test_run_starts_with_healthy_judge(monkeypatch, judge_server):
     started(monkeypatch, *openai_at(judge_server))
     assert [call.outcome for call in judge_server.calls()] == ["ok", "ok"]
 
@@ -103,7 +103,7 @@ def test_a_healthy_judge_lets_the_run_begin(monkeypatch, judge_server):
         ({"shares": {"hang": 1.0}}, "no usable reply within 2 s; last failure: .*did not reply within 1 s"),
     ],
 )
-def test_a_judge_that_fails_its_health_check_ends_the_run_before_it_begins(monkeypatch, judge_server, script, message):
+def test_failed_judge_health_check_stops_run_before_it_starts(monkeypatch, judge_server, script, message):
     judge_server.control(**script)
     monkeypatch.setattr(PPOTrainer, "__init__", lambda *_: pytest.fail("verl's trainer was built"))
     with pytest.raises(
@@ -115,12 +115,12 @@ def test_a_judge_that_fails_its_health_check_ends_the_run_before_it_begins(monke
 @pytest.mark.parametrize(
     "override", ["algorithm.p2r.judge.health_check=False", "algorithm.p2r.perception.enabled=False"]
 )
-def test_a_judge_is_not_checked_when_it_is_not_to_be(monkeypatch, judge_server, override):
+def test_judge_health_check_is_skipped_when_not_needed(monkeypatch, judge_server, override):
     started(monkeypatch, *openai_at(judge_server), override)
     assert not judge_server.calls()
 
 
-def test_verls_own_judge_is_checked_once_its_servers_are_there(monkeypatch, judge_server):
+def test_verl_judge_is_checked_after_its_servers_start(monkeypatch, judge_server):
     trainer = started(monkeypatch, "p2r/judge=verl", "reward.reward_model.model_path=judge")
     assert not judge_server.calls()
     trainer.reward_loop_manager = SimpleNamespace(reward_router_address=judge_server.url.removeprefix("http://"))
@@ -129,7 +129,7 @@ def test_verls_own_judge_is_checked_once_its_servers_are_there(monkeypatch, judg
 
 
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
-def test_verl_sees_the_name_of_its_own_mode(monkeypatch, mode):
+def test_verl_sees_its_own_trainer_mode_name(monkeypatch, mode):
     """verl compares that name and indexes `trainer.v1` with it; an unknown one would silently mean asynchronous."""
     seen = []
 
@@ -151,7 +151,7 @@ def test_verl_sees_the_name_of_its_own_mode(monkeypatch, mode):
     assert trainer.p2r == check_config(config)
 
 
-def test_an_unworkable_config_is_refused_before_verl_builds_anything(monkeypatch):
+def test_invalid_config_is_refused_before_verl_trainer_is_built(monkeypatch):
     monkeypatch.setattr(PPOTrainer, "__init__", lambda *_: pytest.fail("verl's trainer was built"))
     with pytest.raises(ValueError, match=r"reward\.reward_manager\.name"):
         P2RTrainerSync(make_config("reward.reward_manager.name=naive"))
@@ -167,7 +167,7 @@ def test_an_unworkable_config_is_refused_before_verl_builds_anything(monkeypatch
     ],
     ids=["facts needed", "perception off", "self", "self compared with facts"],
 )
-def test_datasets_are_asked_for_facts_when_the_judge_needs_them(monkeypatch, overrides, asked):
+def test_trainer_requires_facts_from_datasets_when_judge_needs_them(monkeypatch, overrides, asked):
     """A row without facts would otherwise fail inside an agent loop, where verl goes on without its prompt."""
     calls = []
 

@@ -25,7 +25,7 @@ def judge_of(*overrides: str, address: str | None = None):
     return make_judge(config, check_config(config), address)
 
 
-def test_the_preset_is_all_that_verl_needs():
+def test_verl_judge_preset_is_a_complete_config():
     config = make_config(*CHOSEN)
     assert check_config(config).judge.guards.answer_only
     with pytest.raises(RuntimeError, match=r"the reward manager p2r scores by itself"):
@@ -33,7 +33,7 @@ def test_the_preset_is_all_that_verl_needs():
 
 
 @pytest.mark.parametrize("name", ["openai", "verl", "visual"])
-def test_a_preset_shows_every_option_with_its_default(name):
+def test_judge_presets_list_every_option_with_default(name):
     """A user reads the YAML, the code reads the signature."""
     shown = OmegaConf.to_container(make_config(f"p2r/judge={name}").algorithm.p2r.judge.kwargs, resolve=True)
     cls = VisualJudge if name == "visual" else OpenAIJudge
@@ -96,7 +96,7 @@ def test_the_visual_judge_shares_the_policys_frames(tmp_path):
     assert (tmp_path / "frames").is_dir()
 
 
-def test_the_paper_has_no_guards_and_our_presets_have_both():
+def test_guards_are_off_by_default_and_on_in_llm_judge_presets():
     def guards(*overrides):
         return dataclasses.astuple(P2RSettings.from_mapping(make_config(*overrides).algorithm.p2r).judge.guards)
 
@@ -106,7 +106,7 @@ def test_the_paper_has_no_guards_and_our_presets_have_both():
     assert guards("p2r/judge=openai", off) == (False, False)
 
 
-def test_the_manager_that_verl_builds_asks_at_the_routers_address(judge_server):
+def test_reward_manager_built_by_verl_asks_router_address(judge_server):
     """As `RewardLoopWorker` builds it; the test server stands in for the router, which passes requests on."""
     config = make_config(*CHOSEN)
     address = judge_server.url.removeprefix("http://")
@@ -120,7 +120,7 @@ def test_the_manager_that_verl_builds_asks_at_the_routers_address(judge_server):
     assert [call.outcome for call in judge_server.calls()] == ["ok", "ok"]
 
 
-def test_the_model_goes_by_the_name_under_which_verl_serves_it():
+def test_verl_judge_uses_served_model_name():
     assert judge_of(*CHOSEN).model == "judge"
     assert judge_of("p2r/judge=verl", "reward.reward_model.model_path=/models/judge").model == "/models/judge"
     prometheus = "+reward.reward_model.rollout.prometheus={enable:True,served_model_name:/models/other}"
@@ -128,7 +128,7 @@ def test_the_model_goes_by_the_name_under_which_verl_serves_it():
     assert judge_of(*CHOSEN, prometheus.replace("True", "False")).model == "judge"
 
 
-def test_no_key_of_another_service_is_sent(judge_server, monkeypatch):
+def test_verl_judge_sends_no_openai_key(judge_server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     judge_server.control(api_key="secret")
     judge = judge_of(*CHOSEN, address=judge_server.url.removeprefix("http://"))
@@ -154,6 +154,6 @@ def test_no_key_of_another_service_is_sent(judge_server, monkeypatch):
         ([*CHOSEN, "algorithm.p2r.judge.kwargs.concurrency=0"], r"concurrency is 0: give 1 to 1000"),
     ],
 )
-def test_a_config_that_cannot_work_is_refused(overrides, message):
+def test_invalid_verl_judge_config_is_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
         judge_of(*overrides)

@@ -18,7 +18,7 @@ def run(limit: str, body: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
-def test_a_phase_that_outlasts_its_limit_ends_the_process_and_says_where():
+def test_watchdog_ends_process_and_names_phase_that_exceeds_limit():
     done = run("0.5", "with watchdog.phase('weight sync'):\n    time.sleep(30)")
     assert done.returncode == 70
     assert "the phase 'weight sync' made no progress" in done.stderr
@@ -26,12 +26,12 @@ def test_a_phase_that_outlasts_its_limit_ends_the_process_and_says_where():
     assert "stall_timeout_s" in done.stderr
 
 
-def test_time_outside_a_phase_does_not_count():
+def test_watchdog_ignores_time_outside_phases():
     done = run("0.5", "with watchdog.phase('step'):\n    pass\ntime.sleep(1.5)")
     assert (done.returncode, done.stdout) == (0, "alive\n")
 
 
-def test_an_inner_phase_gives_the_outer_one_a_new_start():
+def test_inner_phase_restarts_limit_of_outer_phase():
     body = """
 with watchdog.phase("outer"):
     time.sleep(0.7)
@@ -42,6 +42,6 @@ with watchdog.phase("outer"):
     assert (done.returncode, done.stdout) == (0, "alive\n")
 
 
-def test_no_limit_watches_nothing():
+def test_watchdog_without_limit_never_ends_process():
     done = run("None", "with watchdog.phase('step'):\n    time.sleep(1)")
     assert (done.returncode, done.stdout) == (0, "alive\n")
