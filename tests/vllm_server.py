@@ -15,7 +15,15 @@ from processes import family, kill
 
 @contextlib.contextmanager
 def vllm_server(
-    model: Path, name: str, log: Path, env: Mapping[str, str], limit: float, *, length: int, rows: int
+    model: Path,
+    name: str,
+    log: Path,
+    env: Mapping[str, str],
+    limit: float,
+    *,
+    length: int,
+    rows: int,
+    python: str | Path = sys.executable,
 ) -> Iterator[str]:
     """Run a server and yield its URL.
 
@@ -27,12 +35,13 @@ def vllm_server(
         limit: seconds that it may take to come up.
         length: the most tokens of a prompt and its reply.
         rows: the most sequences in progress.
+        python: the interpreter whose vLLM runs; by default this one's.
     """
     start = time.monotonic()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", str(length), "--max-num-seqs", str(rows)]
     command += ["--no-enable-log-requests"]

@@ -16,13 +16,15 @@ def vllm_processor(model: str, dtype: str, *, cached: bool = False) -> Any:
     """The processor that vLLM's server builds for a model; `cached` as from vLLM 0.22 on, else as verl has it."""
     from vllm.config import ModelConfig
     from vllm.multimodal import MULTIMODAL_REGISTRY
-    from vllm.multimodal.cache import MultiModalProcessorOnlyCache
 
     config = ModelConfig(
         model=model, tokenizer=model, dtype=dtype, seed=0, limit_mm_per_prompt={"image": 9, "video": 9}
     )
-    cache = MultiModalProcessorOnlyCache(config) if cached else None
-    return MULTIMODAL_REGISTRY.create_processor(config, cache=cache)
+    if not cached:
+        return MULTIMODAL_REGISTRY.create_processor(config)
+    from vllm.multimodal.cache import MultiModalProcessorOnlyCache
+
+    return MULTIMODAL_REGISTRY.create_processor(config, cache=MultiModalProcessorOnlyCache(config))
 
 
 def process(processor: Any, prompt_ids: list[int], media: dict[str, list], **kwargs) -> Any:

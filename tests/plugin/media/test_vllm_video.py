@@ -273,9 +273,7 @@ ALL = {"qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"}
         *[(version, set(), ALL - {"qwen2_5_vl"}) for version in ("0.31.0rc1", "0.32.0+cpu", "1.0.0")],
     ],
 )
-def test_vllm_repair_is_installed_only_in_versions_it_fits(
-    monkeypatch, version, installed, left_with_a_warning
-):
+def test_vllm_repair_is_installed_only_in_versions_it_fits(monkeypatch, version, installed, left_with_a_warning):
     import vllm
 
     hooks, acted = {}, set()
