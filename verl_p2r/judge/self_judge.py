@@ -116,5 +116,6 @@ class SelfJudge:
 
     async def aclose(self) -> None:
         """Close what the other judge holds open."""
-        if hasattr(self.other, "aclose"):
-            await self.other.aclose()
+        aclose = getattr(self.other, "aclose", None)
+        if aclose is not None:
+            await aclose()
