@@ -11,9 +11,10 @@ from taught_world import SIZE, World, loaded, padded
 from data_tools.media.parts import media_parts
 from data_tools.steps.generate_settings import prompt_of
 from verl_p2r.data.record import Record
-from verl_p2r.media.plan import TRAINING, VisionSpec, plan_video, prompt_tokens
+from verl_p2r.media.plan import VisionSpec, plan_video, prompt_tokens
 from verl_p2r.media.positions import mrope_positions
 from verl_p2r.media.probe import probe_video
+from verl_p2r.media.rules import TRAINING
 
 STOCK = 2 / 24  # seconds per temporal grid of a video without times: 24 fps
 

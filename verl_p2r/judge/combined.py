@@ -128,6 +128,7 @@ class CombinedJudge(ABC):
             retries=sum(verdict.retries for verdict in given),
             prompt_tokens=sum(verdict.prompt_tokens for verdict in given),
             completion_tokens=sum(verdict.completion_tokens for verdict in given),
+            seconds=max((verdict.seconds for verdict in given), default=0.0),
             probability=None if value is None else probability,
             members=tuple((label, verdict.value) for label, verdict in verdicts.items()),
         )
@@ -157,7 +158,7 @@ def known(probabilities: Sequence[float | None]) -> list[float] | None:
 
 
 def named_judges(name: str, kwargs: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a judge's registered name and the names of its members, at any depth.
+    """Yield a judge's registered name and the names of the judges that it asks, at any depth.
 
     Args:
         name: The value of `algorithm.p2r.judge.name`.
@@ -168,7 +169,8 @@ def named_judges(name: str, kwargs: Mapping[str, Any]) -> Iterator[str]:
     """
     yield name
     members = kwargs.get("members")
-    for member in members.values() if isinstance(members, Mapping) else ():
+    asked = list(members.values()) if isinstance(members, Mapping) else []
+    for member in [*asked, kwargs.get("compare_with")]:
         if isinstance(member, Mapping):
             yield from named_judges(str(member.get("name")), member.get("kwargs") or {})
 

@@ -43,27 +43,25 @@ def make_judge(config: DictConfig, settings: P2RSettings, reward_router_address:
 
 
 def asks_verl(settings: P2RSettings) -> bool:
-    """Tell whether the judge, or a member of a combined judge, is a model that verl serves."""
+    """Tell whether the judge, or another one that it asks, is a model that verl serves."""
     return "verl" in named_judges(settings.judge.name, settings.judge.kwargs)
 
 
 def _with_address(
     config: DictConfig, name: str, kwargs: Mapping[str, Any], reward_router_address: str | None
 ) -> Mapping[str, Any]:
-    """Fill in the options of `verl`, also of a member of a combined judge."""
+    """Fill in the options of `verl`, also of a member of a combined judge and of one that `self` is compared with."""
+
+    def filled(judge: Any) -> Any:
+        if not isinstance(judge, Mapping):
+            return judge
+        options = _with_address(config, str(judge.get("name")), judge.get("kwargs") or {}, reward_router_address)
+        return {**judge, "kwargs": options}
+
     if isinstance(kwargs.get("members"), Mapping):
-        members = {
-            label: {
-                **member,
-                "kwargs": _with_address(
-                    config, str(member.get("name")), member.get("kwargs") or {}, reward_router_address
-                ),
-            }
-            if isinstance(member, Mapping)
-            else member
-            for label, member in kwargs["members"].items()
-        }
-        return {**kwargs, "members": members}
+        return {**kwargs, "members": {label: filled(member) for label, member in kwargs["members"].items()}}
+    if kwargs.get("compare_with"):
+        return {**kwargs, "compare_with": filled(kwargs["compare_with"])}
     if name != "verl":
         return kwargs
     _check_reward_model(config)
