@@ -13,7 +13,7 @@ import sys
 
 from packaging.specifiers import SpecifierSet
 
-from verl_p2r.plugin import TESTED_VERL, TESTED_VLLM, on_cpu
+from verl_p2r.plugin import TESTED_VERL, TESTED_VLLM, entry_points, on_cpu
 from verl_p2r.plugin.doctor.finding import Finding
 from verl_p2r.plugin.hooks import check_hooks_in_fresh_process
 
@@ -97,9 +97,10 @@ def _judge_version(package: str, version: str | None, install: str) -> Finding:
 def check_entry_points() -> list[Finding]:
     """Check that the entry points are there through which verl and vLLM load this package."""
     findings = []
-    for group in ("verl.plugins", "vllm.general_plugins", "vllm.platform_plugins"):
-        ours = [e for e in metadata.entry_points(group=group) if e.value.startswith("verl_p2r.")]
+    for group in entry_points.GROUPS:
+        ours = entry_points.ours(group)
         remedy = "" if ours else "reinstall: pip install --force-reinstall --no-deps verl-p2r"
+        remedy = remedy or "; ".join(entry_points.broken(group).values())
         findings.append(Finding(f"entry point {group}", ", ".join(e.value for e in ours) or "missing", remedy))
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     if policy not in ("auto", "") and "verl_p2r" not in policy:

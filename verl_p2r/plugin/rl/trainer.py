@@ -26,6 +26,7 @@ from verl.trainer.ppo.v1 import (
 )
 
 from verl_p2r.judge import check_judge
+from verl_p2r.plugin.entry_points import check_entry_points
 from verl_p2r.plugin.fsdp.balance import keep_groups_together
 from verl_p2r.plugin.fsdp.switch import share_prefix
 from verl_p2r.plugin.fsdp.vision_tower import freeze_actor
@@ -58,6 +59,7 @@ def check_config(config: DictConfig) -> P2RSettings:
     Raises:
         ValueError: the config cannot work; the message gives the reason and the remedy.
     """
+    check_entry_points()
     settings = P2RSettings.from_mapping(config.algorithm.get("p2r") or {})
     check_loop(config, settings, make_judge(config, settings))
     check_bypass(config)
