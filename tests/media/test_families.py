@@ -9,7 +9,7 @@ import pytest
 from paths import ROOT
 
 from verl_p2r.media.families import FAMILIES, family_of_model, family_of_processor
-from verl_p2r.plugin.media.vllm_video import PROCESSORS
+from verl_p2r.plugin.media.vllm_video import REPAIRS
 
 TABLE = ROOT / "verl_p2r" / "media" / "families.py"
 NAMES = re.compile("|".join(re.escape(name) for f in FAMILIES for name in (f.model_type, f.processor)))
@@ -80,6 +80,6 @@ def test_vllm_modules_in_family_table_have_replaced_classes():
 
     for family in FAMILIES:
         for module, prefix in family.vllm_models:
-            assert family.time in PROCESSORS
+            assert family.time in REPAIRS
             models = import_module(f"vllm.model_executor.models.{module}")
             assert hasattr(models, f"{prefix}ForConditionalGeneration")
