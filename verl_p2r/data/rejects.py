@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -156,11 +157,17 @@ def key_of(files: Sequence[str | Path], *settings: Any) -> str:
             medium that is changed later is found when it is decoded.
         settings: everything else that the outcome depends on, with an informative `repr`.
     """
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))
-    versions = [version(library) for library in LIBRARIES]
+    code, versions = _code_and_versions()
     variables = [os.environ.get(variable) for variable in VARIABLES]
     stats = [(str(Path(file).absolute()), _stat_of(str(file))) for file in files]
-    return hashlib.sha256(repr((code.hexdigest(), versions, variables, stats, settings)).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((code, versions, variables, stats, settings)).encode()).hexdigest()[:32]
+
+
+@cache
+def _code_and_versions() -> tuple[str, list[str]]:
+    """Return a digest of this package's code, and the libraries' versions; neither changes within a process."""
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))
+    return code.hexdigest(), [version(library) for library in LIBRARIES]
 
 
 def _stat_of(path: str) -> list[int] | None:
