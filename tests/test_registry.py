@@ -110,7 +110,9 @@ def test_entry_points_add_problem_type_and_judge_without_import(install):
     assert answer_accuracy("parity", "5", "7") == 1.0
     verdict = asyncio.run(get_judge("parity").judge(JudgeRequest("q", "s", "o")))
     assert verdict.reason == "even"
-    with pytest.raises(ValueError, match="use one of all, any, facts, openai, parity, verl, visual, weighted, or"):
+    with pytest.raises(
+        ValueError, match="use one of all, any, facts, openai, parity, self, verl, visual, weighted, or"
+    ):
         get_judge("unknown")
 
 

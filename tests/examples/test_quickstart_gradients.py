@@ -16,8 +16,19 @@ sys.path.insert(0, str(QUICKSTART))
 
 import credit
 import credit_gradients
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 pytestmark = pytest.mark.slow
+
+FORWARD = Qwen2_5_VLForConditionalGeneration.forward  # as imported: verl replaces it for a whole process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_forward():
+    """Undo what engines of verl in earlier tests of this process did to the class."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Qwen2_5_VLForConditionalGeneration, "forward", FORWARD)
+        yield
 
 
 @pytest.fixture(scope="module")

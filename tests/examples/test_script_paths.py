@@ -97,9 +97,10 @@ def test_example_scripts_accept_any_path(script, monster, tmp_path):
     assert model.path == paths["MODEL"]
     assert config.trainer.default_local_dir == f"{paths['OUT']}/checkpoints"
     assert config.trainer.experiment_name == monster
-    if rl:
+    if rl and script != "pa_grpo_7b_self.sh":  # has no judge's model
         judge = config.algorithm.p2r.judge.kwargs.get("model", config.reward.reward_model.model_path)
         assert judge == monster
+    if rl:
         assert config.trainer.validation_data_dir == f"{paths['OUT']}/validation"
     if script == "pa_grpo_7b_judge_external.sh":
         assert config.algorithm.p2r.judge.kwargs.cache_file == paths["VERDICTS"]

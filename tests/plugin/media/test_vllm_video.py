@@ -262,7 +262,7 @@ def test_stock_vllm_loses_the_frame_rate(tiny_model):
     assert truth == [0] + [1] * 16 + [3] * 16 + [5]
 
 
-ALL = {"qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"}
+ALL = {"qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5"}
 
 
 @pytest.mark.parametrize(
