@@ -4,7 +4,6 @@ small clips.
 """
 
 import atexit
-import logging
 import os
 import shutil
 import sys
@@ -65,15 +64,6 @@ def write_clip(path: Path, frames: int, rate: Fraction | int, *, side: int = 112
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
-
-
-@pytest.fixture(autouse=True)
-def own_loggers_enabled() -> None:
-    """Enable our loggers, because a library that configures logging in an earlier test disables those that exist."""
-    logging.disable(logging.NOTSET)
-    for name in list(logging.root.manager.loggerDict):
-        if name.partition(".")[0] in ("verl_p2r", "data_tools"):
-            logging.getLogger(name).disabled = False
 
 
 @pytest.fixture(scope="session")

@@ -16,18 +16,20 @@ sys.path.insert(0, str(QUICKSTART))
 
 import credit
 import credit_gradients
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
 pytestmark = pytest.mark.slow
 
-FORWARD = Qwen2_5_VLForConditionalGeneration.forward  # as imported: verl replaces it for a whole process
+# As imported: verl's engines replace the methods for a whole process.
+FORWARDS = {cls: cls.forward for cls in (Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel)}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_forward():
-    """Undo what engines of verl in earlier tests of this process did to the class."""
+def own_forwards():
+    """Undo what engines of verl in earlier tests of this process did to the classes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Qwen2_5_VLForConditionalGeneration, "forward", FORWARD)
+        for cls, forward in FORWARDS.items():
+            patch.setattr(cls, "forward", forward)
         yield
 
 

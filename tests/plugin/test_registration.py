@@ -63,6 +63,21 @@ def test_untested_verl_version_gives_warning(version, warned):
     assert ("tested with verl 0.9.1 only, and this is verl 0.10.0" in done.stderr) is warned
 
 
+WARN = """
+import logging
+import verl.workers.rollout.vllm_rollout.vllm_async_server  # vLLM's server sets the root logger's level, as in a run
+logging.getLogger("verl_p2r.plugin.rl.judge_watch").warning("all verdicts are Yes")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("level", "heard"), [(None, True), ("ERROR", False)])
+def test_warnings_are_heard_in_a_process_that_imports_verls_vllm_server(level, heard):
+    done = python(WARN, SAGEMAKER_CONTAINER_LOG_LEVEL=level, LOG_LEVEL=None)
+    assert done.returncode == 0, done.stderr
+    assert ("all verdicts are Yes" in done.stderr) is heard
+
+
 def test_cpu_platform_is_not_imported_unless_selected():
     script = "import sys, verl_p2r.plugin; print('verl_p2r.plugin.cpu' in sys.modules)"
     assert python(script, VERL_PLATFORM=None).stdout.split() == ["False"]

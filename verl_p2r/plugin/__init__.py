@@ -60,7 +60,18 @@ def _warn_of_another_verl() -> None:
         )
 
 
+def _keep_warnings() -> None:
+    """Set the root logger's level for a package that vLLM's servers import, unless the user has chosen one.
+
+    `model_hosting_container_standards` sets the root logger and its handlers to ERROR by default, and so would hide all
+    warnings of ours in verl's trainer process. verl uses WARNING.
+    """
+    if "LOG_LEVEL" not in os.environ:
+        os.environ.setdefault("SAGEMAKER_CONTAINER_LOG_LEVEL", "WARNING")
+
+
 _warn_of_another_verl()
+_keep_warnings()
 for _door, _ours in REGISTRATIONS.items():
     _register(_door, _ours)
 
