@@ -9,7 +9,7 @@ from rollout_rows import make_trainer
 from verl.trainer.ppo.v1 import PPOTrainerSync, get_trainer_cls
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from verl_p2r.plugin.rl.trainer import P2RTrainerSync, check_config
+from verl_p2r.plugin.rl.trainer import POLL_S, P2RTrainerSync, check_config
 
 pytestmark = pytest.mark.slow  # a server for each test, and imports of verl
 
@@ -149,6 +149,14 @@ def test_verl_sees_its_own_trainer_mode_name(monkeypatch, mode):
     assert config.trainer.v1.trainer_mode == mode
     assert seen == [config.trainer.v1[mode]]
     assert trainer.p2r == check_config(config)
+
+
+@pytest.mark.parametrize(("mode", "seconds"), [("sync", POLL_S), ("colocate_async", POLL_S), ("separate_async", 2.0)])
+def test_rollouts_are_looked_for_more_often_than_every_two_seconds(mode, seconds):
+    trainer = make_trainer(cls=get_trainer_cls(f"p2r_{mode}"))
+    trainer.trainer_mode = mode
+    assert PPOTrainer._build_replay_buffer(trainer).poll_interval == 2.0
+    assert trainer._build_replay_buffer().poll_interval == seconds
 
 
 def test_invalid_config_is_refused_before_verl_trainer_is_built(monkeypatch):

@@ -44,6 +44,7 @@ from verl_p2r.settings import P2RSettings
 logger = logging.getLogger(__name__)
 
 MANAGER = "p2r"
+POLL_S = 0.2  # seconds between two looks at the rollouts
 _BASE_MODES = {"p2r_sync": "sync", "p2r_colocate_async": "colocate_async", "p2r_separate_async": "separate_async"}
 
 
@@ -113,6 +114,13 @@ class ProcessAware(_Trainer):
         self.run: Any = config.trainer.get("p2r") or {}
         self.watchdog = Watchdog(self.run.get("stall_timeout_s"))
         super().__init__(config)
+
+    def _build_replay_buffer(self):
+        """Wait for the rollouts as verl does, but look more often: verl's 2 s cost each step a second on average."""
+        buffer = super()._build_replay_buffer()
+        if self.trainer_mode != "separate_async":  # that trainer compares its waiting time with the interval
+            buffer.poll_interval = min(buffer.poll_interval, POLL_S)
+        return buffer
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
