@@ -42,9 +42,8 @@ def draw(runs: Runs, folder: Path) -> list[Path]:
         for name, seeds in runs.items():
             points = [dict(zip(*series(m, f"p2r/{process}/accuracy"), strict=True)) for m in seeds.values()]
             _band(axis, algorithms[name], points)
-            if held_out := _common([validation_mean(m, f"{process}_accuracy") for m in seeds.values()]):
-                means = [fmean(values) for values in held_out.values()]
-                axis.plot(list(held_out), means, "o", mfc="white", color=algorithms[name].colour, ms=6, clip_on=False)
+            held_out = _means([validation_mean(m, f"{process}_accuracy") for m in seeds.values()])
+            axis.plot(*held_out, "o", mfc="white", color=algorithms[name].colour, ms=6, clip_on=False)
     _legend(figure, runs, Line2D([], [], ls="", marker="o", mfc="white", color="#6b7280", label="held-out items"))
     accuracy = save(figure, folder / "accuracy.png")
 
@@ -72,6 +71,12 @@ def _common(points: list[dict[int, float]]) -> dict[int, list[float]]:
     """Values of all seeds at the steps that every seed has."""
     common = sorted(set.intersection(*(set(seed) for seed in points))) if points else []
     return {step: [seed[step] for seed in points] for step in common}
+
+
+def _means(points: list[dict[int, float]]) -> tuple[list[int], list[float]]:
+    """Steps that any seed has, and the means over the seeds that have each; one seed is validated before training."""
+    steps = sorted({step for seed in points for step in seed})
+    return steps, [fmean(seed[step] for seed in points if step in seed) for step in steps]
 
 
 def _band(axis: Axes, algorithm: Algorithm, points: list[dict[int, float]], line: str = "-") -> None:

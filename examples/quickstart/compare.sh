@@ -7,6 +7,7 @@
 # cross_<λ> is PA-GRPO with algorithm.p2r.cross_credit=λ. FLIPPED_VERDICTS and FLIPPED_ANSWERS are the shares of verdicts
 # and of answers that are flipped in training; such runs are in OUT/flipped_<verdicts>_<answers>. Runs with equal seeds
 # see the same prompts, and the same flips for equal responses. compare.py keeps one JSON line a run in runs.jsonl.
+# The held-out items are answered four times each, after training, and before it with the first seed only.
 # Runs that have finished are kept, unless the task or the SFT checkpoint has changed; an interrupted one starts again.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -55,6 +56,7 @@ if [ "$(cat "$OUT/sft/done" 2>/dev/null)" != "$TASK" ]; then
   DATA="$OUT/data" MODEL="$OUT/model" OUT="$OUT/sft" STEPS="$SFT_STEPS" quietly sft bash "$HERE/sft.sh" trainer.seed=0
   echo "$TASK" >"$OUT/sft/done"
 fi
+BEFORE=True # all runs start from one checkpoint
 for seed in $SEEDS; do
   for algorithm in $ALGORITHMS; do
     run="$RUNS/$algorithm/seed$seed"
@@ -65,9 +67,11 @@ for seed in $SEEDS; do
     DATA="$OUT/data" MODEL="$OUT/sft/checkpoints/global_step_$SFT_STEPS/huggingface" OUT="$run" STEPS="$STEPS" \
       SEED="$seed" quietly "$(basename "$RUNS")-$algorithm-$seed" bash "$HERE/rl.sh" \
       actor_rollout_ref.rollout.seed="$seed" trainer.save_freq=-1 trainer.rollout_data_dir=null \
+      actor_rollout_ref.rollout.val_kwargs.n=4 trainer.val_before_train="$BEFORE" \
       $(overrides "$algorithm") "${NOISE[@]}"
     echo "$TASK RL $STEPS" >"$run/done"
     python "$HERE/compare.py" "$RUNS" >"$LOGS/compare.log"
   done
+  BEFORE=False
 done
 python "$HERE/compare.py" "$RUNS"

@@ -49,6 +49,7 @@ def test_noise_and_cross_credit_reach_the_trainer_with_paired_seeds(compare):
         (False, True),
         (True, True),
     ]
+    assert ["trainer.val_before_train=True" in line for line in commands] == [True, True, False, False]
     for line in commands:
         assert "+trainer.flipped.verdicts=0.3 +trainer.flipped.answers=0" in line
         path = Path(line.split("reward.reward_manager.module.path='")[1].split("'")[0])

@@ -148,3 +148,8 @@ def test_comparison_without_validation_fails(tmp_path):
 def test_band_uses_only_steps_common_to_all_seeds():
     assert compare._common([{1: 0.1, 2: 0.2, 3: 0.3}, {2: 0.4, 3: 0.6}]) == {2: [0.2, 0.4], 3: [0.3, 0.6]}
     assert compare._common([]) == {}
+
+
+def test_held_out_points_are_means_over_the_seeds_that_have_them():
+    assert compare._means([{0: 0.1, 12: 0.5}, {12: 0.7}]) == ([0, 12], [0.1, pytest.approx(0.6)])
+    assert compare._means([]) == ([], [])
