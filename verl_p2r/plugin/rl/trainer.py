@@ -18,6 +18,7 @@ import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.core_algos import AdvantageEstimator
 from verl.trainer.ppo.v1 import (
     PPOTrainerColocateAsync,
     PPOTrainerSeparateAsync,
@@ -82,6 +83,12 @@ def check_config(config: DictConfig) -> P2RSettings:
             "reward.reward_model.enable=True without reward.custom_reward_function.path makes verl ask the model for a "
             f"scalar and leave the reward manager {MANAGER!r} out: choose p2r/judge=verl, which points it at a "
             "function (the manager does not call it), or set reward.reward_model.enable=False"
+        )
+    estimator = config.algorithm.adv_estimator
+    if estimator in [known.value for known in AdvantageEstimator] and (settings.cross_credit or settings.separate):
+        raise ValueError(
+            f"algorithm.adv_estimator is {estimator!r}, verl's own, which reads neither algorithm.p2r.cross_credit nor "
+            "algorithm.p2r.separate: set algorithm.adv_estimator=pa_grpo, or cross_credit=0 and separate=null"
         )
     filter_groups = config.algorithm.get("filter_groups") or {}
     if filter_groups.get("enable") and filter_groups.get("metric") != "both_rewards":
