@@ -28,6 +28,7 @@ LISTED = "\n".join(OPTIONS)
 VIDEO_MME = {"options": OPTIONS, "answer": "B", "videoID": "v", "question_id": "1", "duration": "short"}
 VIDEO_MME |= dict.fromkeys(("domain", "sub_category", "task_type"), "x")
 MMVU = {"id": "1", "question_type": "multiple-choice", "answer": "B", "metadata": {"subject": "Art"}}
+MMVU |= {"video_path": "videos/Art/1.mp4"}
 MMVU |= {"choices": dict(zip("ABCDE", ("red", "green", "blue", "grey", "pink"), strict=True))}
 VIDEO_MMMU = {"id": "validation_Art_1", "options": OPTIONS, "answer": "B", "question_type": "multiple-choice"}
 CAPTIONS = {"question": "Which?\nOption 1: red\nOption 2: green", "answer": "Option 2: green"}

@@ -63,6 +63,8 @@ def doctor(
     from verl_p2r.plugin.doctor import examine
 
     console = Console()
+    if not console.is_terminal:
+        console.width = 1000  # in a file, a folded line would break commands and paths
     with _user_errors(console), console.status("Looking at the machine, and starting verl in a fresh process"):
         findings = list(examine(_launch(config, overrides) if config else None))
     table = Table(box=None)

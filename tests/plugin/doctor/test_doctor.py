@@ -95,3 +95,10 @@ def test_a_config_that_cannot_be_read_ends_with_its_error(installed):
     result = CliRunner().invoke(app, ["doctor", "p2r_ppo_cpu", "data.train_batchsize=4"])
     assert result.exit_code == 2
     assert "train_batchsize" in result.output
+
+
+def test_a_remedy_in_a_file_is_one_line(monkeypatch):
+    remedy = "rm " + " ".join(f"/dev/shm/sem.mp-{i:08d}" for i in range(12))
+    finding = Finding("shared memory", "12 segments", remedy, fatal=False)
+    monkeypatch.setattr(doctor, "examine", lambda launch: [finding])
+    assert remedy in CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "60"}).output
