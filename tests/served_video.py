@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import torch
+from own_forwards import own_forwards
 from taught_world import SIZE, World, loaded, padded
 
 from data_tools.media.parts import media_parts
@@ -19,6 +20,7 @@ from verl_p2r.media.rules import TRAINING
 STOCK = 2 / 24  # seconds per temporal grid of a video without times: 24 fps
 
 
+@own_forwards()
 def check_served_as_trained(world: World, server: str) -> None:
     """Compare a server of the taught model with our own forward pass on every record.
 

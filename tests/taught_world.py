@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from omegaconf import OmegaConf
+from own_forwards import own_forwards
 from torch.nn.utils.rnn import pad_sequence
 
 from data_tools.steps.generate_settings import prompt_of
@@ -107,6 +108,7 @@ def padded(rows: list[dict]) -> dict[str, torch.Tensor]:
     return inputs
 
 
+@own_forwards()
 def teach(folder: Path, tiny_model: Path) -> World:
     """Make twelve records and train a model until it repeats the response to each."""
     from transformers import Qwen2_5_VLForConditionalGeneration

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from own_forwards import own_forwards
 from paths import QUICKSTART
 from quickstart_data import NUMBERS, load, make_data, rows
 from quickstart_runs import invoke
@@ -16,20 +17,13 @@ sys.path.insert(0, str(QUICKSTART))
 
 import credit
 import credit_gradients
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel
 
 pytestmark = pytest.mark.slow
 
-# As imported: verl's engines replace the methods for a whole process.
-FORWARDS = {cls: cls.forward for cls in (Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLModel)}
-
 
 @pytest.fixture(scope="module", autouse=True)
-def own_forwards():
-    """Undo what engines of verl in earlier tests of this process did to the classes."""
-    with pytest.MonkeyPatch.context() as patch:
-        for cls, forward in FORWARDS.items():
-            patch.setattr(cls, "forward", forward)
+def _own_forwards():
+    with own_forwards():
         yield
 
 

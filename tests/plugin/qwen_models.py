@@ -88,7 +88,8 @@ def _qwen3_5(tokenizer):
 
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
     linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4}
-    linear |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    linear["mamba_ssm_dtype"] = "float32"  # of the state in vLLM, as in the published configs
+    linear |= {"linear_key_head_dim": 64, "linear_value_head_dim": 64}  # the smallest that vLLM's CPU kernel runs
     config = Qwen3_5Config(
         text_config={
             **TEXT,
@@ -96,8 +97,9 @@ def _qwen3_5(tokenizer):
             "num_hidden_layers": 2,
             "layer_types": ["linear_attention", "full_attention"],
             "vocab_size": len(tokenizer),
-            "head_dim": 16,
-            "rope_parameters": {**rope, "partial_rotary_factor": 0.5},
+            "head_dim": 32,
+            # The family's own share. Another is lost in vLLM, which reads a default of 0.25 that transformers saves.
+            "rope_parameters": {**rope, "partial_rotary_factor": 0.25},
         },
         vision_config={**VISION, "hidden_size": 32, "intermediate_size": 32, "out_hidden_size": 64, "patch_size": 16},
         architectures=["Qwen3_5ForConditionalGeneration"],
