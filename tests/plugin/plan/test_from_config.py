@@ -339,3 +339,18 @@ def test_plan_says_shared_prefix_is_unavailable_with_ulysses():
     shown = CliRunner().invoke(app, ["plan", "p2r_ppo", *cut, "--rows", "0"], env={"COLUMNS": "200"}).output
     assert "The shared prefix is not built for ulysses_sequence_parallel_size > 1." in " ".join(shown.split())
     assert not [line for line in shown.splitlines() if line.startswith(" shared prefix ")]
+
+
+@pytest.mark.parametrize(
+    ("model", "override", "fault"),
+    [
+        ("Qwen/Qwen3.5-9B", "data.shuffle=True", "shared_prefix does not work with linear-attention"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "actor_rollout_ref.actor.shuffle=True", "shared_prefix with actor.shuffle"),
+    ],
+)
+def test_plan_names_what_a_run_with_the_shared_prefix_refuses(model, override, fault):
+    config = [f"actor_rollout_ref.model.path={model}", "data.image_patch_size=16", override]
+    on = plan_of(launch_of("p2r_ppo", [*config, "trainer.p2r.shared_prefix=True"]), Options(rows=0))
+    assert [text for text in on.faults if text.startswith(fault)]
+    off = plan_of(launch_of("p2r_ppo", [*config, "trainer.p2r.shared_prefix=False"]), Options(rows=0))
+    assert not [text for text in off.faults if "shared_prefix" in text]

@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -16,6 +17,7 @@ from verl_p2r.judge.self_judge import AGENT_LOOP
 from verl_p2r.media.plan import VisionSpec
 from verl_p2r.planner import GPUS, Engine, Job, Judging, Lengths, Line, Rollout, SecondAnswers
 from verl_p2r.planner.model_shape import ModelShape, find_shape
+from verl_p2r.plugin.fsdp.switch import OFF, share_prefix
 from verl_p2r.plugin.media.media_cache import cache_settings
 from verl_p2r.plugin.plan.launches import Launch
 from verl_p2r.plugin.plan.tokens import Options, counted, lengths_of, listed, real_rows
@@ -221,6 +223,7 @@ def _second_answers(rollout: RolloutConfig, settings: P2RSettings) -> SecondAnsw
 
 def _rl_faults(config: DictConfig, spec: VisionSpec, job: Job) -> Iterator[str]:
     """Errors that only the config shows."""
+    yield from _prefix_faults(config, job)
     actor = config.actor_rollout_ref.actor
     if config.data.image_patch_size != spec.patch_size:
         yield f"data.image_patch_size is {config.data.image_patch_size}, but the model's patches have {spec.patch_size}"
@@ -240,3 +243,13 @@ def _rl_faults(config: DictConfig, spec: VisionSpec, job: Job) -> Iterator[str]:
         judge = config.reward.reward_model
         if judge.n_gpus_per_node % judge.rollout.tensor_model_parallel_size:
             yield "reward.reward_model: n_gpus_per_node is not a multiple of rollout.tensor_model_parallel_size"
+
+
+def _prefix_faults(config: DictConfig, job: Job) -> Iterator[str]:
+    """What a run refuses at start about `trainer.p2r.shared_prefix`."""
+    try:
+        share_prefix(deepcopy(config))  # which it changes
+    except ValueError as error:
+        yield str(error)
+    if job.engine.shares_prefix and job.shape.linear:
+        yield f"shared_prefix does not work with linear-attention layers: train another family, {OFF}"
