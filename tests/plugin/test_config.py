@@ -111,6 +111,13 @@ def test_misspelled_override_is_refused(name, override):
         composed(name, override)
 
 
+@pytest.mark.parametrize("judge", ["openai", "verl", "visual"])
+def test_fields_of_the_judges_request_are_added_with_a_plus(judge):
+    override = "+algorithm.p2r.judge.kwargs.extra_body={chat_template_kwargs:{enable_thinking:False}}"
+    config = composed("p2r_ppo", f"p2r/judge={judge}", override)
+    assert config.algorithm.p2r.judge.kwargs.extra_body == {"chat_template_kwargs": {"enable_thinking": False}}
+
+
 @pytest.mark.parametrize(
     ("overrides", "settings"),
     [
