@@ -16,6 +16,7 @@ import json
 import math
 import multiprocessing as mp
 import os
+import pickle
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -124,12 +125,13 @@ class Measured:
     moments: list[dict[str, Moments]]
 
 
-def _measure_prompt(path: Path, noises: list[Noise], seed: int) -> Measured:
+def _measure_prompt(path: Path, noises: list[Noise], seed: int) -> bytes:
+    """Measure one prompt; returns a pickled `Measured`, because the pool would open a file for each of its tensors."""
     prompt = PromptGradients(**torch.load(path))
     share = prompt.count / prompt.count.sum()
     all_rules = {**RULES, **PARTS}
     measured = [moments(prompt, noise, all_rules, seed) for noise in noises]
-    return Measured(true_gradient(prompt), share @ prompt.right, measured)
+    return pickle.dumps(Measured(true_gradient(prompt), share @ prompt.right, measured))
 
 
 def summarise(prompts: list[Measured], noises: list[Noise], batch: int = BATCH) -> dict:
@@ -246,7 +248,7 @@ def measure_checkpoint(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return summarise(measured, noises)
+    return summarise([pickle.loads(each) for each in measured], noises)
 
 
 def main(

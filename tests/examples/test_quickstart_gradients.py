@@ -2,6 +2,7 @@
 """`credit.py` on the quickstart's own model with random weights: sampling, gradients, and a tiny run with a resume."""
 
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -113,7 +114,16 @@ def test_the_rewards_are_those_of_rl_sh():
     assert f"rollout.n={credit.GROUP} " in script
 
 
-def test_a_tiny_run_resumes_and_gives_the_same_result(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def few_files():
+    """Let this process and those that it starts open 60 files more than are open now."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 60, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_tiny_run_resumes_and_gives_the_same_result(folder, tmp_path, few_files):
     weights, data = folder / "model", folder / "data/rl_train.parquet"
     arguments = ["--checkpoint", f"random={weights}", "--data", data, "--out", tmp_path, "--noise", "0.5,0"]
     arguments += ["--prompts", "4", "--samples", "16", "--dims", "64", "--workers", "1"]
