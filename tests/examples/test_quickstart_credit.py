@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from paths import QUICKSTART
+from paths import QUICKSTART, ROOT
 
 sys.path.insert(0, str(QUICKSTART))
 
@@ -210,3 +210,14 @@ def test_the_report_prints_tables_and_draws(tmp_path):
     assert "| cosine of a step × 100 | clean | 30 % of verdicts flipped |" in result.output
     assert "| λ = 0.5 | +0.0 [0.0, 0.0] | +0.0 [0.0, 0.0] |" in result.output  # all rules were given equal moments
     assert (tmp_path / "credit.png").read_bytes().startswith(PNG)
+
+
+def test_the_docs_page_shows_the_rows_of_its_measurement():
+    concepts = ROOT / "docs/concepts"
+    made = list(credit_report.tables(json.loads((concepts / "credit.json").read_text())))
+    shown = (concepts / "credit.md").read_text().split("## What came out")[1].split("## The pilot")[0].splitlines()
+    rows = [line for line in shown if line.startswith(("| PA-GRPO", "| sum", "| reasoning", "| λ", "| reward"))]
+    assert len(rows) == 2 * 8
+    assert set(rows) <= {line for text in made for line in text.splitlines()}
+    for part in (line for line in shown if line.startswith("| A_")):
+        assert part.replace(" tokens", "") in "\n".join(made)
