@@ -88,7 +88,7 @@ def _qwen3_5(tokenizer):
 
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
     linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_conv_kernel_dim": 4}
-    linear["mamba_ssm_dtype"] = "float32"  # of the state in vLLM, as in the published configs
+    linear["mamba_ssm_dtype"] = "float32"  # vLLM keeps the state in it; as in the published configs
     linear |= {"linear_key_head_dim": 64, "linear_value_head_dim": 64}  # the smallest that vLLM's CPU kernel runs
     config = Qwen3_5Config(
         text_config={
