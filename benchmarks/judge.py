@@ -10,8 +10,8 @@ call, in milliseconds (target 1); `hit_us` is the time of a cache hit, in micros
 
 The step is a real one, of two runs of the quickstart's trainer, when `make quickstart` has left its model and data in
 outputs/quickstart (about 15 minutes). With --quick, or without them, it is a stand-in: a step's 448 rollouts that end
-one by one over eight seconds, each scored by the real reward manager as it ends, and what the judge adds is set against
-the 59.4 s that a step of the paper's takes.
+one by one over eight seconds (three with --quick), each scored by the real reward manager as it ends, and what the
+judge adds is set against the 59.4 s that a step of the paper's takes.
 """
 
 from __future__ import annotations
@@ -158,8 +158,13 @@ def hit_us(server: JudgeServer, repeats: int) -> float:
     return asyncio.run(measure())
 
 
-def stand_in(server: JudgeServer) -> float:
-    """What a judge of 1 s adds to a step, over the paper's step: real reward manager, rollouts that end one by one."""
+def stand_in(server: JudgeServer, last_end: float) -> float:
+    """What a judge of 1 s adds to a step, over the paper's step: real reward manager, rollouts that end one by one.
+
+    Args:
+        server: the judge.
+        last_end: seconds after which the last rollout ends.
+    """
     import numpy as np
     import torch
     from omegaconf import OmegaConf
@@ -194,7 +199,7 @@ def stand_in(server: JudgeServer) -> float:
         config = OmegaConf.create({"algorithm": {"p2r": {"judge": {"name": "openai", "kwargs": kwargs}}}})
         manager = get_reward_manager_cls("p2r")(config, tokenizer)
         rows = [row(arm, i) for i in range(PROMPTS * GROUP)]
-        ends = [ROLLOUT * (0.4 + 0.6 * (i + 1) / len(rows)) for i in range(len(rows))]
+        ends = [last_end * (0.4 + 0.6 * (i + 1) / len(rows)) for i in range(len(rows))]
         random.Random(0).shuffle(ends)
 
         async def rollout(data: DataProto, end: float) -> dict[str, Any]:
@@ -212,7 +217,7 @@ def stand_in(server: JudgeServer) -> float:
 
     slow, quick = (asyncio.run(step(f"{latency} s", latency)) for latency in (LATENCY, 0.0))
     print(
-        f"stand-in: {PROMPTS * GROUP} rollouts end over {ROLLOUT:.0f} s; the last is scored after {quick:.2f} s with a"
+        f"stand-in: {PROMPTS * GROUP} rollouts end over {last_end:.0f} s; the last is scored after {quick:.2f} s with a"
     )
     print(f"  judge of 0 s, {slow:.2f} s with one of {LATENCY:.0f} s: the paper's step of {PAPER_STEP} s grows by that")
     return (slow - quick) / PAPER_STEP
@@ -258,7 +263,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="show where the client's time goes")
     recording.add_option(parser)
     arguments = parser.parse_args()
-    rounds, batches, repeats = (5, 5, 30) if arguments.quick else (20, 15, 200)
+    rounds, batches, repeats, last_end = (3, 3, 30, 3.0) if arguments.quick else (20, 15, 200, ROLLOUT)
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         server = JudgeServer(Path(folder) / "journal.jsonl")
@@ -271,7 +276,7 @@ def main() -> None:
             figures["hit_us"] = hit_us(server, repeats)
             # Last: it imports verl, and the garbage collector's walks over that are not the client's.
             real = not arguments.quick and (QUICKSTART / "sft" / "model" / "config.json").exists()
-            figures["step_overhead"] = real_steps(server) if real else stand_in(server)
+            figures["step_overhead"] = real_steps(server) if real else stand_in(server, last_end)
         finally:
             server.kill()
     for name, (target, sign) in TARGETS.items():
