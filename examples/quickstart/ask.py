@@ -7,6 +7,7 @@ Loads the final checkpoint twice, as a user would: with transformers (every weig
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow.parquet as pq
 import typer
@@ -35,8 +36,8 @@ def load_with_transformers(folder: Path) -> int:
 
 def main(
     item: int = typer.Option(0, help="Which held-out item."),
-    checkpoint: Path = Path("outputs/quickstart/rl/model"),
-    data: Path = Path("outputs/quickstart/data/rl_val.parquet"),
+    checkpoint: Annotated[Path, typer.Option(exists=True, file_okay=False)] = Path("outputs/quickstart/rl/model"),
+    data: Annotated[Path, typer.Option(exists=True)] = Path("outputs/quickstart/data/rl_val.parquet"),
 ) -> None:
     """Ask about one held-out video."""
     rows = pq.read_table(data).to_pylist()

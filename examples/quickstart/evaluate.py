@@ -9,6 +9,7 @@ writes `eval/<name>_sampled.jsonl` and `eval/<name>_greedy.jsonl`: one line an i
 import asyncio
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow.parquet as pq
 import typer
@@ -45,9 +46,9 @@ def score(columns: dict, text: str) -> dict:
 
 
 def main(
-    checkpoint: Path,
+    checkpoint: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Hugging Face folder.")],
     name: str = typer.Option(..., help="How the output files are called: sft or rl."),
-    data: Path = Path("outputs/quickstart/data/rl_val.parquet"),
+    data: Annotated[Path, typer.Option(exists=True)] = Path("outputs/quickstart/data/rl_val.parquet"),
     out: Path = Path("outputs/quickstart/eval"),
 ) -> None:
     """Answer every item of DATA with CHECKPOINT, sampled and greedy, and write one JSONL for each."""
