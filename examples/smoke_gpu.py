@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `smoke_gpu.sh` needs besides verl: a look for the GPU, a random 3B with long videos, and the report.
+"""What `smoke_gpu.sh` needs in addition to verl: a check for a GPU, a random 3B with long videos, and the report.
 
 python examples/smoke_gpu.py check
 python examples/smoke_gpu.py model OUT

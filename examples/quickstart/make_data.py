@@ -3,9 +3,9 @@
 
     python examples/quickstart/make_data.py OUT --seed 0
 
-writes ``OUT/videos/*.mp4``; questions about them, with responses for SFT, as records, one a line, in
-``OUT/records/{sft_train,sft_val,rl_train,rl_val}.jsonl``; and what verl trains on, made of these by the data tools, in
-``OUT/{sft_train,…}.parquet``. Videos and questions of your own take the same way: ``record_of`` and ``export``.
+It writes `OUT/videos/*.mp4`, questions about them as records in `OUT/records/{sft_train,sft_val,rl_train,rl_val}.jsonl`
+(those for SFT with responses), and `OUT/{sft_train,…}.parquet`, which the data tools make from the records and verl
+trains on. Use the same functions for your own videos and questions: `record_of` and `export`.
 
 The folder appears only when it is whole, with its arguments in ``OUT/manifest.json``; a second run with the same
 arguments leaves it as it is.
