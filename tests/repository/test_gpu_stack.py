@@ -3,8 +3,8 @@
 
 import importlib.metadata
 import re
-import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from paths import ROOT
 
+UV = Path(sys.executable).with_name("uv")  # of this environment, which need not be active
 LOCK = ROOT / "requirements" / "gpu.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
@@ -76,12 +77,12 @@ def test_the_image_installs_the_extra_over_what_it_holds():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed: make .venv/installed")
+@pytest.mark.skipif(not UV.exists(), reason="uv is not installed: make .venv/installed")
 @pytest.mark.parametrize("python", ["3.11", "3.12"])
 def test_the_extra_resolves_for_linux_and_cuda_to_the_lock(python, tmp_path):
     out = tmp_path / "resolved.txt"
     # From an empty environment: nothing that is installed here has a say.
-    command = ["uv", "pip", "compile", "pyproject.toml", "--extra=gpu", f"--constraint={LOCK}", "--no-annotate"]
+    command = [str(UV), "pip", "compile", "pyproject.toml", "--extra=gpu", f"--constraint={LOCK}", "--no-annotate"]
     command += ["--python-platform=x86_64-manylinux_2_31", f"--python-version={python}", f"--output-file={out}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode and NO_REGISTRY.search(done.stderr):
