@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from paths import ROOT
 
-UV = Path(sys.executable).with_name("uv")  # of this environment, which need not be active
+UV = Path(sys.executable).with_name("uv")  # the one of this environment, which need not be active
 LOCK = ROOT / "requirements" / "gpu.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
