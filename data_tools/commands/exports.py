@@ -131,4 +131,6 @@ def _settings(
 ) -> ExportSettings:
     from data_tools.steps.to_parquet import ExportSettings
 
+    if media_root is not None and not Path(media_root).is_dir():
+        say(f"{media_root} is not a folder here; it is written in front of the paths all the same", "yellow")
     return ExportSettings(val_share, media_root, check, workers, template, share)

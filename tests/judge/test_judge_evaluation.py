@@ -217,6 +217,7 @@ def test_judge_eval_command_prints_and_writes_results(judge_server, tmp_path):
     assert f"cost: {prompts / 1000:.6f}" in result.output
     assert "p99" in result.output
     assert "8 in flight" in result.output
+    assert result.output.startswith(" problem type")  # no blank lines of a progress bar in a file
 
 
 def test_the_command_compares_the_two_forms_of_the_reply(judge_server, tmp_path):

@@ -4,6 +4,7 @@
 import ast
 import importlib
 import inspect
+import re
 import textwrap
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 from paths import ROOT
 from source_tree import module_of
 
-from verl_p2r.plugin import REGISTRATIONS, hooks
+from verl_p2r.plugin import REGISTRATIONS, hooks, no_gpu
 from verl_p2r.plugin.hooks import Checked, Hook, change_of, describe, hook_table
 
 PLUGIN = ROOT / "verl_p2r" / "plugin"
@@ -177,6 +178,14 @@ def test_a_fresh_process_that_fails_is_an_error_with_its_last_line(monkeypatch):
     done = SimpleNamespace(stdout="", stderr="Traceback\nImportError: no verl\n")
     monkeypatch.setattr(hooks.subprocess, "run", lambda *_, **__: done)
     with pytest.raises(RuntimeError, match="ImportError: no verl"):
+        hooks.check_hooks_in_fresh_process()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not no_gpu.cpu_build(), reason="verl can be imported without a GPU by a GPU build of torch")
+def test_without_a_gpu_and_a_platform_the_check_names_the_setting_and_no_hook(monkeypatch):
+    monkeypatch.delenv("VERL_PLATFORM")
+    with pytest.raises(RuntimeError, match=re.escape(no_gpu.MESSAGE)):
         hooks.check_hooks_in_fresh_process()
 
 

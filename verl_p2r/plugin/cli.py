@@ -62,9 +62,7 @@ def doctor(
     """
     from verl_p2r.plugin.doctor import examine
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = 1000  # in a file, a folded line would break commands and paths
+    console = _console()
     with _user_errors(console), console.status("Looking at the machine, and starting verl in a fresh process"):
         findings = list(examine(_launch(config, overrides) if config else None))
     table = Table(box=None)
@@ -104,7 +102,7 @@ def judge_eval(
     from verl_p2r.judge.registry import get_judge
     from verl_p2r.judge.report import Run, compare, show
 
-    console = Console()
+    console = _console()
     logging.getLogger("verl_p2r").addHandler(logging.NullHandler())  # the report shows what went wrong
     with _user_errors(console), TemporaryDirectory() as held:
         options = _judge_options(name, kwargs, {"model": model, "base_urls": base_url}, concurrency)
@@ -180,7 +178,7 @@ def _evaluated(console: Console, judge: Judge, cases: list[Case], concurrency: i
             if hasattr(judge, "aclose"):
                 await judge.aclose()
 
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"{len(cases)} cases", total=len(cases))
         return asyncio.run(run())
 
@@ -223,7 +221,7 @@ def plan(
 
     Exits with 2 when the config cannot be read, and with --strict with 1 when there is a warning.
     """
-    console = Console()
+    console = _console()
     with _user_errors(console):
         launch = _launch(config, overrides)
 
@@ -250,6 +248,14 @@ def _launch(config: str, overrides: list[str] | None) -> Launch:
     from verl_p2r.plugin.plan.launches import launch_of
 
     return launch_of(config, overrides or [])
+
+
+def _console() -> Console:
+    """A console on which nothing is folded when the output is a file: commands and paths can be copied from it."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 1000
+    return console
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from typing import Any
 
 import yaml
 
+from verl_p2r.plugin import no_gpu
+
 _MARK = "HOOKS"  # starts the line of the fresh process that holds the result
 _SECONDS = 300.0  # limit of the fresh process
 
@@ -239,7 +241,12 @@ def main(arguments: list[str]) -> int:
 
     Returns:
         1 if verl has changed any hook, else 0.
+
+    Raises:
+        SystemExit: verl cannot be imported here, because torch is a CPU build and VERL_PLATFORM is not set.
     """
+    if no_gpu.cpu_build() and not no_gpu.accelerator_found():
+        sys.exit(no_gpu.MESSAGE)
     with redirect_stdout(sys.stderr):  # verl prints while it is imported
         checked = check_hooks()
     if "--json" in arguments:

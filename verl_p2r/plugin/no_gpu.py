@@ -26,12 +26,23 @@ def refuse() -> None:
     trainer = next((argument for argument in sys.orig_argv if argument in TRAINERS), None)
     if trainer is None:
         return
-    import torch
-    from verl.plugin.platform import get_platform
-
-    if get_platform().is_available():
+    if accelerator_found():
         return
-    if trainer == TRAINERS[0] and (torch.version.cuda or torch.version.hip):
+    if trainer == TRAINERS[0] and not cpu_build():
         warnings.warn(f"{MESSAGE}. Ignore this if other nodes of the Ray cluster have GPUs", stacklevel=2)
         return
     sys.exit(f"verl_p2r: {MESSAGE}")
+
+
+def accelerator_found() -> bool:
+    """Whether verl's platform, which VERL_PLATFORM can name, is available here."""
+    from verl.plugin.platform import get_platform
+
+    return get_platform().is_available()
+
+
+def cpu_build() -> bool:
+    """Whether torch was built for CPUs only."""
+    import torch
+
+    return not (torch.version.cuda or torch.version.hip)

@@ -97,6 +97,16 @@ def test_import_release_command_compares_with_published_counts(tmp_path):
     assert (tmp_path / "out" / "rl" / "train.parquet").is_file()
 
 
+def test_a_media_root_that_is_no_folder_here_is_named_and_used(tmp_path):
+    folder = write_release(tmp_path / "release", sft(4), rl(6))
+    arguments = ["import-release", str(folder), "--out", str(tmp_path / "out"), "--val-share", "0"]
+    done = CliRunner().invoke(app, [*arguments, "--media-root", str(tmp_path / "elsewhere")])
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path / 'elsewhere'} is not a folder here" in done.output
+    [row, *_] = pq.read_table(tmp_path / "out" / "rl" / "train.parquet")["videos"].to_pylist()
+    assert row[0]["video"] == str(tmp_path / "elsewhere" / "STAR" / "0.mp4")
+
+
 def test_import_release_command_fails_with_too_many_rejects(tmp_path):
     folder = write_release(tmp_path / "release", sft(4), [*rl(5), {**rl(6)[5], "options": "['A"}])
     arguments = ["import-release", str(folder), "--out", str(tmp_path / "out")]

@@ -329,6 +329,8 @@ def test_plan_reads_and_compares_shared_prefix_and_vision_features():
     assert not shared.rstrip().endswith("this launch")
     seconds = [float(line.split()[2]) for line in (whole, shared)]
     assert seconds[1] < 0.7 * seconds[0]
+    narrow = CliRunner().invoke(app, ["plan", "p2r_ppo", *model, "--rows", "0"], env={"COLUMNS": "60"}).output
+    assert narrow == shown  # not a terminal: no line is folded
 
 
 def test_plan_says_shared_prefix_is_unavailable_with_ulysses():
