@@ -132,10 +132,27 @@ def difference_table(summary: dict) -> Table:
     return result
 
 
+def markdown(table: Table) -> str:
+    """Write a table as Markdown, for docs/results/comparison.md.
+
+    >>> print(markdown(Table("algorithm", "n", title="A title")))
+    **A title**
+    <BLANKLINE>
+    | algorithm | n |
+    |---|---|
+    """
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    head = [f"| {' | '.join(str(column.header) for column in table.columns)} |", "|" + "---|" * len(table.columns)]
+    body = [f"| {' | '.join([name, *(cell.replace('-', '−') for cell in cells)])} |" for name, *cells in rows]
+    caption = ["", str(table.caption)] if table.caption else []
+    return "\n".join([f"**{table.title}**", "", *head, *body, *caption])
+
+
 def main(
     source: Annotated[Path, typer.Argument(help="Folder of the comparison, or its runs.jsonl.")] = Path(
         "outputs/compare"
     ),
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
 ) -> None:
     """Print the tables; of a folder also write runs.jsonl, summary.json and the PNG curves into it."""
     runs: Runs = {}
@@ -151,8 +168,11 @@ def main(
         Console(stderr=True, soft_wrap=True).print(Text(f"error: {error}", style="bold red"))
         raise typer.Exit(1) from error
     console = Console()
-    console.print(table(summary))
-    console.print(difference_table(summary))
+    for made in (table(summary), difference_table(summary)):
+        if as_markdown:
+            print(markdown(made), end="\n\n")
+        else:
+            console.print(made)
     if runs:
         write_records(records, source / "runs.jsonl")
         (source / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

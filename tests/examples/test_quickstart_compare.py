@@ -115,6 +115,14 @@ def test_the_records_of_the_runs_are_enough_for_the_table(tmp_path):
     }
 
 
+def test_markdown_holds_the_same_cells(tmp_path):
+    result = invoke(compare.main, fake_comparison(tmp_path), "--markdown")
+    assert result.exit_code == 0, result.output
+    assert "| PA-GRPO | 3 | 81.0 ± 10.0 | 81.0 ± 10.0 | 39.2 ± 0.0, 39.2 ± 0.0 |" in result.output.splitlines()
+    assert "| GRPO sum | 3 | −10.0 [−34.8, +14.8] | −10.0 [−34.8, +14.8] |" in result.output.splitlines()
+    assert re.search(r"^Before training: .* Every data source weighs the same\.$", result.output, re.MULTILINE)
+
+
 def test_quantiles_are_students():
     # Density of t with ν degrees of freedom, integrated from the quantile: 2.5 % must lie beyond it.
     for freedom, quantile in ((2, 4.303), (5, 2.571), (14, 2.145), (30, 2.042)):
