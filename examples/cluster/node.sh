@@ -64,6 +64,8 @@ follow_head() { # until the head is gone: not seen three times in a row
       missed="$((missed + 1))"
     elif kill -0 "$child" 2>/dev/null; then
       missed=0
+    elif ! up; then # it ended with the head, between the two looks
+      missed="$((missed + 1))"
     else
       echo "node $NODE_RANK: its server ended: see above" >&2 && exit 1
     fi
