@@ -4,14 +4,33 @@
 python rollout_positions.py MODEL   # prints what stock vLLM makes of one video; see test_vllm_video.py
 """
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 
+@contextlib.contextmanager
+def own_configs() -> Iterator[None]:
+    """Put back transformers' own config classes, some of which vLLM replaces by its own (Qwen3.5) when it reads one.
+
+    With vLLM's, a trainer would load another class of model. It never shares a process with a server, but tests do.
+    """
+    registered = CONFIG_MAPPING._extra_content
+    before = dict(registered)
+    try:
+        yield
+    finally:
+        registered.clear()
+        registered.update(before)
+
+
+@own_configs()
 def vllm_processor(model: str, dtype: str, *, cached: bool = False) -> Any:
     """The processor that vLLM's server builds for a model; `cached` as from vLLM 0.22 on, else as verl has it."""
     from vllm.config import ModelConfig

@@ -22,6 +22,7 @@ import torch
 from clip_prompts import SAMPLES, TEXT, encode, layout_of, media_of, medium, parts_of, stills, timestamps, video
 from mrope_reference import true_positions
 from PIL import Image
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from verl.utils import hf_processor
 from verl.workers.rollout.utils import qwen2_5_vl_dedup_image_tokens
 
@@ -160,6 +161,10 @@ def test_rollout_and_trainer_agree_for_other_qwen_families(other, clips, sample)
     rollout, processor, layout = other
     content = [video(clips, sample), {"type": "text", "text": "What moves?"}]
     assert_both_sides_true(rollout, processor, content, layout(sample))
+
+
+def test_a_rollout_processor_leaves_transformers_configs_in_place(other):
+    assert all(CONFIG_MAPPING[f"qwen{name}"].__module__.startswith("transformers.") for name in ("2_vl", "3_vl", "3_5"))
 
 
 def test_other_qwen_families_agree_on_interleaved_images_and_videos(other, clips):
