@@ -66,6 +66,10 @@ from typing import Any
 import vision_answer
 from aiohttp import web
 
+REFUSALS = {  # of vLLM 0.32
+    "media_io_kwargs": "Per-request media_io_kwargs are disabled by default because they can change multimodal media "
+    "loading resource usage. Start the server with --trust-request-mm-kwargs only when clients are trusted.",
+}
 DEFAULTS: dict[str, Any] = {
     "latency": 0.0,
     "jitter": 0.0,
@@ -209,7 +213,7 @@ class Server:
         if body.get("model") not in script["models"]:
             return _error(404, f"The model `{body.get('model')}` does not exist.")
         if refused := [field for field in script["refuses"] if field in body]:
-            return _error(400, f"Unrecognized request argument supplied: {refused[0]}")
+            return _error(400, REFUSALS.get(refused[0], f"Unrecognized request argument supplied: {refused[0]}"))
         wait = script["latency"] + script["jitter"] * random.Random(prompt).random()
         wait += script["slow"] if fault == "slow" else 0
         if fault == "hang":

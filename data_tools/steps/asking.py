@@ -26,6 +26,10 @@ SILENT = 20
 """Consecutive unanswered records (or `concurrency`, if larger) after which the server is checked."""
 
 
+NEEDS_TRUST = "--trust-request-mm-kwargs"
+"""Option that a server of vLLM 0.32 needs to accept the times of frames from a request; its refusal names it."""
+
+
 class NobodyReplies(ValueError):
     """The server is down or refuses everything, so that continuing would reject all remaining records."""
 
@@ -170,7 +174,7 @@ class _FirstPass:
             self.ledger.replied(pending, await self.asker.ask(pending.record))
         except Unanswered as error:
             self._note(pending, error)
-            if _refuses_all(error.status) or not await self._answers_others():
+            if _refuses_all(error) or not await self._answers_others():
                 why = f"{self.step}: {error}. What has come so far is kept: fix it and start again"
                 self._stop.append(NobodyReplies(why))
         except RowError as error:
@@ -183,7 +187,7 @@ class _FirstPass:
     def _note(self, pending: Pending, error: Unanswered) -> None:
         if error.useless:
             self.ledger.useless(pending, str(error))
-        elif error.status is None or _refuses_all(error.status):
+        elif error.status is None or _refuses_all(error):
             self.ledger.no_reply(pending, str(error))
         else:
             self.ledger.refused(pending, str(error))
@@ -200,9 +204,12 @@ class _FirstPass:
         return True
 
 
-def _refuses_all(status: int | None) -> bool:
-    """Return whether an HTTP status means that every record will be refused.
+def _refuses_all(error: Unanswered) -> bool:
+    """Return whether every record with a medium would be refused like this one.
 
-    These are redirects (a wrong address), 401, 403 and 404 (a wrong key or model), and 407 (a proxy wants a login).
+    These are redirects (a wrong address), 401, 403 and 404 (a wrong key or model), 407 (a proxy wants a login), and the
+    refusal of a server that lacks an option.
     """
-    return status is not None and (300 <= status < 400 or status in (401, 403, 404, 407))
+    status = error.status
+    refused = status is not None and (300 <= status < 400 or status in (401, 403, 404, 407))
+    return refused or NEEDS_TRUST in str(error)

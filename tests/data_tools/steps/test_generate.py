@@ -143,6 +143,16 @@ def test_server_refusing_every_request_stops_step_at_once(tmp_path, judge_server
     assert not (tmp_path / "out").exists()
 
 
+def test_a_server_that_accepts_no_times_stops_the_step_with_the_option_it_lacks(tmp_path, judge_server):
+    records = make_records(tmp_path, 60)
+    judge_server.control(refuses=["media_io_kwargs"])
+    with pytest.raises(NobodyReplies, match=r"generate: .*Start the server with --trust-request-mm-kwargs"):
+        run(tmp_path, judge_server, records)
+    assert len(judge_server.calls()) <= 24
+    judge_server.control()
+    assert run(tmp_path, judge_server, records).written == 60
+
+
 def test_server_death_stops_step_and_keeps_replies(tmp_path, judge_server):
     records = make_records(tmp_path, 80)
     judge_server.control(latency=0.2)
