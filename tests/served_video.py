@@ -2,9 +2,11 @@
 """Whether a vLLM server shows its model each video as training does: log-probabilities from both are compared."""
 
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+import pytest
 import torch
 from own_forwards import own_forwards
 from taught_world import SIZE, World, loaded, padded
@@ -66,8 +68,11 @@ def first_token(world: World, server: str, record: Record) -> dict:
     body |= {"temperature": 0.0, "logprobs": True, "top_logprobs": 20, "return_tokens_as_token_ids": True}
     request = urllib.request.Request(f"{server}/chat/completions", json.dumps(body).encode())
     request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        return json.load(reply)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        pytest.fail(f"{error}: {error.read().decode(errors='replace')}")
 
 
 def logprobs_of(model, processor, row: dict, tokens: list[int], seconds: float | None = None) -> torch.Tensor:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from processes import family, kill
@@ -24,6 +24,7 @@ def vllm_server(
     length: int,
     rows: int,
     python: str | Path = sys.executable,
+    options: Sequence[str] = (),
 ) -> Iterator[str]:
     """Run a server and yield its URL.
 
@@ -36,6 +37,7 @@ def vllm_server(
         length: the most tokens of a prompt and its reply.
         rows: the most sequences in progress.
         python: the interpreter whose vLLM runs; by default this one's.
+        options: more options of the server.
     """
     start = time.monotonic()
     with socket.socket() as free:
@@ -44,7 +46,7 @@ def vllm_server(
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", name, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--max-model-len", str(length), "--max-num-seqs", str(rows)]
-    command += ["--no-enable-log-requests"]
+    command += ["--no-enable-log-requests", *options]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=env, start_new_session=True)
     try:

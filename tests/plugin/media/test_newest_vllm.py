@@ -24,6 +24,7 @@ from served_video import check_served_as_trained
 from taught_world import World, teach
 from vllm_server import vllm_server
 
+from data_tools.steps.asking import NEEDS_TRUST
 from verl_p2r.media import torchvision_ops
 from verl_p2r.plugin.cpu.platform_env import ROLLOUT_ENV
 
@@ -135,7 +136,8 @@ def world(tmp_path_factory, tiny_model) -> World:
 def server(world, python, env) -> Iterator[str]:
     """The URL of a server that knows the model by the name `taught`."""
     log = world.folder / "server.log"
-    with vllm_server(world.model, "taught", log, env, LIMIT, length=512, rows=16, python=python) as url:
+    sizes = {"length": 512, "rows": 16}
+    with vllm_server(world.model, "taught", log, env, LIMIT, **sizes, python=python, options=[NEEDS_TRUST]) as url:
         yield url
 
 
