@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="show where scoring spends its time")
     recording.add_option(parser)
     arguments = parser.parse_args()
-    share, rounds, repeats = (0.25, 5, 2) if arguments.quick else (1.0, 12, 3)
+    share, rounds, repeats = (0.05, 2, 1) if arguments.quick else (1.0, 12, 3)
     figures: dict[str, float | None] = {}
     records = made_replies(share)
     score(records[:200], "video_r1")

@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="profile our side of each target that is missed")
     recording.add_option(parser)
     arguments = parser.parse_args()
-    contents, rounds, batch, sample, our_sample = (1, 0, None, 2, 100) if arguments.quick else (8, 7, 4, 64, VIDEOS)
+    contents, rounds, batch, sample, our_sample = (1, 0, None, 2, 30) if arguments.quick else (8, 7, 4, 64, VIDEOS)
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)  # with more, a busy neighbour on one core decides the figures
     install_reader()  # for both sides

@@ -8,8 +8,8 @@ of a prompt with a clip (1088 prompt tokens, 192 response tokens, 8 rollouts). I
 reference's and the update. `stock` is verl's FSDP2 engine as it runs on the machine, with nothing of ours: on a CPU it
 pads. Sides alternate, the fastest round of each counts, and what counts is processor time of one thread, which other
 processes on the machine hardly disturb. A third pair of engines has a frozen vision tower and either keeps its features
-for the step or does not. `--quick` takes half the layers, 576 and 128 tokens and one round. Prints a table; the last
-line is a JSON object:
+for the step or does not. `--quick` takes a quarter of the layers, 576 and 128 tokens and one round. Prints a table; the
+last line is a JSON object:
 
     train_ratio         how many times faster ours is over all passes
     update_ratio        the same for the update alone
@@ -64,7 +64,7 @@ def write_model(folder: Path, quick: bool) -> Path:
     text = config.text_config
     for key, value in SIZE.items():
         setattr(text, key, value)
-    text.num_hidden_layers //= 2 if quick else 1
+    text.num_hidden_layers //= 4 if quick else 1
     text.num_attention_heads, text.num_key_value_heads = 8, 2
     text.layer_types = ["full_attention"] * text.num_hidden_layers
     text.rope_parameters = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}

@@ -66,7 +66,7 @@ from typing import Any
 import vision_answer
 from aiohttp import web
 
-REFUSALS = {  # of vLLM 0.32
+REFUSALS = {  # in the words of vLLM 0.32
     "media_io_kwargs": "Per-request media_io_kwargs are disabled by default because they can change multimodal media "
     "loading resource usage. Start the server with --trust-request-mm-kwargs only when clients are trusted.",
 }
