@@ -207,9 +207,10 @@ class _FirstPass:
 def _refuses_all(error: Unanswered) -> bool:
     """Return whether every record with a medium would be refused like this one.
 
-    These are redirects (a wrong address), 401, 403 and 404 (a wrong key or model), 407 (a proxy wants a login), and the
-    refusal of a server that lacks an option.
+    These are redirects (a wrong address), 401, 403 and 404 (a wrong key or model), 407 (a proxy wants a login), and a
+    400 that names an option which the server lacks.
     """
     status = error.status
-    refused = status is not None and (300 <= status < 400 or status in (401, 403, 404, 407))
-    return refused or NEEDS_TRUST in str(error)
+    if status == 400:
+        return NEEDS_TRUST in str(error)
+    return status is not None and (300 <= status < 400 or status in (401, 403, 404, 407))
