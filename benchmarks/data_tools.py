@@ -34,7 +34,7 @@ from pathlib import Path
 import recording
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent / "support")]
 
 RECORDS, PARTS = 263_055, 3
 TARGETS = {
@@ -202,11 +202,12 @@ def busy_share(calls: list, in_flight: int) -> float:
 
 
 def measure_servers(folder: Path, rounds: int, speed: float) -> dict[str, float]:
+    from clips import write_clip
     from judge_server import JudgeServer
 
     (folder / "media").mkdir()
     for clip in range(CLIPS):
-        write_clip(folder / "media" / f"{clip}.mp4", clip)
+        write_clip(folder / "media" / f"{clip}.mp4", clip, width=480, height=270, fps=24, seconds=8)
     figures = {}
     server = JudgeServer(folder / "journal.jsonl")
     try:
@@ -234,23 +235,6 @@ def measure_servers(folder: Path, rounds: int, speed: float) -> dict[str, float]
     finally:
         server.kill()
     return figures
-
-
-def write_clip(path: Path, shift: int, frames: int = 192, rate: int = 24, size: tuple[int, int] = (480, 270)) -> None:
-    """Write eight seconds of video in which everything moves."""
-    import av
-    import numpy as np
-
-    width, height = size
-    x, y = np.meshgrid(np.arange(width), np.arange(height))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for i in range(frames):
-            wave = 127 + 60 * np.sin((x + 3 * i + 31 * shift) / 17) + 60 * np.cos((y - 2 * i) / 13)
-            pixels = np.stack([wave, np.roll(wave, 40, 1), np.roll(wave, 40, 0)], -1).astype(np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def main() -> None:

@@ -30,7 +30,6 @@ HERE = str(Path(__file__).parent)
 sys.path[:] = [path for path in sys.path if path != HERE]  # benchmarks/data_tools.py would hide the package
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "data_tools")]
 
-import av  # noqa: E402
 import benchmark_files  # noqa: E402
 import numpy as np  # noqa: E402
 
@@ -41,12 +40,14 @@ from data_tools.evaluate.run import DEFAULTS, evaluate  # noqa: E402
 from data_tools.records.files import files_of  # noqa: E402
 from verl_p2r.evaluation import BENCHMARKS, score  # noqa: E402
 
-sys.path.append(HERE)
+sys.path += [HERE, f"{HERE}/support"]
 import recording  # noqa: E402
+from clips import Clips  # noqa: E402
 
 LATENCY = 2.0  # seconds that the server takes for a reply
 SLOTS = 16  # calls in flight
 ITEMS_PER_VIDEO = 3  # as in Video-MME and VideoMMMU
+CONTENTS = 4  # of the videos, of which evaluation takes 32 frames
 TARGETS = {
     "score_items_per_s": 21_405 / 30,
     "run_share": 0.95,
@@ -109,19 +110,6 @@ def prepare_rate(folder: Path, share: float) -> float:
     return made / seconds
 
 
-def write_clip(path: Path, seconds: int, size: tuple[int, int] = (640, 360), rate: int = 10) -> None:
-    """A clip of moving gradients, of which evaluation takes 32 frames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for i in range(seconds * rate):
-            picture = np.stack([(across + 3 * i) % 256, (down + 2 * i) % 256, (across + down + i) % 256], -1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")))
-        container.mux(stream.encode())
-
-
 def serve(port: Any, journal: str) -> None:
     """Serve replies that take `LATENCY` each, and note when each call began and ended."""
     from aiohttp import web
@@ -172,8 +160,10 @@ def run_share(folder: Path, rounds: int) -> float:
     """The share of a server's capacity that `run` uses: calls in flight on average over those that could be."""
     videos = -(-SLOTS * rounds // ITEMS_PER_VIDEO)
     counts = {"short": videos * ITEMS_PER_VIDEO}
-    for path in benchmark_files.video_mme(folder / "video_mme", counts):
-        write_clip(folder / "video_mme" / path, seconds=18)
+    paths = benchmark_files.video_mme(folder / "video_mme", counts)
+    clips = Clips(folder, CONTENTS, width=640, height=360, fps=10, seconds=18)
+    for path in paths:
+        clips.give(folder / "video_mme" / path)
     prepare("video_mme", folder / "video_mme", folder / "prepared", partial=True)
     journal = folder / "journal"
     with server(journal) as url:

@@ -44,12 +44,13 @@ import datasets
 import ray
 import recording
 import torch
+from clips import Clips
 from verl.utils import hf_processor
 from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from media_sides import (
-    Clips,
+    CLIP,
     MIB,
     OURS,
     PROMPTS,
@@ -269,7 +270,7 @@ def main() -> None:
         folder = Path(name)
         datasets.config.HF_DATASETS_CACHE = folder / "datasets"
         datasets.disable_caching()  # as in a new process, whose fingerprint of verl's filter differs
-        clips = Clips(folder, contents)
+        clips = Clips(folder, contents, **CLIP)
         write_model(folder / "model")
         report("1 prompt, 8 rollouts, 16 frames of 128·28²", STOCK, OURS, "ratio")
         configure(OURS, folder)  # composed here, for the children too

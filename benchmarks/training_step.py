@@ -98,7 +98,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="p2r", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        clips = media.Clips(folder, 4)
+        clips = media.Clips(folder, 4, **media.CLIP)
         rows = media.rl_rows(clips.take(PROMPTS * STEPS))
         for row in rows:
             row["extra_info"]["facts"] = ["red"]

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import functools
 import io
-import os
 import resource
 import uuid
 from collections.abc import Iterator
@@ -19,9 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import av
 import make_model
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -39,49 +36,13 @@ from verl_p2r.plugin.media.agent_loop import P2RAgentLoopWorker
 
 STOCK, OURS = "stock", "ours"
 MIB, ROLLOUTS, PROMPTS, VIDEOS = 2**20, 8, 32, 2000
-HEIGHT, WIDTH, FPS, SECONDS = 320, 640, 25, 8  # pixels, frames per second; resized to 224 x 448 = 128 · 28²
+CLIP = {"width": 640, "height": 320, "fps": 25, "seconds": 8}  # frames are resized to 448 x 224 = 128 · 28² pixels
 RULES = {"fps": 2.0, "min_frames": 4, "max_frames": 16, "min_pixels": 128 * 28**2, "max_pixels": 128 * 28**2}
 QUESTION = "<video>What moves, and where does it go?"
 RESPONSE = "<observation>a red square moves left</observation><think>so</think><answer>left</answer>"
 
 
 # --- What both sides are given ---------------------------------------------------------------------------------------
-
-
-def write_clip(path: Path, seed: int) -> None:
-    """A camera that pans over soft shapes, with its noise."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0 : HEIGHT + 80, 0 : WIDTH + 200] / 40
-    waves = rng.uniform(0.3, 3, (3, 2))
-    scene = np.stack([128 + 90 * np.sin(a * rows) * np.cos(b * columns + a) for a, b in waves], axis=-1)
-    scene += rng.normal(0, 6, scene.shape)
-    scene = scene.clip(0, 255).astype(np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "g": "50"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for i in range(FPS * SECONDS):
-            picture = np.ascontiguousarray(scene[i // 3 : i // 3 + HEIGHT, i : i + WIDTH])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-
-
-class Clips:
-    """Videos that no cache has seen: each has its own file, although only a few contents exist."""
-
-    def __init__(self, folder: Path, contents: int):
-        self._folder, self._given = folder, 0
-        self._contents = [folder / f"content{i}.mp4" for i in range(contents)]
-        for seed, path in enumerate(self._contents):
-            write_clip(path, seed)
-
-    def take(self, count: int) -> list[str]:
-        paths = []
-        for _ in range(count):
-            path = self._folder / f"clip{os.getpid()}-{self._given}.mp4"
-            os.link(self._contents[self._given % len(self._contents)], path)
-            self._given += 1
-            paths.append(str(path))
-        return paths
 
 
 def write_model(folder: Path) -> None:
