@@ -14,7 +14,8 @@ The last line is a JSON object:
     generate_share      share of the capacity of a server with fixed latency that is in use, by the server's own log,
     judge_share         from when all allowed calls are in flight for the first time until the last call (target 0.95)
 
-Generation reads real mp4 files, 16 frames each. With --quick there are fewer records and calls, and shorter latencies.
+Generation reads real mp4 files, 16 frames each. With --quick there are fewer records and calls, fewer in flight, and
+shorter latencies.
 """
 
 from __future__ import annotations
@@ -201,7 +202,7 @@ def busy_share(calls: list, in_flight: int) -> float:
     return held / (in_flight * (last - first))
 
 
-def measure_servers(folder: Path, rounds: int, speed: float) -> dict[str, float]:
+def measure_servers(folder: Path, rounds: int, scale: int) -> dict[str, float]:
     from clips import write_clip
     from judge_server import JudgeServer
 
@@ -211,8 +212,8 @@ def measure_servers(folder: Path, rounds: int, speed: float) -> dict[str, float]
     figures = {}
     server = JudgeServer(folder / "journal.jsonl")
     try:
-        for step, in_flight, usual in SERVED:
-            latency = usual / speed
+        for step, allowed, usual in SERVED:
+            in_flight, latency = allowed // scale, usual / scale
             server.reset()
             source, draw = folder / f"{step}.jsonl", random.Random(2)
             with source.open("w", encoding="utf-8") as file:
@@ -246,8 +247,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         (release := Path(name) / "release").mkdir()
         figures = measure_import(release, RECORDS // (60 if quick else 1))
-        figures |= measure_verify(Path(name), 6_000 if quick else 200_000)
-        figures |= measure_servers(Path(name), 2 if quick else 10, speed=2 if quick else 1)
+        figures |= measure_verify(Path(name), 4_000 if quick else 200_000)
+        figures |= measure_servers(Path(name), 2 if quick else 10, scale=2 if quick else 1)
     for figure, (target, sign) in TARGETS.items():
         met = "met" if sign * (figures[figure] - target) >= 0 else "MISSED"
         print(f"{figure:18} {figures[figure]:10,.3f}   target {target:,.2f}   {met}")
