@@ -47,7 +47,7 @@ from clips import Clips  # noqa: E402
 LATENCY = 2.0  # seconds that the server takes for a reply
 SLOTS = 16  # calls in flight
 ITEMS_PER_VIDEO = 3  # as in Video-MME and VideoMMMU
-CONTENTS = 4  # of the videos, of which evaluation takes 32 frames
+CONTENTS = 4  # the videos that differ; evaluation takes 32 frames of each
 TARGETS = {
     "score_items_per_s": 21_405 / 30,
     "run_share": 0.95,

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Clips:
-    """Videos that no cache has seen: each has a file of its own, although only a few contents exist.
+    """Videos that no cache has seen: each is a file, although only a few contents exist.
 
     Args:
         folder: where the contents are written.
@@ -44,11 +44,11 @@ def write_clip(path: Path, seed: int, *, width: int, height: int, fps: int, seco
 
     Args:
         path: the mp4 file; its folder exists.
-        seed: of shapes and noise.
-        width: of a frame, in pixels.
-        height: of a frame, in pixels.
+        seed: draws shapes and noise.
+        width: pixels of a frame.
+        height: pixels of a frame.
         fps: frames per second.
-        seconds: length of the clip.
+        seconds: how long the clip is.
     """
     rng = np.random.default_rng(seed)
     frames = fps * seconds
