@@ -9,6 +9,7 @@ of ours then surfaces where verl imports the registry.
 | when verl imports                              | we register                                               |
 |------------------------------------------------|-----------------------------------------------------------|
 | `verl.trainer.ppo.core_algos`                  | the advantage estimator `pa_grpo`                         |
+| `verl.trainer.ppo.metric_utils`                | a bootstrap of validation metrics without a loop          |
 | `verl.trainer.ppo.v1`                          | the trainers `p2r_{sync,colocate_async,separate_async}` |
 | `verl.experimental.reward_loop.reward_manager` | the reward manager `p2r`                                  |
 | `verl.experimental.agent_loop`                 | the agent loop `p2r_self_judge`                           |
@@ -30,6 +31,7 @@ TESTED_VERL = "0.9.1"
 TESTED_VLLM = ">=0.24,<0.29"
 REGISTRATIONS = {
     "verl.trainer.ppo.core_algos": "verl_p2r.plugin.rl.advantage",
+    "verl.trainer.ppo.metric_utils": "verl_p2r.plugin.rl.validation",
     "verl.trainer.ppo.v1": "verl_p2r.plugin.rl.trainer",
     "verl.experimental.reward_loop.reward_manager": "verl_p2r.plugin.rl.reward_manager",
     "verl.experimental.agent_loop": "verl_p2r.plugin.rl.self_judge_loop",
