@@ -19,7 +19,7 @@ verls_bootstrap = metric_utils.bootstrap_metric
 
 @functools.lru_cache(maxsize=64)
 def _drawn(count: int, subset_size: int, n_bootstrap: int, seed: int) -> np.ndarray:
-    """Indices that verl draws: it seeds numpy anew in every call."""
+    """Indices that verl draws: it seeds numpy in every call."""
     return np.random.RandomState(seed).choice(count, size=(n_bootstrap, subset_size), replace=True)
 
 
