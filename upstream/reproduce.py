@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 
 os.environ["VERL_USE_EXTERNAL_PLUGINS"] = "none"  # verl as it is, also where plugins are installed
+os.environ["VLLM_PLUGINS"] = ""  # and vLLM, whose plugins may come from the same packages
 os.environ.pop("VERL_PLATFORM", None)  # it may name a plugin's platform
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

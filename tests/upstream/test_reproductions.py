@@ -25,7 +25,7 @@ REPAIR = "from verl_p2r.media import torchvision_ops; torchvision_ops.install()\
 
 def python(script: str, *arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a script with verl as it is, without this package as its plugin and without a platform."""
-    env = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none", "VLLM_PLUGINS": "", "PYTHONPATH": str(ROOT)}
     env.pop("VERL_PLATFORM", None)
     command = [sys.executable, "-c", REPAIR + script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=env, cwd=folder)
