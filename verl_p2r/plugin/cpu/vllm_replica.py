@@ -5,10 +5,15 @@ import ray
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
 from verl_p2r.plugin import shm_tracker
+from verl_p2r.plugin.cpu import weight_socket
 
 
 class CPUvLLMHttpServer(vLLMHttpServer):
     """verl's server with our worker extension, which vLLM imports by name in its own process."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        weight_socket.receive_from_this_run()
 
     async def launch_server(self, *args, **kwargs) -> None:
         shm_tracker.start()  # also where `VLLM_PLUGINS` leaves our vLLM plugin out
