@@ -10,7 +10,7 @@ call, in milliseconds (target 1); `hit_us` is the time of a cache hit, in micros
 
 The step is a real one, of two runs of the quickstart's trainer, when `make quickstart` has left its model and data in
 outputs/quickstart (about 15 minutes). With --quick, or without them, it is a stand-in: a step's 448 rollouts that end
-one by one over eight seconds (three with --quick), each scored by the real reward manager as it ends, and what the
+one by one over eight seconds (two with --quick), each scored by the real reward manager as it ends, and what the
 judge adds is set against the 59.4 s that a step of the paper's takes.
 """
 
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="show where the client's time goes")
     recording.add_option(parser)
     arguments = parser.parse_args()
-    rounds, batches, repeats, last_end = (3, 3, 30, 3.0) if arguments.quick else (20, 15, 200, ROLLOUT)
+    rounds, batches, repeats, last_end = (2, 3, 30, 2.0) if arguments.quick else (20, 15, 200, ROLLOUT)
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         server = JudgeServer(Path(folder) / "journal.jsonl")

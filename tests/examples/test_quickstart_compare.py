@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from paths import QUICKSTART
+from paths import QUICKSTART, ROOT
 from rich.console import Console
 
 sys.path.insert(0, str(QUICKSTART))
@@ -121,6 +121,14 @@ def test_markdown_holds_the_same_cells(tmp_path):
     assert "| PA-GRPO | 3 | 81.0 ± 10.0 | 81.0 ± 10.0 | 39.2 ± 0.0, 39.2 ± 0.0 |" in result.output.splitlines()
     assert "| GRPO sum | 3 | −10.0 [−34.8, +14.8] | −10.0 [−34.8, +14.8] |" in result.output.splitlines()
     assert re.search(r"^Before training: .* Every data source weighs the same\.$", result.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "docs/results/comparison").glob("*.jsonl")), ids=lambda file: file.stem)
+def test_the_page_shows_the_tables_of_the_committed_runs(file):
+    page = (ROOT / "docs/results/comparison.md").read_text(encoding="utf-8")
+    summary = compare_runs.summarise(compare_runs.read_records(file), [])
+    for made in (compare.table(summary), compare.difference_table(summary)):
+        assert compare.markdown(made) in page
 
 
 def test_quantiles_are_students():
