@@ -103,6 +103,7 @@ DOORS = {
     "engine": ["verl.workers.engine.fsdp.transformer_impl"],  # alone: verl cannot import it again in that process
     "checkpoints": ["verl.utils.checkpoint.checkpoint_handler"],  # alone: verl's trainers open it, too
     "agent loop": ["verl.experimental.agent_loop"],  # alone: verl's trainers open it, too
+    "metrics": ["verl.trainer.ppo.metric_utils"],  # alone: likewise
     "others": [
         "verl.trainer.ppo.core_algos",
         "verl.trainer.ppo.v1",
