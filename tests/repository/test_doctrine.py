@@ -4,6 +4,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 
@@ -145,6 +146,12 @@ def test_no_file_is_longer_than_400_lines():
         for path in python_files(*FOLDERS)
     }
     assert {path: lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def test_no_two_test_files_share_a_name():
+    """Pytest imports test files by their name alone and stops at the second one."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_function_is_longer_than_60_lines():
