@@ -55,7 +55,7 @@ ANSWERS = {
 }
 SENTENCE = "the red ball rolls left past a wooden box while a child in yellow watches it from an open door"
 WORDS = SENTENCE.split()
-CLIPS = 4  # mp4 files that generation reads in turn
+CLIPS = 4  # mp4 files that generation reads in turn; one with --quick
 SERVED = (("generate", 16, 4.0), ("judge", 64, 2.0))  # step, calls in flight, latency in seconds
 
 
@@ -202,23 +202,24 @@ def busy_share(calls: list, in_flight: int) -> float:
     return held / (in_flight * (last - first))
 
 
-def measure_servers(folder: Path, rounds: int, scale: int) -> dict[str, float]:
+def measure_servers(folder: Path, quick: bool) -> dict[str, float]:
     from clips import write_clip
     from judge_server import JudgeServer
 
     (folder / "media").mkdir()
-    for clip in range(CLIPS):
+    rounds, clips = (2, 1) if quick else (10, CLIPS)
+    for clip in range(clips):
         write_clip(folder / "media" / f"{clip}.mp4", clip, width=480, height=270, fps=24, seconds=8)
     figures = {}
     server = JudgeServer(folder / "journal.jsonl")
     try:
         for step, allowed, usual in SERVED:
-            in_flight, latency = allowed // scale, usual / scale
+            in_flight, latency = (allowed // 4, usual / 2) if quick else (allowed, usual)
             server.reset()
             source, draw = folder / f"{step}.jsonl", random.Random(2)
             with source.open("w", encoding="utf-8") as file:
                 for number in range(in_flight * (rounds + 1)):
-                    own = record(number, draw) | {"data_type": "video", "path": f"{number % CLIPS}.mp4"}
+                    own = record(number, draw) | {"data_type": "video", "path": f"{number % clips}.mp4"}
                     file.write(json.dumps(own) + "\n")
             server.control(latency=latency, yes_when=".*")
             where = ["--media-root", str(folder / "media")] if step == "generate" else []
@@ -248,7 +249,7 @@ def main() -> None:
         (release := Path(name) / "release").mkdir()
         figures = measure_import(release, RECORDS // (120 if quick else 1))
         figures |= measure_verify(Path(name), 2_000 if quick else 200_000)
-        figures |= measure_servers(Path(name), 2 if quick else 10, scale=2 if quick else 1)
+        figures |= measure_servers(Path(name), quick)
     for figure, (target, sign) in TARGETS.items():
         met = "met" if sign * (figures[figure] - target) >= 0 else "MISSED"
         print(f"{figure:18} {figures[figure]:10,.3f}   target {target:,.2f}   {met}")

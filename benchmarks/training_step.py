@@ -27,13 +27,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ["VERL_PLATFORM"] = "cpu"
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # rl.sh calls this Python
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
-import media  # the benchmark next to this one: its clips and rows
+from media_sides import CLIP, composed, rl_rows, write_model  # isort: skip
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import recording
+from clips import Clips
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart"
 STEPS, PROMPTS, ROLLOUTS = 4, 4, 8
@@ -92,20 +94,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         for side in SIDES:
-            media.composed("p2r_ppo_cpu", *overrides(side))
+            composed("p2r_ppo_cpu", *overrides(side))
         names = ("step_ratio", "step_ratio_whole", "train_ratio")
         recording.finish("training_step", dict.fromkeys(names), arguments)
         return
     with tempfile.TemporaryDirectory(prefix="p2r", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        clips = media.Clips(folder, 4, **media.CLIP)
-        rows = media.rl_rows(clips.take(PROMPTS * STEPS))
+        clips = Clips(folder, 4, **CLIP)
+        rows = rl_rows(clips.take(PROMPTS * STEPS))
         for row in rows:
             row["extra_info"]["facts"] = ["red"]
         for split in ("train", "val"):
             pq.write_table(pa.Table.from_pylist(rows), folder / f"rl_{split}.parquet")
         subprocess.run([sys.executable, str(QUICKSTART / "make_model.py"), str(folder / "model")], check=True)
-        media.write_model(folder / "limits")  # a checkpoint's pixel limits instead of the quickstart's
+        write_model(folder / "limits")  # a checkpoint's pixel limits instead of the quickstart's
         for file in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json"):
             if (folder / "limits" / file).exists():
                 (folder / "limits" / file).replace(folder / "model" / file)

@@ -1,41 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two sides of `benchmarks/media.py`: clips, configs, datasets' rows, and agent loop workers without a cluster.
+"""What `benchmarks/media.py` and `media_datasets.py` give to both sides, and how they measure and report.
 
-Imported after the benchmark has set the environment and imported `verl_p2r.plugin`.
+Import it before anything else: it sets the environment, and makes torch and torchvision fit.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
+import cProfile
 import functools
 import io
-import resource
+import os
+import pstats
+import sys
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+
+os.environ.update(VERL_PLATFORM="cpu", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", HF_DATASETS_DISABLE_PROGRESS_BARS="1"
+)
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "quickstart"))
+
+import verl_p2r.plugin  # noqa: F401, I001
 
 import make_model
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
-from transfer_queue.utils.serial_utils import encode
 from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-from verl.trainer.ppo.v1 import AgentLoopWorkerTQ, agent_loop_tq
-from verl.utils import tensordict_utils as tu
-from verl.workers.rollout.replica import TokenOutput
-
-from verl_p2r.media import decode
-from verl_p2r.plugin.media.agent_loop import P2RAgentLoopWorker
 
 STOCK, OURS = "stock", "ours"
-MIB, ROLLOUTS, PROMPTS, VIDEOS = 2**20, 8, 32, 2000
+ROLLOUTS = 8
 CLIP = {"width": 640, "height": 320, "fps": 25, "seconds": 8}  # frames are resized to 448 x 224 = 128 · 28² pixels
 RULES = {"fps": 2.0, "min_frames": 4, "max_frames": 16, "min_pixels": 128 * 28**2, "max_pixels": 128 * 28**2}
 QUESTION = "<video>What moves, and where does it go?"
@@ -63,7 +65,9 @@ def composed(name: str, *overrides: str) -> DictConfig:
         return compose(name, [*overrides, "data.p2r.rejects_dir=null"])
 
 
+@functools.cache
 def configure(side: str, folder: Path) -> DictConfig:
+    """One side's configuration of RL; copy what you change."""
     config = composed(
         "p2r_ppo_cpu",
         f"actor_rollout_ref.model.path={folder / 'model'}",
@@ -103,114 +107,42 @@ def parquet(folder: Path, rows: list[dict]) -> str:
     return path
 
 
-# --- The agent loop --------------------------------------------------------------------------------------------------
+# --- Measuring -------------------------------------------------------------------------------------------------------
 
 
-class Server:
-    """In the place of verl's client of the inference server."""
-
-    async def generate(self, request_id: str, **kwargs) -> TokenOutput:
-        steps = {"global_steps": 1, "min_global_steps": 1, "max_global_steps": 1}
-        return TokenOutput(token_ids=[300] * 100, log_probs=[-0.5] * 100, extra_fields=steps)
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
-async def _score(data: Any) -> dict[str, Any]:
-    return {"reward_score": 1.0, "reward_extra_info": {"reasoning": 1.0}}
+def report(name: str, stock: str, ours: str, ratio: str, note: str = "") -> None:
+    print(f"{name:42}{stock:>14}{ours:>14}{ratio:>10}  {note}", flush=True)
 
 
-REWARD_WORKER = SimpleNamespace(compute_score=SimpleNamespace(remote=_score))
+def missed(found: Mapping[str, float], targets: Mapping[str, float], at_most: tuple[str, ...]) -> list[str]:
+    """Print and return the figures that miss their target: a highest value for `at_most`, a lowest for the others."""
+    names = [n for n, value in found.items() if (value > targets[n] if n in at_most else value < targets[n])]
+    if names:
+        print("missed: " + ", ".join(f"{n} {found[n]:.4g} (target {targets[n]:g})" for n in names))
+    return names
 
 
-class Queue:
-    """In the place of TransferQueue: what is put is serialized as TransferQueue serializes it, and kept."""
+def profiled(function: Callable[[], object]) -> None:
+    """Print the ten functions that take most time; what runs in threads is run in this one, to be seen."""
 
-    def __init__(self):
-        self.held: list[bytes] = []
+    def run_now(pool: ThreadPoolExecutor, work: Callable, *args: Any, **kwargs: Any) -> Future:
+        future: Future = Future()
+        try:
+            future.set_result(work(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
-    def init(self, *args: Any) -> None:
-        pass
-
-    async def async_kv_put(self, *, key: str, tag: dict[str, Any], **kwargs: Any) -> None:
-        if tag["status"] == "failure":
-            raise RuntimeError("a rollout failed; verl has logged why")
-
-    async def async_kv_batch_put(self, *, fields: Any, **kwargs: Any) -> None:
-        self.held += [bytes(part) for part in encode({name: fields[name] for name in fields.keys()})]  # noqa: SIM118
-
-
-class Worker:
-    """One side's agent loop worker outside of an actor."""
-
-    def __init__(self, side: str, folder: Path):
-        self.queue = agent_loop_tq.tq = Queue()
-        worker = {STOCK: AgentLoopWorkerTQ.__ray_actor_class__, OURS: P2RAgentLoopWorker}[side]
-        self._worker = worker(configure(side, folder), Server(), None, [REWARD_WORKER])
-        self._loop = asyncio.new_event_loop()
-
-    def roll_out(self, paths: list[str]) -> None:
-        """Let a batch of prompts, one for each video, have its rollouts."""
-        agent_loop_tq.tq = self.queue
-        text = {"type": "text", "text": QUESTION.removeprefix("<video>")}
-        prompts = [[{"role": "user", "content": [element(path), text]}] for path in paths]
-        columns = {"uid": [uuid.uuid4().hex for _ in paths], "raw_prompt": prompts, "index": list(range(len(paths)))}
-        batch = tu.get_tensordict(columns, {"global_steps": 1, "validate": False})
-
-        async def run() -> None:
-            await self._worker.generate_sequences(batch)
-            await asyncio.gather(*self._worker.background_tasks)
-
-        self._loop.run_until_complete(run())
-
-
-@contextlib.contextmanager
-def counted() -> Iterator[dict[str, int]]:
-    """Count readings of video files and runs of the Hugging Face processor's video part."""
-    counts = {"decodes": 0, "processor_calls": 0}
-    read, call = decode._decode, Qwen2VLVideoProcessor.__call__
-
-    def counting_read(*args: Any) -> Any:
-        counts["decodes"] += 1
-        return read(*args)
-
-    def counting_call(*args: Any, **kwargs: Any) -> Any:
-        counts["processor_calls"] += 1
-        return call(*args, **kwargs)
-
-    decode._decode, Qwen2VLVideoProcessor.__call__ = counting_read, counting_call
+    submit, ThreadPoolExecutor.submit = ThreadPoolExecutor.submit, run_now
     try:
-        yield counts
+        with contextlib.redirect_stdout(io.StringIO()), cProfile.Profile() as profile:
+            function()
     finally:
-        decode._decode, Qwen2VLVideoProcessor.__call__ = read, call
-
-
-def start_ray() -> None:
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        object_store_memory=2**30,
-        configure_logging=False,
-        log_to_driver=False,
-    )
-
-
-def peak_memory(side: str, folder: Path, paths: list[str]) -> float:
-    """Bytes that a batch of `PROMPTS` prompts adds to this process: worker, object store pages, the queue's content.
-
-    What rolling out `paths` adds at its peak is scaled to that batch; what starting the worker adds is not.
-    """
-
-    def highest() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    torch.set_num_threads(torch.get_num_threads())  # in a forked process, threads that ask first at once can crash
-    imported = highest()
-    with contextlib.redirect_stdout(io.StringIO()):
-        if side == OURS:
-            start_ray()
-        worker = Worker(side, folder)
-        started = highest()
-        worker.roll_out(paths)
-    peak = highest()
-    ray.shutdown()
-    return started - imported + (peak - started) * PROMPTS / len(paths)
+        ThreadPoolExecutor.submit = submit
+    pstats.Stats(profile).strip_dirs().sort_stats("tottime").print_stats(10)
