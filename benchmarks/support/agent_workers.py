@@ -25,7 +25,7 @@ from verl.workers.rollout.replica import TokenOutput
 from verl_p2r.media import decode
 from verl_p2r.plugin.media.agent_loop import P2RAgentLoopWorker
 
-PROMPTS = 32  # of a batch whose memory is reported
+PROMPTS = 32  # the batch whose memory is reported has so many
 
 
 class Server:
