@@ -56,21 +56,23 @@ def save_model(folder: Path, family: str, **text) -> Path:
     return folder
 
 
-def engine_config(*overrides: str):
-    """The config of an engine on the CPU."""
+def engine_config(*overrides: str, name: str = "p2r_sft_cpu"):
+    """The config of an engine, by default on the CPU."""
     with initialize_config_module("verl_p2r.config", version_base=None):
-        config = compose("p2r_sft_cpu", list(overrides))
+        config = compose(name, list(overrides))
     return omega_conf_to_dataclass(config.engine)
 
 
-def build(folder: Path, cls=CPUFSDPEngine, *overrides: str, **model):
+def build(folder: Path, cls=CPUFSDPEngine, *overrides: str, config: str = "p2r_sft_cpu", **model):
     """verl's engine as its worker makes it."""
-    plain = {"use_remove_padding": False, "enable_gradient_checkpointing": False}
+    plain = {
+        "use_remove_padding": False,
+        "enable_gradient_checkpointing": False,
+        "override_config": {"attn_implementation": "sdpa"},
+    }
     engine = cls(
-        model_config=HFModelConfig(
-            path=str(folder), override_config={"attn_implementation": "sdpa"}, **{**plain, **model}
-        ),
-        engine_config=engine_config(*overrides),
+        model_config=HFModelConfig(path=str(folder), **{**plain, **model}),
+        engine_config=engine_config(*overrides, name=config),
         optimizer_config=FSDPOptimizerConfig(lr=1e-2, lr_warmup_steps=0, total_training_steps=10),
         checkpoint_config=CheckpointConfig(),
     )
@@ -188,6 +190,19 @@ class Rollouts:
         self.rows = [self.rows[row] for row in order]
         return self
 
+    def on_policy(self, log_probs: torch.Tensor) -> "Rollouts":
+        """Take a policy's log-probabilities as the old ones and the reference's.
+
+        The ratio is then 1, where the loss has no clip. Elsewhere rounding decides what is clipped, and gradients of
+        equally exact engines differ by more than rounding.
+
+        Args:
+            log_probs: those of all responses, one after another, as `infer` returns them.
+        """
+        for row, of_row in zip(self.rows, log_probs.split([len(row["responses"]) for row in self.rows]), strict=True):
+            row["old_log_probs"], row["ref_log_prob"] = of_row.clone(), of_row.clone()
+        return self
+
     def batch(self, rows=None, total: int | None = None, **settings):
         """A batch of verl's; by default its rows are one micro-batch."""
         rows = self.rows if rows is None else rows
@@ -256,7 +271,7 @@ def infer(engine, data) -> dict[str, torch.Tensor]:
     mask = data["response_mask"]
     with engine.eval_mode():
         made = engine.infer_batch(data, loss_function=None)["model_output"]
-    return {name: torch.cat(response_from_nested(value, mask).unbind()) for name, value in made.items()}
+    return {name: torch.cat(response_from_nested(value.cpu(), mask).unbind()) for name, value in made.items()}
 
 
 def train(engine, data, config) -> tuple[float, dict[str, torch.Tensor]]:

@@ -7,6 +7,7 @@ tokens. `test_attention.py` compares the same indices with every row alone in fl
 
 import prefix_engines as engines
 import pytest
+import torch
 import varlen_reference
 
 from verl_p2r.plugin.fsdp import attention
@@ -50,25 +51,28 @@ def test_gpu_code_path_equals_stock_engine(family, models):
     assert engines.worst(found[2], expected[2]) <= 1e-5
 
 
-def errors(found, expected) -> tuple[float, float]:
-    """Root-mean-square error of the log-probabilities, and relative error of all gradients together."""
-    difference = (found[0]["log_probs"].float() - expected[0]["log_probs"]).square().mean().sqrt().item()
+def squared_errors(found, expected) -> torch.Tensor:
+    """Mean squared error of the log-probabilities, and squared relative error of all gradients together."""
+    of_log_probs = (found[0]["log_probs"].float() - expected[0]["log_probs"]).square().mean()
     off = sum((found[2][name].float() - grad).square().sum() for name, grad in expected[2].items())
-    return difference, (off / sum(grad.square().sum() for grad in expected[2].values())).sqrt().item()
+    return torch.stack([of_log_probs, off / sum(grad.square().sum() for grad in expected[2].values())])
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_bfloat16_error_is_at_most_that_of_stock_engine(models):
-    """Both against verl's engine in float32; the bound is the issue's."""
+    """Both against verl's engine in float32, over four batches; the bound is the issue's."""
     folder = models("qwen2_5_vl")
     exact, stock = engines.build(folder, engines.StockEngine), engines.build(folder, engines.StockEngine, *HALF)
     ours = engines.build(folder, engines.CPUFSDPEngine, engines.SHARED, *HALF)
-    rollouts = engines.Rollouts(exact.module.config)
-    for width in (8, 12):
-        rollouts.group([30, 25, 33, 18], ("video", (2, 8, width)), text=20)
     config = engines.loss_config(folder)
-    expected, theirs, found = (numbers(engine, rollouts, config) for engine in (exact, stock, ours))
-    stocks, own = errors(theirs, expected), errors(found, expected)
-    assert stocks[0] > 1e-4  # half precision is really used
-    for mine, other in zip(own, stocks, strict=True):
-        assert mine <= 1.2 * other, (own, stocks)
+    total = torch.zeros(2, 2)
+    for seed in range(4):
+        rollouts = engines.Rollouts(exact.module.config, seed)
+        for width in (8, 12):
+            rollouts.group([30, 25, 33, 18], ("video", (2, 8, width)), text=20)
+        rollouts.on_policy(engines.infer(exact, rollouts.batch())["log_probs"])
+        expected, *others = (numbers(engine, rollouts, config) for engine in (exact, stock, ours))
+        total += torch.stack([squared_errors(found, expected) for found in others])
+    theirs, own = (total / 4).sqrt()
+    assert theirs[0] > 1e-4  # half precision is really used
+    assert (own <= 1.2 * theirs).all(), (own, theirs)

@@ -10,6 +10,7 @@ from verl.workers.config.optimizer import build_optimizer
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from verl_p2r.plugin.fsdp import log_probs  # noqa: F401  replaces a function of verl
 from verl_p2r.plugin.fsdp.shared_prefix import SharedPrefix
 from verl_p2r.plugin.fsdp.step_features import StepFeatures
 from verl_p2r.plugin.fsdp.tower import OneTowerCall
