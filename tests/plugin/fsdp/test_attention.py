@@ -80,7 +80,7 @@ def test_gradients_of_shared_tokens_are_summed_in_float32():
 
 
 def test_the_kernel_is_chosen_at_run_time(monkeypatch):
-    """flash-attn's where it is installed, else torch's own with the mask in either of its spellings, else an error."""
+    """flash-attn's where it is installed, else torch's own in each of its signatures, else an error."""
     calls = []
 
     class Flash:
@@ -93,7 +93,10 @@ def test_the_kernel_is_chosen_at_run_time(monkeypatch):
     ):
         calls.append({"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa, "heads": key.shape[1]})
 
-    def older(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, *, scale=None):
+    def torch_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        calls.append({"scale": scale, "window_size": window_size, "heads": key.shape[1]})
+
+    def torch_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, *, scale=None):
         calls.append({"scale": scale, "is_causal": is_causal, "heads": key.shape[1]})
 
     class Torch:
@@ -112,13 +115,15 @@ def test_the_kernel_is_chosen_at_run_time(monkeypatch):
         available[name] = module
         shared.varlen_kernel.cache_clear()
         shared.varlen_kernel()(q, k, k, None, None, 3, 3, 0.5)
-    Torch.varlen_attn = staticmethod(older)
     del available["flash_attn"]
-    shared.varlen_kernel.cache_clear()
-    shared.varlen_kernel()(q, k, k, None, None, 3, 3, 0.5)
+    for function in (torch_2_11, torch_2_10):
+        Torch.varlen_attn = staticmethod(function)
+        shared.varlen_kernel.cache_clear()
+        shared.varlen_kernel()(q, k, k, None, None, 3, 3, 0.5)
     assert calls == [
         {"scale": 0.5, "window_size": (-1, 0), "enable_gqa": True, "heads": KEY_HEADS},
         {"softmax_scale": 0.5, "causal": True},
+        {"scale": 0.5, "window_size": (-1, 0), "heads": KEY_HEADS},
         {"scale": 0.5, "is_causal": True, "heads": HEADS},
     ]
     available.clear()

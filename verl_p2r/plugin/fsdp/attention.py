@@ -201,16 +201,16 @@ def _flash(function: Callable[..., Tensor]) -> Kernel:
 
 
 def _torch(function: Callable[..., Tensor]) -> Kernel:
-    options: dict[str, Any] = {}
     names = inspect.signature(function).parameters
-    options |= {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}  # older and newer torch
+    older = "is_causal" in names  # torch 2.10; whether it takes fewer key heads than heads was not tried
+    options: dict[str, Any] = {"is_causal": True} if older else {"window_size": (-1, 0)}
+    options |= {"enable_gqa": True} if "enable_gqa" in names else {}  # torch 2.11 takes fewer key heads without it
 
     def kernel(q, k, v, query_boundaries, key_boundaries, longest_query, longest_key, scaling):
-        if q.shape[1] != k.shape[1] and "enable_gqa" not in names:
+        if older:
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-        more = {"enable_gqa": True} if "enable_gqa" in names else {}
         sizes = (query_boundaries, key_boundaries, longest_query, longest_key)
-        return function(q, k, v, *sizes, scale=scaling, **options, **more)
+        return function(q, k, v, *sizes, scale=scaling, **options)
 
     return kernel
 
