@@ -61,8 +61,8 @@ lock-gpu: $(VENV)/installed ## requirements/gpu.txt from the extra gpu; keeps th
 	$(BIN)/uv pip compile pyproject.toml --extra gpu --python-platform x86_64-manylinux_2_31 --python-version 3.11 \
 		--no-annotate --custom-compile-command "make lock-gpu" --output-file requirements/gpu.txt
 
-bench: $(VENV)/installed
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(VENV)/installed ## all but the one for a GPU
+	for script in $(filter-out %_gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf outputs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -80,23 +80,29 @@ def config_3b(tokenizer):
     return config
 
 
+def processor_3b():
+    """The quickstart's processor with a tokenizer of the published vocabulary's size; it resizes nothing."""
+    import make_model
+
+    processor = make_model.build_processor()
+    processor.tokenizer = tokenizer_3b()
+    for part in (processor.image_processor, processor.video_processor):  # the planner decides: no second resize
+        part.size = {"shortest_edge": 56 * 56, "longest_edge": 12845056}
+    return processor
+
+
 @app.command()
 def model(out: Path) -> None:
     """Write a Qwen2.5-VL-3B with random weights (7 GB) and its processor; a folder that stands is kept."""
-    import make_model
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     if (out / "config.json").exists():
         return
-    processor = make_model.build_processor()
-    tokenizer = tokenizer_3b()
-    processor.tokenizer = tokenizer
-    for part in (processor.image_processor, processor.video_processor):  # the planner decides: no second resize
-        part.size = {"shortest_edge": 56 * 56, "longest_edge": 12845056}
+    processor = processor_3b()
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    network = Qwen2_5_VLForConditionalGeneration(config_3b(tokenizer))
+    network = Qwen2_5_VLForConditionalGeneration(config_3b(processor.tokenizer))
     processor.save_pretrained(out)
     network.save_pretrained(out)
     print(f"{network.num_parameters() / 1e9:.2f} B parameters in {out}")
