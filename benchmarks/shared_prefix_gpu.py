@@ -3,28 +3,28 @@
 
     python benchmarks/shared_prefix_gpu.py [--quick] [--record] [--size 3b|7b]
 
-The sides are verl's FSDP2 engine (`stock`), ours on whole rows, which calls the vision tower once for each distinct
-clip (`whole`), and ours with the shared prefix (`shared`). All have the same random Qwen2.5-VL of the published size,
-gradient checkpointing, bfloat16 arithmetic, and 16,384 tokens a micro-batch. The rows are those of one prompt with a
-clip: 300 tokens of text and 8 rollouts of 600 tokens. A step has three passes: old log-probabilities with entropies,
-the reference's log-probabilities, and the update, here without the optimizer, which costs all sides the same. One
-engine is on the GPU at a time; the faster of two rounds after a warm-up counts.
+The sides are verl's FSDP2 engine (`stock`), ours on whole rows, which sends each distinct clip of a micro-batch through
+the vision tower once (`whole`), and ours with the shared prefix (`shared`). All have the same random Qwen2.5-VL of the
+published size, gradient checkpointing, bfloat16 arithmetic, and 16,384 tokens a micro-batch. The rows are those of one
+prompt with a clip: 300 tokens of text and 8 rollouts of 600 tokens. A step has three passes: old log-probabilities with
+entropies, the reference's log-probabilities, and the update, here without the optimizer, which costs all sides the
+same. One engine is on the GPU at a time; the faster of two rounds after a warm-up counts.
 
 With flash-attn installed, verl's engine removes padding and uses flash-attn's kernels, and so does ours. Without it
 verl pads rows, here of one length and so without padding, and uses torch's attention. The vision tower then gets
 torch's variable-length kernel on all sides: transformers would call torch's attention for each window of each frame.
-All sides have our log-probabilities (`verl_p2r/plugin/fsdp/log_probs.py`), because verl's take longer than the model.
+All sides then have our log-probabilities (`verl_p2r/plugin/fsdp/log_probs.py`): verl's take longer than the model.
 
 Errors are those of two prompts with three rollouts each, against verl's engine in float32 (3b only). `--quick` takes
-four layers and the first shape, without errors. Prints a table; the last line is a JSON object with these figures,
-those with <shape> for each shape (frames x tokens a frame):
+four layers and the first shape, without errors. Prints a table; the last line is a JSON object with these figures.
+The first four are there for each shape (frames x tokens of two frames), for example train_ratio_3b_16x128:
 
-    train_ratio_<shape>   how many times faster the shared prefix is than verl's engine, over the three passes
-    update_ratio_<shape>  the same for the update alone
-    whole_ratio_<shape>   how many times faster ours on whole rows is, over the three passes
-    memory_ratio_<shape>  peak memory of the update, shared over stock, weights and gradients included
-    logp_error_ratio      root-mean-square error of the log-probabilities, shared over stock
-    grad_error_ratio      relative error of all gradients together, shared over stock
+    train_ratio_…     how many times faster the shared prefix is than verl's engine, over the three passes
+    update_ratio_…    the same for the update alone
+    whole_ratio_…     how many times faster ours on whole rows is, over the three passes
+    memory_ratio_…    peak memory of the update, shared over stock, weights and gradients included
+    logp_error_ratio  root-mean-square error of the log-probabilities, shared over stock
+    grad_error_ratio  relative error of all gradients together, shared over stock
 """
 
 from __future__ import annotations
@@ -251,10 +251,11 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for name, sides in made.items():
         stock, shared, whole = (sides[side] for side in SIDES)
-        figures[f"train_ratio_{name}"] = round(stock["all"] / shared["all"], 2)
-        figures[f"update_ratio_{name}"] = round(stock["update"] / shared["update"], 2)
-        figures[f"whole_ratio_{name}"] = round(stock["all"] / whole["all"], 2)
-        figures[f"memory_ratio_{name}"] = round(shared["GiB"] / stock["GiB"], 3)
+        which = f"{arguments.size}_{name}"
+        figures[f"train_ratio_{which}"] = round(stock["all"] / shared["all"], 2)
+        figures[f"update_ratio_{which}"] = round(stock["update"] / shared["update"], 2)
+        figures[f"whole_ratio_{which}"] = round(stock["all"] / whole["all"], 2)
+        figures[f"memory_ratio_{which}"] = round(shared["GiB"] / stock["GiB"], 3)
     if arguments.size == "3b" and not arguments.quick:
         figures |= measure_errors(folder, model_config, loss)
     return figures
@@ -272,7 +273,7 @@ def main() -> None:
         folder = write_model(Path(name) / "model", arguments.size, 4 if arguments.quick else None)
         figures = measure(folder, arguments)
     dist.destroy_process_group()
-    recording.finish("shared_prefix_gpu", {**figures, "gpu": torch.cuda.get_device_name()}, arguments)
+    recording.finish("shared_prefix_gpu", figures, arguments)
 
 
 if __name__ == "__main__":

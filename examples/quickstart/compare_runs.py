@@ -66,7 +66,7 @@ def algorithms_of(names: Sequence[str]) -> dict[str, Algorithm]:
 
 
 def read_runs(folder: Path) -> tuple[Runs, list[str]]:
-    """Read `<algorithm>/seed<k>/metrics.jsonl`; a run that is missing or stopped early is left out and named.
+    """Read `<algorithm>/seed<k>/metrics.jsonl`; a run that is missing, just begun or stopped is left out and named.
 
     Returns:
         The complete runs of each algorithm that has a folder, and one line per run left out.
@@ -76,9 +76,12 @@ def read_runs(folder: Path) -> tuple[Runs, list[str]]:
     """
     if not folder.is_dir():
         raise RunError(f"{folder} does not exist: run examples/quickstart/compare.sh first.")
-    found = {path.parent.relative_to(folder): path for path in sorted(folder.glob("*/seed*/metrics.jsonl"))}
+    files = [path for path in sorted(folder.glob("*/seed*/metrics.jsonl")) if path.stat().st_size]  # else: just begun
+    found = {path.parent.relative_to(folder): path for path in files}
     if not found:
-        raise RunError(f"{folder} has no <algorithm>/seed<k>/metrics.jsonl: run examples/quickstart/compare.sh first.")
+        raise RunError(
+            f"{folder} has no run (<algorithm>/seed<k>) with metrics: run examples/quickstart/compare.sh first."
+        )
     metrics = {run: read_metrics(path, "comparison") for run, path in found.items()}
     last = {run: max(validation_mean(values, "reasoning_accuracy"), default=None) for run, values in metrics.items()}
     end = max((step for step in last.values() if step is not None), default=None)
@@ -92,7 +95,7 @@ def read_runs(folder: Path) -> tuple[Runs, list[str]]:
         for seed in seeds:
             run = Path(name, seed)
             if run not in found:
-                left_out.append(f"{run.as_posix()}: no metrics.jsonl")
+                left_out.append(f"{run.as_posix()}: no metrics")
             elif last[run] != end:
                 left_out.append(f"{run.as_posix()}: last validation at step {last[run]}, not {end}")
             else:

@@ -22,12 +22,14 @@ from quickstart_runs import PNG, invoke, metrics_rows, write_rows
 
 
 def fake_comparison(folder: Path) -> Path:
-    """PA-GRPO and GRPO-sum with three seeds, GRPO without seed 3, no separation with a run that stopped early."""
+    """PA-GRPO and GRPO-sum with three seeds, no separation with a run that stopped early, GRPO with one just begun."""
     final = {"pa_grpo": (0.8, 0.9, 0.7), "grpo_reasoning": (0.6, 0.5), "grpo_sum": (0.7, 0.7, 0.7)}
     for name, accuracies in (final | {"no_separation": (0.75, 0.65)}).items():
         for seed, accuracy in enumerate(accuracies, start=1):
             write_rows(folder / name / f"seed{seed}" / "metrics.jsonl", metrics_rows(6, 0.3, accuracy))
     write_rows(folder / "no_separation" / "seed3" / "metrics.jsonl", metrics_rows(6, 0.3, 0.99)[:4])
+    (folder / "grpo_reasoning" / "seed3").mkdir()
+    (folder / "grpo_reasoning" / "seed3" / "metrics.jsonl").touch()
     return folder
 
 
@@ -49,7 +51,7 @@ def test_comparison_averages_seeds_and_names_missing_runs(tmp_path):
     assert algorithms["no_separation"]["after"]["reasoning"]["mean"] == pytest.approx(0.71)
     assert [entry["seeds"] for entry in algorithms.values()] == [3, 2, 3, 2]
     assert summary["left_out"] == [
-        "grpo_reasoning/seed3: no metrics.jsonl",
+        "grpo_reasoning/seed3: no metrics",
         "no_separation/seed3: last validation at step 0, not 6",
     ]
     # Collapse is 0.1 + 0.5 · step / 6, of which the mean over steps 1 to 6 is 0.1 + 0.5 · 3.5 / 6.

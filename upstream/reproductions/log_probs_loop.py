@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Without flash-attn, log-probabilities are computed token by token, and in half precision rounded to it."""
+"""Without flash-attn, log-probabilities are computed token by token, and without autocast rounded to half precision."""
 
 import torch
 
@@ -21,7 +21,7 @@ def fault() -> str | None:
     logits, labels = torch.zeros(1000, 8, dtype=torch.bfloat16), torch.zeros(1000, dtype=torch.int64)
     with Counting() as counting:
         log_probs = logprobs_from_logits_v2(logits, labels)
-    if counting.calls < 1000:
+    if counting.calls < 1000 and abs(log_probs[0].item() + 2.0794) < 1e-4:
         return None
     return (
         f"1,000 tokens: {counting.calls:,} operations; the log-probability of one of 8 equal tokens is "

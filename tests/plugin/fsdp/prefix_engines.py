@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import make_model
+import pytest
 import qwen_models
 import torch
 from hydra import compose, initialize_config_module
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
+from verl.utils import torch_functional
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.dataset_utils import DatasetPadMode
 from verl.workers.config import FSDPOptimizerConfig, HFModelConfig
@@ -20,6 +22,7 @@ from verl.workers.utils.padding import response_from_nested
 from verl_p2r.media.families import Time, family_of_model
 from verl_p2r.media.positions import mrope_positions
 from verl_p2r.plugin.cpu.engine import CPUFSDPEngine
+from verl_p2r.plugin.fsdp import log_probs
 
 
 class StockEngine(FSDPEngineWithLMHead):
@@ -32,6 +35,11 @@ class StockEngine(FSDPEngineWithLMHead):
             return super()._build_fsdp_module(module)
         finally:
             config.forward_only = forward_only
+
+    def prepare_model_outputs(self, *args, **kwargs):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch_functional, "logprobs_from_logits_v2", log_probs.verls_log_probs)
+            return super().prepare_model_outputs(*args, **kwargs)
 
 
 def save_model(folder: Path, family: str, **text) -> Path:

@@ -96,9 +96,6 @@ def test_the_kernel_is_chosen_at_run_time(monkeypatch):
     def torch_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
         calls.append({"scale": scale, "window_size": window_size, "heads": key.shape[1]})
 
-    def torch_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, *, scale=None):
-        calls.append({"scale": scale, "is_causal": is_causal, "heads": key.shape[1]})
-
     class Torch:
         varlen_attn = staticmethod(newer)
 
@@ -116,15 +113,13 @@ def test_the_kernel_is_chosen_at_run_time(monkeypatch):
         shared.varlen_kernel.cache_clear()
         shared.varlen_kernel()(q, k, k, None, None, 3, 3, 0.5)
     del available["flash_attn"]
-    for function in (torch_2_11, torch_2_10):
-        Torch.varlen_attn = staticmethod(function)
-        shared.varlen_kernel.cache_clear()
-        shared.varlen_kernel()(q, k, k, None, None, 3, 3, 0.5)
+    Torch.varlen_attn = staticmethod(torch_2_11)
+    shared.varlen_kernel.cache_clear()
+    shared.varlen_kernel()(q, k, k, None, None, 3, 3, 0.5)
     assert calls == [
         {"scale": 0.5, "window_size": (-1, 0), "enable_gqa": True, "heads": KEY_HEADS},
         {"softmax_scale": 0.5, "causal": True},
         {"scale": 0.5, "window_size": (-1, 0), "heads": KEY_HEADS},
-        {"scale": 0.5, "is_causal": True, "heads": HEADS},
     ]
     available.clear()
     shared.varlen_kernel.cache_clear()

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-probabilities in blocks against torch's log-softmax in float64, and against verl's loop over tokens."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from verl.utils import torch_functional
@@ -80,7 +83,18 @@ def test_half_precision_is_not_rounded_as_in_verls_loop():
 
 
 def test_verls_engine_uses_it():
-    from verl.workers.engine.fsdp import transformer_impl
+    script = """
+import verl
+from verl.workers.engine.fsdp import transformer_impl
+print("uses", transformer_impl.logprobs_from_logits.__globals__["logprobs_from_logits_v2"].__module__)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "uses verl_p2r.plugin.fsdp.log_probs" in done.stdout
 
-    assert transformer_impl.logprobs_from_logits is torch_functional.logprobs_from_logits
-    assert torch_functional.logprobs_from_logits_v2 is log_probs.logprobs_from_logits_v2
+
+def test_a_second_derivative_is_refused():
+    leaf = torch.zeros(2, 3, requires_grad=True)
+    made = log_probs.logprobs_from_logits_v2(leaf, torch.tensor([0, 1])).sum()
+    [gradient] = torch.autograd.grad(made, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"does not require grad|once_differentiable"):
+        torch.autograd.grad(gradient.sum(), leaf)

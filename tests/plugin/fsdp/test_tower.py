@@ -4,6 +4,9 @@
 import prefix_engines as engines
 import pytest
 import torch
+from verl.utils import torch_functional
+
+from verl_p2r.plugin.fsdp import log_probs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("world")]
 
@@ -17,7 +20,8 @@ def of_two_kinds(config) -> engines.Rollouts:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_one_tower_call_for_distinct_media_gives_same_numbers(family, models):
+def test_one_tower_call_for_distinct_media_gives_same_numbers(family, models, monkeypatch):
+    monkeypatch.setattr(torch_functional, "logprobs_from_logits_v2", log_probs.verls_log_probs)  # on both sides
     stock, ours = engines.build(models(family), engines.StockEngine), engines.build(models(family))
     rollouts = of_two_kinds(stock.module.config)
     config = engines.loss_config(models(family))

@@ -188,7 +188,7 @@ def varlen_kernel() -> Kernel:
     except (ImportError, AttributeError) as error:
         raise RuntimeError(
             "shared_prefix on CUDA needs a variable-length attention kernel: install flash-attn, or a torch that has "
-            "torch.nn.attention.varlen (2.10 or newer)"
+            "torch.nn.attention.varlen with a window size (2.11 or newer)"
         ) from error
 
 
@@ -201,16 +201,12 @@ def _flash(function: Callable[..., Tensor]) -> Kernel:
 
 
 def _torch(function: Callable[..., Tensor]) -> Kernel:
-    names = inspect.signature(function).parameters
-    older = "is_causal" in names  # torch 2.10; whether it takes fewer key heads than heads was not tried
-    options: dict[str, Any] = {"is_causal": True} if older else {"window_size": (-1, 0)}
-    options |= {"enable_gqa": True} if "enable_gqa" in names else {}  # torch 2.11 takes fewer key heads without it
+    # torch 2.11 takes fewer key heads than heads without the option
+    more = {"enable_gqa": True} if "enable_gqa" in inspect.signature(function).parameters else {}
 
     def kernel(q, k, v, query_boundaries, key_boundaries, longest_query, longest_key, scaling):
-        if older:
-            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
         sizes = (query_boundaries, key_boundaries, longest_query, longest_key)
-        return function(q, k, v, *sizes, scale=scaling, **options)
+        return function(q, k, v, *sizes, scale=scaling, window_size=(-1, 0), **more)
 
     return kernel
 

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probabilities from logits without a loop over tokens, where flash-attn's cross-entropy is not installed.
+"""Log-probabilities from logits without a loop over tokens, where verl does not use flash-attn's cross-entropy.
 
-`verl.utils.torch_functional.logprobs_from_logits_v2` of verl 0.9.1 runs several kernels for each token. On an H200 they
-take more time than a model of 3B parameters, and in half precision the results are rounded to it. No registry or config
-key reaches that function, so this module replaces it. Remove this file when verl's function has no such loop.
+`verl.utils.torch_functional.logprobs_from_logits_v2` of verl 0.9.1 runs several kernels for each token, which take
+longer than a model of 3B parameters on an H200. For logits in half precision, and without CUDA's autocast, it also
+rounds the results to it. No registry or config key reaches that function, so this module replaces it. Remove this file
+when verl's function has no such loop.
+
+verl calls it without flash-attn, and with `VERL_DISABLE_FLASH_ATTN_CE=1`, which `full_determinism` sets. Equal logits
+give equal results here, too, but the last bits of a row can depend on how many rows are in its block.
 """
+
+import functools
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from verl.utils import torch_functional
 
 GPU_VALUES, CPU_VALUES = 2**26, 2**20
@@ -26,6 +33,7 @@ class _LogProbs(torch.autograd.Function):
         return logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1).to(wide) - totals
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         logits, labels, totals = ctx.saved_tensors
         made = torch.empty_like(logits)
@@ -58,4 +66,5 @@ def logprobs_from_logits_v2(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 verls_log_probs = torch_functional.logprobs_from_logits_v2
+functools.update_wrapper(logprobs_from_logits_v2, verls_log_probs, assigned=(), updated=())  # for `hooks.py`
 torch_functional.logprobs_from_logits_v2 = logprobs_from_logits_v2

@@ -54,4 +54,5 @@ def bootstrap_metric(
     return [(float(result.mean()), float(result.std())) for result in reduced]
 
 
+functools.update_wrapper(bootstrap_metric, verls_bootstrap, assigned=(), updated=())  # for `hooks.py`
 metric_utils.bootstrap_metric = bootstrap_metric
