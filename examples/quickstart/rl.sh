@@ -19,7 +19,6 @@ JUDGE="${JUDGE:-facts}" SELF=()
 mkdir -p "$OUT" && keep_metrics "$OUT"
 OUT="$(cd "$OUT" && pwd)" # the trainer runs in a Ray worker, in another folder
 
-export VERL_FILE_LOGGER_PATH="$OUT/metrics.jsonl"
 exec ${LAUNCH:-} python -m verl.trainer.main_ppo \
   --config-path pkg://verl_p2r.config --config-name p2r_ppo_cpu \
   p2r/judge="$JUDGE" \
@@ -58,4 +57,5 @@ exec ${LAUNCH:-} python -m verl.trainer.main_ppo \
   trainer.validation_data_dir="$(quoted "$OUT/val")" \
   trainer.project_name=quickstart \
   trainer.experiment_name="$(quoted "$(basename -- "$OUT")")" \
+  +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$(quoted "$OUT/metrics.jsonl")" \
   "$@"
