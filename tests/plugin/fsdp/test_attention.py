@@ -121,6 +121,10 @@ def test_the_kernel_is_chosen_at_run_time(monkeypatch):
         {"softmax_scale": 0.5, "causal": True},
         {"scale": 0.5, "window_size": (-1, 0), "heads": KEY_HEADS},
     ]
+    Torch.varlen_attn = staticmethod(lambda query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False: None)
+    shared.varlen_kernel.cache_clear()
+    with pytest.raises(RuntimeError, match=r"2\.11 or newer"):
+        shared.varlen_kernel()
     available.clear()
     shared.varlen_kernel.cache_clear()
     with pytest.raises(RuntimeError, match="install flash-attn"):

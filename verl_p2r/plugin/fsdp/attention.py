@@ -201,8 +201,11 @@ def _flash(function: Callable[..., Tensor]) -> Kernel:
 
 
 def _torch(function: Callable[..., Tensor]) -> Kernel:
-    # torch 2.11 takes fewer key heads than heads without the option
-    more = {"enable_gqa": True} if "enable_gqa" in inspect.signature(function).parameters else {}
+    names = inspect.signature(function).parameters
+    if "window_size" not in names:
+        raise ImportError("torch.nn.attention.varlen of a torch before 2.11")
+    # torch 2.11 has no such option, and takes fewer key heads than heads.
+    more = {"enable_gqa": True} if "enable_gqa" in names else {}
 
     def kernel(q, k, v, query_boundaries, key_boundaries, longest_query, longest_key, scaling):
         sizes = (query_boundaries, key_boundaries, longest_query, longest_key)

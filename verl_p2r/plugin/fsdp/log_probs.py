@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-probabilities from logits without a loop over tokens, where verl does not use flash-attn's cross-entropy.
 
-`verl.utils.torch_functional.logprobs_from_logits_v2` of verl 0.9.1 runs several kernels for each token, which take
-longer than a model of 3B parameters on an H200. For logits in half precision, and without CUDA's autocast, it also
+`verl.utils.torch_functional.logprobs_from_logits_v2` of verl 0.9.1 runs several kernels for each token, which took
+longer than the layers of a 3B model on an H200. For logits in half precision, and without CUDA's autocast, it also
 rounds the results to it. No registry or config key reaches that function, so this module replaces it. Remove this file
 when verl's function has no such loop.
 
