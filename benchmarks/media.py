@@ -27,6 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
+import head_start  # isort: skip
 from media_sides import (  # isort: skip
     CLIP,
     OURS,
@@ -43,7 +44,7 @@ from media_sides import (  # isort: skip
 import ray
 import recording
 import torch
-from agent_workers import PROMPTS, Worker, counted, peak_memory, start_ray
+from agent_workers import PROMPTS, Worker, counted, peak_memory
 from clips import Clips
 
 from verl_p2r.media.decode import install_reader
@@ -70,7 +71,8 @@ def prepared(contents: int) -> Iterator[tuple[Path, Clips]]:
 
 
 def measure_memory(stock_prompts: int, our_prompts: int) -> dict[str, float]:
-    """Each side in a child forked after the imports, before Ray starts."""
+    """Each side in a child forked after the imports, before this process connects to Ray."""
+    head_start.ray_address()
     peaks = {}
     with prepared(8) as (folder, clips):
         for side, count in ((STOCK, stock_prompts), (OURS, our_prompts)):
@@ -129,12 +131,13 @@ def main() -> None:
     recording.add_option(parser)
     arguments = parser.parse_args()
     contents, rounds, batch = (1, 0, None) if arguments.quick else (8, 7, 4)
+    head_start.collect_again()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)  # with more, a busy neighbour on one core decides the figures
     install_reader()  # for both sides
     report("1 prompt, 8 rollouts, 16 frames of 128·28²", STOCK, OURS, "ratio")
     found = {} if arguments.quick else measure_memory(4, PROMPTS)
-    start_ray()
+    head_start.connect_to_ray()
     with prepared(contents) as (folder, clips):
         with contextlib.redirect_stdout(io.StringIO()):
             workers = {side: Worker(side, folder) for side in (STOCK, OURS)}
@@ -142,6 +145,7 @@ def main() -> None:
         if "agent_wall_ratio" in missed(found, TARGETS, AT_MOST) and arguments.profile:
             profiled(lambda: workers[OURS].roll_out(clips.take(1)))
     ray.shutdown()
+    head_start.end_ray()
     recording.finish("media", {name: round(found[name], 3) if name in found else None for name in TARGETS}, arguments)
 
 

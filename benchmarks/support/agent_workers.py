@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import head_start
 import ray
 import torch
 from media_sides import OURS, QUESTION, STOCK, configure, element
@@ -105,17 +106,6 @@ def counted() -> Iterator[dict[str, int]]:
         decode._decode, Qwen2VLVideoProcessor.__call__ = read, call
 
 
-def start_ray() -> None:
-    ray.init(
-        address="local",
-        num_cpus=0,  # its object store alone is used
-        include_dashboard=False,
-        object_store_memory=2**30,
-        configure_logging=False,
-        log_to_driver=False,
-    )
-
-
 def peak_memory(side: str, folder: Path, paths: list[str]) -> float:
     """Bytes that a batch of `PROMPTS` prompts adds to this process: worker, object store pages, the queue's content.
 
@@ -129,7 +119,7 @@ def peak_memory(side: str, folder: Path, paths: list[str]) -> float:
     imported = highest()
     with contextlib.redirect_stdout(io.StringIO()):
         if side == OURS:
-            start_ray()
+            head_start.connect_to_ray()
         worker = Worker(side, folder)
         started = highest()
         worker.roll_out(paths)

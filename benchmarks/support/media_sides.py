@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.update(VERL_PLATFORM="cpu", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
-os.environ.update(
-    RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", HF_DATASETS_DISABLE_PROGRESS_BARS="1"
-)
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "quickstart"))
 
 import verl_p2r.plugin  # noqa: F401, I001
