@@ -212,12 +212,19 @@ def test_the_report_prints_tables_and_draws(tmp_path):
     assert (tmp_path / "credit.png").read_bytes().startswith(PNG)
 
 
-def test_the_docs_page_shows_the_rows_of_its_measurement():
+@pytest.mark.parametrize(
+    ("measured", "begin", "end", "tables"),
+    [
+        ("credit", "## What came out", "## On the harder task", 2),
+        ("credit-harder-task", "## On the harder task", "## The pilot", 1),
+    ],
+)
+def test_the_docs_page_shows_the_rows_of_its_measurements(measured, begin, end, tables):
     concepts = ROOT / "docs/concepts"
-    made = list(credit_report.tables(json.loads((concepts / "credit.json").read_text())))
-    shown = (concepts / "credit.md").read_text().split("## What came out")[1].split("## The pilot")[0].splitlines()
+    made = list(credit_report.tables(json.loads((concepts / f"{measured}.json").read_text())))
+    shown = (concepts / "credit.md").read_text().split(begin)[1].split(end)[0].splitlines()
     rows = [line for line in shown if line.startswith(("| PA-GRPO", "| sum", "| reasoning", "| λ", "| reward"))]
-    assert len(rows) == 2 * 8
+    assert len(rows) == tables * 8
     assert set(rows) <= {line for text in made for line in text.splitlines()}
     for part in (line for line in shown if line.startswith("| A_")):
         assert part.replace(" tokens", "") in "\n".join(made)
