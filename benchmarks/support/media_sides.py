@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `benchmarks/media.py` and `media_datasets.py` give to both sides, and how they measure and report.
 
-Import it before anything else: it sets the environment, and makes torch and torchvision fit.
+Import it before torch, verl and Ray: it sets the environment, and makes torch and torchvision fit.
 """
 
 from __future__ import annotations
