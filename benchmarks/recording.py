@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -49,14 +50,16 @@ def finish(
 
 
 def machine() -> str:
-    """Cores, processor, memory and Python version of this machine, without its name."""
+    """Cores, processor, memory, Python version and, if PyTorch sees one, the GPU of this machine, without its name."""
     processor = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         processor = names[0] if names else processor
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return f"{os.cpu_count()} cores, {processor}, {memory:.0f} GB, Python {platform.python_version()}"
+    torch = sys.modules.get("torch")  # a benchmark that needs a GPU has imported it
+    gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores, {processor}, {memory:.0f} GB, Python {platform.python_version()}{gpu}"
 
 
 def _commit() -> str:

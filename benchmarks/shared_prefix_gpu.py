@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and weigh the training passes of a step on one GPU: verl's engine against ours, with and without shared prefix.
 
-    python benchmarks/shared_prefix_gpu.py [--quick] [--record] [--size 3b|7b]
+    python benchmarks/shared_prefix_gpu.py [--quick] [--record] [--size 3b|7b] [--shapes 16x128 32x256 64x256]
 
 The sides are verl's FSDP2 engine (`stock`), ours on whole rows, which sends each distinct clip of a micro-batch through
 the vision tower once (`whole`), and ours with the shared prefix (`shared`). All have the same random Qwen2.5-VL of the
@@ -233,7 +233,8 @@ def measure_errors(folder: Path, model_config: Any, loss: Any) -> dict[str, floa
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     loss = engines.loss_config(folder, "actor_rollout_ref.actor.entropy_coeff=0")
-    shapes = dict(list(SHAPES.items())[: 1 if arguments.quick else None])
+    names = list(SHAPES)[:1] if arguments.quick else arguments.shapes
+    shapes = {name: SHAPES[name] for name in names}
     made: dict[str, dict[str, dict[str, float]]] = {name: {} for name in shapes}
     for side in SIDES:
         started = time.perf_counter()
@@ -265,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="four layers and the first shape, no errors")
     parser.add_argument("--size", choices=SIZES, default="3b", help="the published model whose size it has")
+    parser.add_argument("--shapes", choices=SHAPES, nargs="+", default=list(SHAPES), help="frames x tokens of two")
     recording.add_option(parser)
     arguments = parser.parse_args()
     smoke_gpu.check()

@@ -5,6 +5,8 @@ import argparse
 import importlib.util
 import json
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 from paths import ROOT
@@ -31,6 +33,15 @@ def test_benchmark_run_is_recorded_only_with_record_option(asked, tmp_path, caps
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", run["date"])
         assert re.fullmatch(r"([0-9a-f]{7,}\+?)?", run["commit"])
         assert "cores" in run["machine"]
+
+
+@pytest.mark.parametrize("available", [False, True])
+def test_machine_names_the_gpu_that_torch_sees(available, monkeypatch):
+    cuda = SimpleNamespace(is_available=lambda: available, get_device_name=lambda: "NVIDIA H200")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert recording.machine().endswith(", NVIDIA H200") is available
+    monkeypatch.delitem(sys.modules, "torch")
+    assert "NVIDIA" not in recording.machine()
 
 
 def test_every_benchmark_ends_by_recording_under_its_own_name():
