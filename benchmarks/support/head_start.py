@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A head start of seconds: while the benchmark imports, Ray starts in another process and no garbage is collected.
+"""A head start of seconds: Ray starts in another process beside the imports, which skip vLLM and the collector.
 
-Import it before anything else. Ray ends with the benchmark, however that ends; only its object store is used.
+Import it before anything else. Ray ends with the benchmark, however that ends; only its object store is used. Without
+vLLM, which no agent loop worker uses, verl imports what it needs and leaves the rest out.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ if __name__ == "__main__":
     _serve()
 else:
     gc.disable()
+    sys.modules["vllm"] = None  # type: ignore[assignment]  # as if it were not installed
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
     _process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
