@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A head start of seconds: Ray starts in another process during the imports, which skip vLLM and the collector.
 
-Import it before anything else. Ray ends with the benchmark, however that ends; only its object store is used. Without
-vLLM, which no agent loop worker uses, verl imports what it needs and leaves the rest out.
+Import it before anything else. Ray ends with the benchmark, however that ends; only its object store is used. No
+agent loop worker uses vLLM, and verl can be imported without it.
 """
 
 from __future__ import annotations

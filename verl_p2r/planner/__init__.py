@@ -2,7 +2,7 @@
 """Arithmetic on what a run will need, to see before it starts whether it fits.
 
 Exact figures (parameters, shards, tokens) follow verl 0.9.1's rules; the others rest on `Assumed`. Every line carries
-its formula. Nothing here has been compared with a GPU yet.
+its formula. Only a step's training passes have been compared with a GPU.
 """
 
 from verl_p2r.planner.faults import faults
