@@ -190,19 +190,8 @@ def plain_verify(source: Path, out: Path, count: int) -> int:
     return kept
 
 
-def busy_share(calls: list, in_flight: int) -> float:
-    """Return the share of the allowed calls that were in flight, by the server's log.
-
-    It is measured from when all allowed calls are in flight for the first time until the last call begins, and is 1 if
-    they were at every moment in between.
-    """
-    starts = sorted(call.start for call in calls)
-    first, last = starts[in_flight - 1], starts[-1]
-    held = sum(max(0.0, min(call.end, last) - max(call.start, first)) for call in calls)
-    return held / (in_flight * (last - first))
-
-
 def measure_servers(folder: Path, quick: bool) -> dict[str, float]:
+    from busy import busy_share
     from clips import write_clip
     from judge_server import JudgeServer
 
@@ -230,7 +219,7 @@ def measure_servers(folder: Path, quick: bool) -> dict[str, float]:
                 step, str(source), "--out", str(folder / step), "--config", str(config), *common, *where
             )
             calls = server.calls()
-            figures[f"{step}_share"] = share = busy_share(calls, in_flight)
+            figures[f"{step}_share"] = share = busy_share([(call.start, call.end) for call in calls], in_flight)
             print(
                 f"{step}: {len(calls)} calls of {latency:g} s, {in_flight} in flight, in {seconds:.1f} s: {share:.3f}"
             )

@@ -42,6 +42,7 @@ from verl_p2r.evaluation import BENCHMARKS, score  # noqa: E402
 
 sys.path += [HERE, f"{HERE}/support"]
 import recording  # noqa: E402
+from busy import busy_share  # noqa: E402
 from clips import Clips  # noqa: E402
 
 LATENCY = 2.0  # seconds that the server takes for a reply
@@ -149,6 +150,7 @@ def server(journal: Path) -> Iterator[str]:
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, str(journal)), daemon=True)
     process.start()
+    theirs.close()  # so that a server that dies ends the wait for its port
     try:
         yield f"http://127.0.0.1:{ours.recv()}/v1"
     finally:
@@ -173,10 +175,8 @@ def run_share(folder: Path, rounds: int) -> float:
         seconds, busy = time.perf_counter() - begun, time.process_time() - cpu
     if report.written != counts["short"]:
         raise RuntimeError(f"{report.read - report.written} items got no reply: {report.rejected}")
-    calls = sorted(tuple(map(float, line.split())) for line in journal.read_text().splitlines())
-    start, end = calls[SLOTS - 1][0], calls[-1][0]  # from when all slots were first taken to the last call's start
-    in_flight = sum(max(min(stop, end) - max(begin, start), 0.0) for begin, stop in calls)
-    share = in_flight / (SLOTS * (end - start))
+    calls = [(float(begin), float(end)) for begin, end in map(str.split, journal.read_text().splitlines())]
+    share = busy_share(calls, SLOTS)
     print(
         f"run: {len(calls)} calls on {videos} videos of 32 frames in {seconds:.1f} s, {SLOTS} in flight at "
         f"{LATENCY:g} s: {share:.3f} of capacity, client {busy / seconds:.0%} of a core"

@@ -21,7 +21,6 @@ the last line is a JSON object:
     grad_rel            relative difference of the gradient of the worst parameter
     tower_calls         calls of the vision tower in a micro-batch
     frozen_tower_calls  calls of a frozen tower in all passes of a step
-    gpu                 the device's name, or null
 """
 
 from __future__ import annotations
@@ -152,7 +151,6 @@ def measure(folder: Path, quick: bool) -> dict[str, Any]:
         "grad_rel": engines.worst(ours["grads"], stock["grads"]),
         "tower_calls": calls.calls / (3 * rounds),  # all rows are one micro-batch
         **(NO_FEATURES if quick else measure_features(folder, batch, loss, rounds)),
-        "gpu": None,
     }
 
 
