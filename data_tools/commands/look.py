@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,13 +28,14 @@ def stats_command(
     Example: verl-p2r-data stats videop2r/data/VideoP2R-162k_sft.part*.json.gz --tokenizer Qwen/Qwen2.5-VL-7B-Instruct
     """
     from data_tools.look.stats import Stats
+    from data_tools.look.tokenizer import fast_tokenizer
     from data_tools.records.files import Records, files_of
     from data_tools.records.left_out import RejectLog
     from data_tools.steps.import_release import differences
 
     with errors(), RejectLog(Path(os.devnull)) as rejects:
         files = files_of(inputs)
-        loaded = _tokenizer(tokenizer) if tokenizer else None
+        loaded = fast_tokenizer(tokenizer) if tokenizer else None
         with byte_bar("reading", files) as on_bytes:
             records = Records(files, rejects, on_bytes)
             stats = Stats.collect(records, loaded, files)
@@ -80,12 +81,3 @@ def view_command(
         say(f"{len(page.faults):,} media cannot be shown, as the page explains. The first: {page.faults[0]}", "yellow")
     shown = f"{len(selection.cards):,} of {selection.totals.total():,} records"
     say(f"{out}: {shown}, {page.bytes / (1 << 20):.1f} MiB; open it in a browser")
-
-
-def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    loaded = AutoTokenizer.from_pretrained(name)
-    if not loaded.is_fast:
-        raise ValueError(f"{name}: has only a slow tokenizer, which cannot tell where its tokens begin: name another")
-    return loaded

@@ -4,23 +4,20 @@
 The page loads nothing from a network, and its security policy allows only its own script.
 """
 
-import base64
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from importlib.resources import files as resources
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from data_tools.evaluate.cards import OUTCOMES, Card, pictures_of_card
 from data_tools.evaluate.rollouts import CURVES, PROCESSES, Rollouts
 from data_tools.evaluate.tables import Scored, details, heads, percent, shown_benchmarks, table, title_of
 from data_tools.evaluate.tables import categories as category_table
+from data_tools.look.page import page_template
 from data_tools.records.folders import whole_files
 from data_tools.records.outputs import check_file
 from verl_p2r.cpus import available_cpus
@@ -65,7 +62,6 @@ class Report:
     cards: Sequence[Card] = ()
     media_root: Path | None = None
     frames: int = 8
-    notes: Sequence[str] = field(default=())
 
 
 def score_plots(scored: Sequence[Scored]) -> list[Plot]:
@@ -107,11 +103,8 @@ def write_report(report: Report, out: Path) -> int:
 
 def render(report: Report) -> str:
     """Return the page as text."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"csp": _csp, "table": _html_table, "percent": percent, "title_of": title_of}
-    template = environment.from_string(
-        resources("data_tools.evaluate").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
+    filters: dict[str, Callable[..., Any]] = {"table": _html_table, "percent": percent, "title_of": title_of}
+    template = page_template("data_tools.evaluate", "report.html.j2", filters)
     room = PICTURES // max(len(report.cards), 1)
     with ThreadPoolExecutor(min(4, available_cpus())) as pool:
         pictures = list(
@@ -165,11 +158,6 @@ def _html_table(markdown: str) -> Markup:
 
 def _cells(tag: str, texts: Sequence[str]) -> Markup:
     return Markup("").join(Markup("<{0}>{1}</{0}>").format(Markup(tag), text) for text in texts)
-
-
-def _csp(text: str) -> str:
-    """Return the source expression of a script or style in a content security policy."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _svg(plot: Plot) -> Markup:

@@ -6,19 +6,15 @@
 The page needs no network. Texts of records are escaped, and its security policy allows no script but its own.
 """
 
-import base64
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.resources import files as resources
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
 from data_tools.look.cards import STATES, Card
+from data_tools.look.page import page_template
 from data_tools.look.pictures import Pictures, pictures_of
 from data_tools.look.selection import Selection
 from data_tools.look.stats import left_out
@@ -86,18 +82,13 @@ def write_page(
 
 
 def _render(selection: Selection, cards: Sequence[tuple[Card, Pictures]]) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["csp"] = _csp
-    template = environment.from_string(
-        resources("data_tools.look").joinpath("view.html.j2").read_text(encoding="utf-8")
-    )
     shown = Counter((card.problem_type, card.state) for card, _ in cards)
     choices = {
         name: sorted({getattr(card, name) for card, _ in cards} - {""})
         for name in ("problem_type", "source", "modality", "state", "reason")
     }
     kinds = [kind for kind in problem_types() if any(selection.totals[kind, state] for state in STATES)]
-    return template.render(
+    return page_template("data_tools.look", "view.html.j2").render(
         sample=selection,
         cards=cards,
         shown=shown,
@@ -106,8 +97,3 @@ def _render(selection: Selection, cards: Sequence[tuple[Card, Pictures]]) -> str
         states=STATES,
         left_out=left_out,
     )
-
-
-def _csp(text: str) -> str:
-    """Return the name of a script or style in a content security policy."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
