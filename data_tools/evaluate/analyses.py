@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ def mismatch_command(
     out: Out,
     model: Model = None,
     base_url: BaseUrl = None,
+    prepared: Prepared = None,
     concurrency: Concurrency = 64,
 ) -> None:
     """Measure how often the thinking concludes with an option other than the answer.
@@ -44,7 +45,7 @@ def mismatch_command(
     from data_tools.steps.run import count_records
 
     with errors():
-        setting = read_run(run).setting
+        setting = read_run(run, prepared or ()).setting
         with kept_bar("mismatch", count_records(files_of([run]))) as on_record:
             report, tables = mismatch(run, out, server_of(DEFAULTS, model, base_url, concurrency), on_record=on_record)
     say(f"{run.resolve().name}: {setting}; judge {model or 'none, rule only'}")
@@ -87,6 +88,7 @@ def sufficiency_command(
     passes: Annotated[
         list[str] | None, typer.Option("--pass", help="observation, question or other; default: all three.")
     ] = None,
+    prepared: Prepared = None,
     concurrency: Concurrency = 64,
 ) -> None:
     """A text-only model answers from question and observation; as controls, from less and from a wrong observation.
@@ -100,15 +102,18 @@ def sufficiency_command(
     from verl_p2r.evaluation import score
 
     with errors():
-        own = read_run(run)
+        own = read_run(run, prepared or ())
         settings = replace(server_of(DEFAULTS, model, base_url, concurrency), prompt_template=prompt)
         names = tuple(passes or PASSES)
         with kept_bar("sufficiency", len(names) * len(own.records)) as on_record:
-            result = sufficiency(own, out, settings, protocol, passes=names, on_record=on_record)
+            reports, result = sufficiency(own, out, settings, protocol, passes=names, on_record=on_record)
         result["video"] = score(own.records, protocol)
     say(f"Protocol {protocol}; {own.name}: {own.setting}; text-only model {model}, prompt {prompt}")
     for line in sufficiency_markdown(result).splitlines():
         say(line)
+    for report, name in zip(reports, names, strict=True):
+        show_step(report, out / name)
+    exit_if_failed(*reports, remedy="start again, which asks only the items without a reply")
 
 
 def report_command(
@@ -144,11 +149,21 @@ def report_command(
     from data_tools.evaluate.report import Report, score_plots, training_plots, write_report
     from data_tools.evaluate.rollouts import Rollouts
     from data_tools.evaluate.verdicts import Verdicts
+    from data_tools.look.tokenizer import fast_tokenizer
 
     with errors():
         if bool(runs) == bool(rollouts):
             raise ValueError("name outputs of `run`, or the rollouts of a training by --rollouts")
         if rollouts is not None:
+            for option, value in (
+                ("--media-root", media_root),
+                ("--prepared", prepared),
+                ("--tokenizer", tokenizer),
+                ("--trained-on", trained_on),
+                ("--verdicts", verdicts),
+            ):
+                if value:
+                    raise ValueError(f"{option} is about outputs of `run`: leave it out with --rollouts")
             own = Rollouts.read(rollouts)
             page = Report(
                 f"Rollouts of {own.folder.resolve().parent.name}",
@@ -159,7 +174,7 @@ def report_command(
             read = read_runs(list(runs or ()), prepared)
             scored = score_runs(read, protocol, max_lost, trained_on)
             said = Verdicts(verdicts or ())
-            loaded = _tokenizer(tokenizer) if tokenizer else None
+            loaded = fast_tokenizer(tokenizer) if tokenizer else None
             drawn = draw((one for run in read for one in replies_of(run, protocol)), count, seed)
             page = Report(
                 "Evaluation of " + ", ".join(run.name for run in read),
@@ -171,12 +186,3 @@ def report_command(
             )
         size = write_report(page, out)
     say(f"{out}: {len(page.cards):,} replies, {size / (1 << 20):.1f} MiB; open it in a browser")
-
-
-def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    loaded = AutoTokenizer.from_pretrained(name)
-    if not loaded.is_fast:
-        raise ValueError(f"{name} has only a slow tokenizer, which does not say where its tokens begin: name another")
-    return loaded

@@ -166,6 +166,7 @@ def compare_command(
     first: RunFolder,
     second: RunFolder,
     protocol: Protocol = "video_r1",
+    prepared: Prepared = None,
     resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
@@ -177,7 +178,7 @@ def compare_command(
     from verl_p2r.evaluation import compare
 
     with errors():
-        one, two = read_runs([first, second], None)
+        one, two = read_runs([first, second], prepared)
         result = compare(one.records, two.records, protocol, resamples=resamples, seed=seed)
         scored = score_runs([one, two], protocol, 1.0, None)
     for line in "\n".join(heads(scored)).splitlines():
@@ -200,6 +201,10 @@ def _check(scored: list[dict[str, Any]], name: str) -> bool:
         reference = references()[name]
         if any(run["protocol"] != reference.protocol for run in scored):
             raise ValueError(f"{name} is comparable under protocol {reference.protocol} only: name it by --protocol")
+        for run in scored:
+            if not check(run, reference):
+                has = ", ".join(title_of(benchmark) for benchmark in reference.scores)
+                raise ValueError(f"{run['name']} has no benchmark of {name}, which has {has}: name another row")
     passed = True
     console.print()
     for run in scored:

@@ -16,7 +16,9 @@ Prepared = Annotated[
 Model = Annotated[str | None, typer.Option(help="Name of the model on its server.")]
 BaseUrl = Annotated[list[str] | None, typer.Option(help="A server, http://…/v1; may be repeated.")]
 Concurrency = Annotated[int, typer.Option(min=1, help="Calls in flight at once.")]
-MaxLost = Annotated[float, typer.Option(help="Largest share of a benchmark's items that may have no reply.")]
+MaxLost = Annotated[
+    float, typer.Option(min=0, max=1, help="Largest share of a benchmark's items that may have no reply.")
+]
 TrainedOn = Annotated[
     list[Path] | None, typer.Option(help="Training records to look for the items in; may be repeated.")
 ]

@@ -78,7 +78,13 @@ def prepare(
     base = source.resolve() if source.is_dir() else root
     if not base.is_relative_to(root):
         raise ValueError(f"{source} is not below the media root {root}: name a folder above it")
-    items = _by_video(adapter.items(download, rules))
+    try:
+        items = _by_video(adapter.items(download, rules))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{download.read[-1] if download.read else source}: an item lacks a field, or holds it in another form "
+            f"({type(error).__name__}: {error}): download {adapter.hub} again, without changing its files"
+        ) from error
     differences = _differences(adapter, items)
     if differences and not partial:
         raise ValueError(

@@ -105,19 +105,19 @@ def _record(item: dict[str, Any], replies: Mapping[str, Any], lost: Mapping[str,
 
 
 def _inputs(folder: Path, manifest: Mapping[str, Any], prepared: Sequence[Path]) -> list[Path]:
-    """Find the prepared files that a run has read, and check that they have not changed."""
+    """Find the prepared files that a run has read, among others if they have moved; check that they are the same."""
     wanted = {entry["sha256"]: entry["file"] for entry in manifest["inputs"]}
     files = files_of(prepared) if prepared else [Path(name) for name in wanted.values()]
     if gone := [file for file in files if not file.is_file()]:
         raise ValueError(
             f"{folder}: its items were read from {gone[0]}, which is not there: name their folder by --prepared"
         )
-    changed = sorted(set(wanted) - {entry["sha256"] for entry in described(files)})
-    if changed:
+    found = {entry["sha256"]: file for file, entry in zip(files, described(files), strict=True)}
+    if changed := sorted(set(wanted) - set(found)):
         raise ValueError(
             f"{folder}: {wanted[changed[0]]} has changed since the run: run again, which asks only what is new"
         )
-    return files
+    return [found[sha256] for sha256 in wanted]
 
 
 def _preparation(folder: Path) -> Preparation:

@@ -18,10 +18,10 @@ from typing import Any
 from data_tools.evaluate.asker import SHAPE, ChatAsker, Request
 from data_tools.evaluate.results import Run
 from data_tools.records.files import files_of
+from data_tools.records.left_out import Dropped
 from data_tools.steps.asking import asking_step
 from data_tools.steps.generate_settings import GenerateSettings, prompt_of
-from data_tools.steps.run import OnRecord, Outcome
-from verl_p2r.data.errors import RowError
+from data_tools.steps.run import OnRecord, Outcome, StepReport
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.reading import read_values
 from verl_p2r.data.record import Record
@@ -45,7 +45,7 @@ def sufficiency(
     *,
     passes: Sequence[str] = PASSES,
     on_record: OnRecord = lambda kept: None,
-) -> dict[str, dict[str, Any]]:
+) -> tuple[list[StepReport], dict[str, dict[str, Any]]]:
     """Let a text-only model answer a run's items without their videos.
 
     Args:
@@ -57,7 +57,8 @@ def sufficiency(
         on_record: called once a record is settled.
 
     Returns:
-        Pass → benchmark → figures of `evaluation.score`; items without an observation score 0. In addition
+        The report of each pass, which has failed if more than 1 % of its items have no reply; and pass → benchmark →
+        figures of `evaluation.score`, where items without an observation or a reply score 0. The figures also have
         `names_answer`: benchmark → share of observations that state an answer outright.
 
     Raises:
@@ -69,14 +70,15 @@ def sufficiency(
     files = files_of([run.folder])
     observations = _observations(run)
     others = _others(run, observations)
+    reports: list[StepReport] = []
     result: dict[str, dict[str, Any]] = {}
     for name in passes:
         texts = {"observation": observations, "other": others, "question": None}[name]
-        _ask(name, files, folder / name, settings, texts, on_record)
+        reports.append(_ask(name, files, folder / name, settings, texts, on_record))
         result[name] = score(_answered(run, folder / name), protocol)
     result["names_answer"] = _naming(run, observations)
     (folder / "sufficiency.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result
+    return reports, result
 
 
 def _ask(
@@ -86,7 +88,7 @@ def _ask(
     settings: GenerateSettings,
     texts: Mapping[str, str] | None,
     on_record: OnRecord,
-) -> None:
+) -> StepReport:
     template = PromptTemplate.load(settings.prompt_template)
 
     async def request(record: Record) -> Request:
@@ -95,7 +97,8 @@ def _ask(
             return Request(prompt)
         observation = texts.get(record.problem_id)
         if not observation:
-            raise RowError("output", "no observation", "the reply has no complete <observation> block")
+            why = "it, or every reply about another video," if name == "other" else "the reply"
+            raise Dropped("output", "no observation", f"{why} has no complete <observation> block")
         return Request(_WITH.format(observation=as_data(observation, MAX_OBSERVATION), prompt=prompt))
 
     def apply(record: Record, reply: dict[str, Any]) -> Outcome:
@@ -104,7 +107,8 @@ def _ask(
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
     fingerprint = {**settings.fingerprint(template), "pass": name, "texts": digest}
     asker = ChatAsker(settings, fingerprint, request, "the text-only model")
-    asking_step(f"sufficiency, {name}", files, folder, asker, apply, SHAPE, max_reject_share=1.0, on_record=on_record)
+    step = f"sufficiency, {name}"
+    return asking_step(step, files, folder, asker, apply, SHAPE, max_reject_share=0.01, on_record=on_record)
 
 
 def _answered(run: Run, folder: Path) -> list[dict[str, Any]]:

@@ -101,6 +101,20 @@ def test_sufficiency_passes_score_observation_and_controls(tmp_path):
     assert "text-only model text, prompt chain_of_thought" in output
 
 
+def test_sufficiency_fails_when_items_have_no_reply(tmp_path, judge_server):
+    """Refused items would count as 0, so the command fails; a missing observation is not a failure."""
+    run = make_run(tmp_path, REPLIES)
+    judge_server.control(rules=[{"contains": "A green ball rolls", "fault": "400"}])
+    command = ["sufficiency", run, "--out", tmp_path / "s", "--model", "judge", "--base-url", judge_server.base_url]
+    done = CliRunner().invoke(app, [*map(str, command), "--pass", "observation"])
+    assert done.exit_code == 1, done.output
+    assert "refused: 1" in done.output
+    assert "dropped, no observation: 1" in done.output
+    assert "start again, which asks only the items without a reply" in done.output
+    judge_server.control()
+    assert "4 kept" in invoke(*command, "--pass", "observation")
+
+
 def test_observations_that_state_the_answer_are_counted(tmp_path):
     replies = {
         "validation_0": response("The ball is red, so the answer is A.", "t", "A"),

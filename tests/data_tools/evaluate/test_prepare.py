@@ -227,6 +227,17 @@ def test_prepare_records_hub_revision(tmp_path):
     assert report.revision == "0123abc"
 
 
+@pytest.mark.parametrize("changes", [{"answer": None}, {"choices": ["red", "blue"]}])
+def test_items_in_another_form_are_reported_with_their_file(tmp_path, changes):
+    """Another revision may name a field otherwise, or hold it in another form."""
+    benchmark_files.MAKERS["mmvu"](tmp_path / "mmvu", few("mmvu"))
+    file = tmp_path / "mmvu" / "validation.json"
+    rows = [{**row, **changes} for row in json.loads(file.read_text())]
+    file.write_text(json.dumps([{name: value for name, value in row.items() if value is not None} for row in rows]))
+    with pytest.raises(ValueError, match=r"validation\.json: an item lacks a field, or holds it in another form"):
+        prepare("mmvu", tmp_path / "mmvu", tmp_path / "out", partial=True)
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("mmmu", "benchmark 'mmmu' is unknown: name one of vsi_bench"), ("mmvu", "is not a folder")]
 )

@@ -176,6 +176,7 @@ def test_validation_curves_by_benchmark(tmp_path):
         (("report",), "name outputs of `run`, or the rollouts of a training"),
         (("report", "--rollouts", "nowhere"), r"holds no <step>\.jsonl"),
         (("report", "nowhere"), "cannot be read"),
+        (("report", "--rollouts", "nowhere", "--verdicts", "v"), "--verdicts is about outputs of `run`: leave it out"),
     ],
 )
 def test_unusable_arguments_are_rejected(arguments, message):

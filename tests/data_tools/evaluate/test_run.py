@@ -159,12 +159,42 @@ def test_moved_or_changed_inputs_are_detected(tmp_path, judge_server):
     with pytest.raises(ValueError, match="which is not there: name their folder by --prepared"):
         read_run(tmp_path / "run")
     assert len(read_run(tmp_path / "run", [moved]).records) == 3
+    invoke = CliRunner().invoke
+    assert invoke(app, ["compare", str(tmp_path / "run"), str(tmp_path / "run")]).exit_code == 2
+    done = invoke(app, ["compare", str(tmp_path / "run"), str(tmp_path / "run"), "--prepared", str(moved)])
+    assert done.exit_code == 0, done.output
     with (moved / "part-00000.jsonl").open("a") as file:
         file.write("\n")
     with pytest.raises(ValueError, match="has changed since the run"):
         read_run(tmp_path / "run", [moved])
     with pytest.raises(ValueError, match="is not the output of `verl-p2r-eval run`"):
         read_run(moved)
+
+
+def test_a_run_has_only_its_own_items_among_several_prepared_benchmarks(tmp_path):
+    runs = [make_run(tmp_path, {"validation_0": "A"}, f"run_{name}", name) for name in NAMES]
+    own = [[record["problem_id"] for record in read_run(run).records] for run in runs]
+    assert all(own)
+    folders = [tmp_path / "prepared" / name for name in NAMES]
+    assert [[record["problem_id"] for record in read_run(run, folders).records] for run in runs] == own
+
+
+def test_a_check_against_a_row_without_the_benchmark_fails(tmp_path):
+    run = make_run(tmp_path, {"validation_0": "A"})
+    done = CliRunner().invoke(app, ["score", str(run), "--check", "video-r1-32"])
+    assert done.exit_code == 2
+    assert "run has no benchmark of video-r1-32, which has VSI-Bench, Video-MME: name another row" in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--video-as", "image"], "video_as is 'image': give video or images"), (["--max-lost", "5"], "or equal to 1")],
+)
+def test_unusable_options_of_a_run_are_refused(tmp_path, options, message):
+    command = ["run", str(tmp_path), "--media-root", str(tmp_path), "--model", "m", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, *options])
+    assert done.exit_code == 2
+    assert message in done.output
 
 
 def test_eval_commands_run_and_report_errors(tmp_path, judge_server):
