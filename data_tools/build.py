@@ -24,6 +24,7 @@ from data_tools.steps.judge import JudgeStepSettings, RecordJudge, judge
 from data_tools.steps.run import OnBytes, OnRecord, StepReport, count_records
 from data_tools.steps.to_parquet import ExportSettings, Kind, Report, to_parquet
 from data_tools.steps.verify import VerifySettings, verify
+from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.settings import merge
 
 Bar = Callable[[str, int], AbstractContextManager[OnRecord]]
@@ -106,7 +107,10 @@ def _build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tup
 
     out, root, share = Path(settings.out), Path(settings.media_root).expanduser(), settings.max_reject_share
     inputs = files = files_of(settings.inputs)
-    RecordJudge(settings.judge)  # finds a wrong setting of the judge before hours of generating
+    # A wrong setting of the later steps is found here, before hours of generating.
+    RecordJudge(settings.judge)
+    export = replace(settings.export, media_root=os.path.abspath(root), check_files=True, max_reject_share=share)
+    PromptTemplate.load(export.prompt_template)
     for number, name in enumerate(("generate", "verify", "judge"), 1):
         folder = out / f"{number}-{name}"
         with bar(name, count_records(files)) as on_record:
@@ -121,7 +125,6 @@ def _build(settings: BuildSettings, bar: Bar, byte_bar: ByteBar) -> Iterator[tup
         if report.failed:
             return
         files = files_of([folder])
-    export = replace(settings.export, media_root=os.path.abspath(root), check_files=True, max_reject_share=share)
     exports: tuple[tuple[Kind, list[Path]], ...] = (("sft", files), ("rl", inputs))
     for kind, records in exports:
         with byte_bar(f"exporting {kind}", records) as on_bytes:

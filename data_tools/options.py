@@ -15,7 +15,7 @@ Inputs = Annotated[
     list[str], typer.Argument(help="Files of records (JSON or JSON lines, .gz or not), or the output folder of a step.")
 ]
 Out = Annotated[Path, typer.Option(help="The folder to write; an earlier output there is replaced.")]
-ValShare = Annotated[float, typer.Option(help="Share of media whose records are for validation.")]
+ValShare = Annotated[float, typer.Option(min=0, max=1, help="Share of media whose records are for validation.")]
 MediaRoot = Annotated[str | None, typer.Option(help="Folder of the media, written in front of their paths.")]
 CheckMedia = Annotated[bool, typer.Option(help="Decode every medium, and reject the records of those that fail.")]
 Workers = Annotated[int, typer.Option(min=1, help="Media decoded at a time.")]
@@ -23,9 +23,9 @@ Template = Annotated[str, typer.Option(help="Prompt template: one of the package
 Config = Annotated[
     Path | None, typer.Option(help="A YAML file of `build`, which holds all other settings of this step.")
 ]
-MaxRejects = Annotated[float, typer.Option(help="Largest share of records that may be rejected.")]
+MaxRejects = Annotated[float, typer.Option(min=0, max=1, help="Largest share of records that may be rejected.")]
 StepRejects = Annotated[
-    float | None, typer.Option(help="Largest share of records that may be rejected; 0.01 by default.")
+    float | None, typer.Option(min=0, max=1, help="Largest share of records that may be rejected; 0.01 by default.")
 ]
 
 

@@ -119,6 +119,12 @@ def decontaminate_command(
         questions = (question_field,) if question_field else QUESTION_FIELDS
         names = ("medium", "question") if by is By.both else (by.value,)
         known = Benchmark(benchmark, media, questions, names)
+        for kind, field, keys in (
+            ("medium", medium_field, known.media),
+            ("question", question_field, known.questions),
+        ):
+            if field and kind in names and not keys:
+                raise ValueError(f"no row of the benchmark has a {kind} in field {field}: correct --{kind}-field")
         with byte_bar("decontaminating", files) as on_bytes:
             done = decontaminate(files, known, out, by=names, max_reject_share=max_reject_share, on_bytes=on_bytes)
     say(f"benchmark: {len(known.media):,} media, {len(known.questions):,} questions")

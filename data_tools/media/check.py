@@ -37,7 +37,8 @@ class MediaCheck:
     def __call__(self, records: Iterable[Record]) -> Iterator[Record]:
         """Yield the records whose media decode, in order."""
         ahead: deque[Record] = deque()
-        with ThreadPoolExecutor(self.workers) as pool:
+        pool = ThreadPoolExecutor(self.workers)
+        try:
             for record in records:
                 medium = record.medium
                 if medium not in self._faults and medium not in self._running:
@@ -47,6 +48,8 @@ class MediaCheck:
                     yield from self._passed(ahead.popleft())
             for record in ahead:
                 yield from self._passed(record)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a stop, the media read ahead are not decoded
 
     def _passed(self, record: Record) -> Iterator[Record]:
         medium = record.medium

@@ -171,6 +171,14 @@ class _FirstPass:
 
     async def _one(self, pending: Pending) -> None:
         try:
+            await self._ask(pending)
+        except Exception as error:  # a full disk, or a bug
+            self._stop.append(error)
+        finally:
+            self._slots.release()
+
+    async def _ask(self, pending: Pending) -> None:
+        try:
             self.ledger.replied(pending, await self.asker.ask(pending.record))
         except Unanswered as error:
             self._note(pending, error)
@@ -179,10 +187,6 @@ class _FirstPass:
                 self._stop.append(NobodyReplies(why))
         except RowError as error:
             self.ledger.unusable(pending, error)
-        except Exception as error:  # a full disk, or a bug
-            self._stop.append(error)
-        finally:
-            self._slots.release()
 
     def _note(self, pending: Pending, error: Unanswered) -> None:
         if error.useless:

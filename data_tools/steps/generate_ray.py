@@ -39,6 +39,7 @@ from verl_p2r.data.record import Record
 Row = dict[str, Any]
 
 _ERROR = "__inference_error__"  # Ray Data's own name: its stages skip rows in which it is not empty
+_REFUSALS = ("ValueError:", "VLLMValidationError:")  # vLLM's, of one request: its prompt is too long, for example
 _DEFAULTS = ("repetition_penalty", "top_k", "top_p", "min_p")  # vLLM's server takes these from the model's folder
 
 
@@ -56,7 +57,8 @@ class OfflineGenerator:
     def __init__(self, settings: GenerateSettings, root: Path) -> None:
         self.template = PromptTemplate.load(settings.prompt_template)
         self.fingerprint: Mapping[str, Any] = settings.fingerprint(self.template)
-        self.options = {"model_source": settings.model, "log_engine_metrics": False, **settings.offline}
+        defaults = {"model_source": settings.model, "batch_size": 32, "log_engine_metrics": False}
+        self.options = {**defaults, **settings.offline}
         # With a cache, vLLM takes a medium for cached after refusing its first prompt, and the next one about it fails.
         self.options["engine_kwargs"] = {"mm_processor_cache_gb": 0, **settings.offline.get("engine_kwargs", {})}
         self.sampling = _sampling(settings, self.options["model_source"])
@@ -120,19 +122,18 @@ class OfflineGenerator:
     def _note(self, row: Row, pending: Pending, ledger: ReplyLedger) -> None:
         if row.get("unusable"):
             ledger.unusable(pending, pickle.loads(row["unusable"]))
-        elif row.get(_ERROR):
-            self._no_reply(pending, row[_ERROR], ledger)
+        elif (why := row.get(_ERROR, "")).startswith(_REFUSALS):
+            ledger.refused(pending, why)
+        elif why:
+            ledger.no_reply(pending, why)
+            if ledger.silent >= max(SILENT, 2 * self.options["batch_size"]):
+                raise NobodyReplies(f"generate: {why}. What has come so far is kept: fix it and start again")
         else:
             cut = row["num_generated_tokens"] >= self.sampling["max_tokens"]
             try:
                 ledger.replied(pending, {"output": text_of(Reply(row["generated_text"], cut))})
             except UselessReply as error:
-                self._no_reply(pending, str(error), ledger)
-
-    def _no_reply(self, pending: Pending, why: str, ledger: ReplyLedger) -> None:
-        ledger.no_reply(pending, why)
-        if ledger.silent >= max(SILENT, 2 * self.options.get("batch_size", 0)):
-            raise NobodyReplies(f"generate: {why}. What has come so far is kept: fix it and start again")
+                ledger.useless(pending, str(error))
 
 
 def _sampling(settings: GenerateSettings, source: str) -> Row:

@@ -55,6 +55,8 @@ class GenerateSettings:
     def __post_init__(self) -> None:
         if self.patch_size < 1 or self.max_tokens < 1 or self.readers < 0:
             raise ValueError("patch_size and max_tokens must be at least 1, and readers at least 0")
+        if self.video_as not in ("video", "images"):
+            raise ValueError(f"video_as is {self.video_as!r}: give video or images")
 
     def fingerprint(self, template: PromptTemplate) -> dict[str, Any]:
         """Return every input except the record and its medium that determines a response.

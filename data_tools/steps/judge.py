@@ -48,9 +48,9 @@ class JudgeStepSettings:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """The settings that determine a verdict."""
-        kwargs = {name: value for name, value in self.kwargs.items() if name not in NOT_IN_FINGERPRINT}
-        return {"name": self.name, "kwargs": kwargs, "guards": asdict(self.guards), "prompt_version": PROMPT_VERSION}
+        """The settings that determine a verdict, with the text of each prompt that is read from a file."""
+        judge = {"name": self.name, "kwargs": _determining(self.kwargs)}
+        return {**judge, "guards": asdict(self.guards), "prompt_version": PROMPT_VERSION}
 
 
 NOT_IN_FINGERPRINT = (
@@ -68,6 +68,18 @@ NOT_IN_FINGERPRINT = (
     "media_kept",
 )
 """Options of judges that do not change a verdict."""
+
+
+def _determining(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a judge that determine a verdict; those of a combined judge's members likewise."""
+    own = {name: value for name, value in kwargs.items() if name not in NOT_IN_FINGERPRINT}
+    if file := own.get("template_file"):
+        own["template"] = Path(file).expanduser().read_text("utf-8")
+    if members := own.get("members"):
+        own["members"] = {
+            label: {**member, "kwargs": _determining(member.get("kwargs") or {})} for label, member in members.items()
+        }
+    return own
 
 
 class RecordJudge:
@@ -89,9 +101,7 @@ class RecordJudge:
             if kwargs.get("model") == "":
                 raise ValueError("judge.kwargs.model is empty: give the name that the server has for the model")
         self.judge = get_judge(settings.name, "judge", **kwargs)
-        file = kwargs.get("template_file")
-        template = {"template": Path(file).expanduser().read_text("utf-8")} if file else {}
-        self.fingerprint: Mapping[str, Any] = {**settings.fingerprint, **template}
+        self.fingerprint: Mapping[str, Any] = settings.fingerprint
         self._health: asyncio.Task[None] | None = None
 
     async def ask(self, record: Record) -> dict[str, Any]:
@@ -103,7 +113,7 @@ class RecordJudge:
             raise RowError("facts", "no facts", "field facts is not set: list what the observation must state")
         verdict = await ask(self.judge, request_of(record, self._root), self.settings.guards)
         if verdict.value is None:
-            raise Unanswered(verdict.reason, verdict.retries, verdict.status)
+            raise Unanswered(verdict.reason, verdict.retries, verdict.status, verdict.useless)
         # Cached verdicts count as the judge's, because which of two equal requests comes first is chance.
         reason = verdict.reason.encode("utf-8", "replace").decode()  # a broken emoji does not invalidate a verdict
         return {"value": verdict.value, "reason": reason, "source": verdict.source.replace("cache", "judge")}

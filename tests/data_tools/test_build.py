@@ -152,12 +152,22 @@ def assert_same(left: Path, right: Path) -> None:
     assert not [path for path in right.iterdir() if path.name.startswith(".")]  # nothing is left lying about
 
 
-def test_invalid_judge_is_reported_before_any_request(tmp_path, judge_server, monkeypatch):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judge": {"kwargs": {"mdel": "x"}}}, "judge.kwargs does not fit judge 'openai'"),
+        ({"max_reject_share": 5}, "max_reject_share is 5"),
+        ({"export": {"prompt_template": "nothing.txt"}}, "nothing.txt"),
+    ],
+)
+def test_invalid_settings_of_later_steps_are_reported_before_any_request(
+    tmp_path, judge_server, monkeypatch, changes, message
+):
     write_lines(tmp_path / "in.jsonl", make_records(tmp_path, 3))
-    monkeypatch.chdir(prepare(tmp_path / "a", config_of(judge_server, judge={"kwargs": {"mdel": "x"}})))
+    monkeypatch.chdir(prepare(tmp_path / "a", config_of(judge_server, **changes)))
     done = CliRunner().invoke(app, ["build", "build.yaml"])
     assert done.exit_code == 2
-    assert "judge.kwargs does not fit judge 'openai'" in done.output
+    assert message in done.output
     assert "algorithm" not in done.output
     assert not judge_server.calls()
 

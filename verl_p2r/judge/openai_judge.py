@@ -134,14 +134,15 @@ class OpenAIJudge:
                 return await self._single.ask(content, self._word, **fields)
             return await self._client.complete(content, self._verdict, **fields)
         except Unanswered as error:
-            why, retries, status = str(error), error.retries, error.status
+            why, retries, status, useless = str(error), error.retries, error.status, error.useless
             if error.filtered:  # the filter would refuse this observation every time
                 return Verdict(False, why, retries=retries)
         except Exception as error:  # a bug in this package or a library must not lose the rollout
             logger.exception("the judge %r failed on %s", self.model, request.row)
             why, retries, status = self._client.redacted(f"{type(error).__name__}: {error}"), 0, None
+            useless = False
         logger.warning("no verdict on %s: %s", request.row or "an observation", why)
-        return Verdict(None, why, retries=retries, status=status)
+        return Verdict(None, why, retries=retries, status=status, useless=useless)
 
     async def _message(self, request: JudgeRequest) -> tuple[Any, dict[str, Any]]:
         """Return the user's message, and fields of the request that describe it."""

@@ -67,6 +67,7 @@ class Verdict:
         prompt_tokens: Prompt tokens as the server counts them; 0 if it does not report them.
         completion_tokens: Completion tokens, likewise.
         status: The HTTP status with which the server refused the request; None if it did not.
+        useless: Whether the server replied, but never with a verdict.
         seconds: Time spent on this verdict before the judge was asked, in seconds.
         agrees: Whether another judge gave the same verdict; None if no second judge gave one.
         probability: P(Yes), for a soft reward; None if the judge gives none [ours].
@@ -80,6 +81,7 @@ class Verdict:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     status: int | None = None
+    useless: bool = False
     seconds: float = 0.0
     agrees: bool | None = None
     probability: float | None = None

@@ -107,6 +107,14 @@ def test_benchmark_with_other_field_names_requires_options(tmp_path):
     assert (set(known.media), set(known.questions)) == ({"a"}, {"why"})
 
 
+def test_a_field_that_no_row_has_is_refused_although_the_other_is_found(tmp_path, training):
+    path = write_lines(tmp_path / "b.jsonl", ROWS)
+    command = ["decontaminate", str(training), "--benchmark", str(path), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, "--question-field", "qestion"])
+    assert done.exit_code == 2
+    assert "no row of the benchmark has a question in field qestion: correct --question-field" in done.output
+
+
 def test_damaged_benchmark_file_is_an_error(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"video": "a.mp4"}\n{"vid')
     with pytest.raises(ValueError, match=r"b\.jsonl:2: .*must be read completely"):

@@ -14,13 +14,15 @@ from pipeline_records import make_records
 from release_files import lines_of, write_lines
 
 from data_tools.steps import generate_ray
-from data_tools.steps.asking import SILENT, BatchAsker, NobodyReplies
+from data_tools.steps.asking import BatchAsker, NobodyReplies
 from data_tools.steps.generate import generate
 from data_tools.steps.generate_ray import OfflineGenerator
 from data_tools.steps.generate_server import Generator
 from data_tools.steps.generate_settings import GenerateSettings, prompt_of
 from verl_p2r.data.prompt_template import PromptTemplate
 from verl_p2r.data.record import Record
+
+LIMIT = 64  # unanswered records in a row that end a run: two of Ray Data's batches
 
 
 @pytest.fixture
@@ -97,10 +99,10 @@ def test_offline_generate_rejects_only_bad_records(tmp_path, settings, cluster):
     seen = cluster(lambda row: odd.get(pickle.loads(row["record"]).problem_id, said)(row))
     settled: list[bool] = []
     report = run(tmp_path, settings, records, offline=True, on_record=settled.append)
-    assert (report.written, report.rejected) == (3, {"no reply": 2, "missing file": 1})
+    assert (report.written, report.rejected) == (3, {"refused": 1, "useless reply": 1, "missing file": 1})
     assert settled == [True, False, False, True, False, True]
     messages = {line["record"]: line["message"] for line in lines_of(tmp_path / "out" / "rejects.jsonl")}
-    assert "VLLMValidationError: too long: start the step again" in messages["2"]
+    assert messages["2"] == "VLLMValidationError: too long"
     assert "cut off by max_tokens" in messages["4"]
     run(tmp_path, settings, records, offline=True)
     assert [pickle.loads(row["record"]).problem_id for row in seen[6:]] == ["1", "2", "4"]
@@ -108,6 +110,17 @@ def test_offline_generate_rejects_only_bad_records(tmp_path, settings, cluster):
 
 def said_error(error: str):
     return lambda row: {"record": row["record"], "__inference_error__": error}
+
+
+def test_many_refused_records_and_empty_replies_do_not_stop_the_others(tmp_path, settings, cluster):
+    def answer(row):
+        number = int(pickle.loads(row["record"]).problem_id)
+        if number >= LIMIT + 5:
+            return said(row)
+        return said_error("ValueError: too long")(row) if number % 2 else said(row, "")
+
+    cluster(answer)
+    assert run(tmp_path, settings, make_records(tmp_path, LIMIT + 10, videos=0), offline=True).written == 5
 
 
 def test_server_and_cluster_runs_continue_each_others_work(tmp_path, settings, cluster, judge_server):
@@ -133,8 +146,8 @@ def test_ray_is_not_started_when_all_replies_are_stored(tmp_path, settings, clus
 def test_offline_generate_stops_when_engines_never_reply(tmp_path, settings, cluster):
     seen = cluster(said_error("RuntimeError: out of memory"))
     with pytest.raises(NobodyReplies, match=r"generate: RuntimeError: out of memory\. What has come so far is kept"):
-        run(tmp_path, settings, make_records(tmp_path, SILENT + 5), offline=True)
-    assert len(seen) == SILENT
+        run(tmp_path, settings, make_records(tmp_path, LIMIT + 5, videos=0), offline=True)
+    assert len(seen) == LIMIT
     assert not (tmp_path / "out").exists()
 
 

@@ -82,7 +82,7 @@ def test_missing_verdict_rejects_record_until_next_run(tmp_path, judge_server):
     raws = [raw(i, f"Ball {i} is red.") for i in range(6)]
     judge_server.control(rules=[{"contains": "Ball 4", "fault": "no_judgement"}])
     report = run(tmp_path, judge_server, raws, share=0.5)
-    assert (report.written, report.rejected) == (5, {"no reply": 1})
+    assert (report.written, report.rejected) == (5, {"useless reply": 1})
     (reject,) = lines_of(tmp_path / "out" / "rejects.jsonl")
     assert (reject["record"], reject["line"]) == ("4", 5)
     assert "no judgement in the reply" in reject["message"]
@@ -155,6 +155,27 @@ def test_edited_observation_or_prompt_is_judged_again(tmp_path, judge_server):
     assert "Is it sufficient?" in (tmp_path / "out" / "manifest.json").read_text()
 
 
+def test_members_of_combined_judge_determine_when_records_are_judged_again(tmp_path, judge_server):
+    template = tmp_path / "judge.txt"
+    template.write_text("{question} {solution} {observation} Sufficient?")
+
+    def judged(timeout_s):
+        own = {"model": "judge", "base_urls": judge_server.base_url, "timeout_s": timeout_s}
+        other = {"name": "openai", "kwargs": {**own, "template_file": str(template)}}
+        members = {"one": {"name": "openai", "kwargs": own}, "other": other}
+        file = write_lines(tmp_path / "in.jsonl", [raw(1, "Ball 1 is red.")])
+        judge([file], tmp_path / "out", JudgeStepSettings("all", {"members": members}, health_check=False))
+        return len(judge_server.calls())
+
+    assert judged(5.0) == 2
+    assert judged(4.0) == 2  # a time limit does not change a verdict
+    template.write_text("{question} {solution} {observation} Is it sufficient?")
+    assert judged(4.0) == 4
+    manifest = (tmp_path / "out" / "manifest.json").read_text()
+    assert "Is it sufficient?" in manifest
+    assert "base_urls" not in manifest
+
+
 def test_judge_step_rejects_records_without_observation(tmp_path, judge_server):
     raws = [raw(1, None), raw(2, "Ball 2 is red.")]
     report = run(tmp_path, judge_server, raws, share=0.5)
@@ -191,6 +212,23 @@ def test_judge_command_runs_and_requires_model(tmp_path, judge_server):
 def test_judge_step_errors_use_data_tools_setting_names(tmp_path):
     with pytest.raises(ValueError, match=r"^judge\.name 'nobody' is unknown"):
         judge([write_lines(tmp_path / "in.jsonl", [raw(1, "x")])], tmp_path / "out", JudgeStepSettings("nobody"))
+
+
+def test_an_error_in_the_check_of_a_silent_judge_ends_the_step(tmp_path, monkeypatch):
+    from verl_p2r.judge import Verdict
+
+    class Mine:
+        async def judge(self, request):
+            await asyncio.sleep(0)
+            return Verdict(None, "silent")
+
+        async def ask_anew(self, request):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr("data_tools.steps.judge.get_judge", lambda *names, **kwargs: Mine())
+    file = write_lines(tmp_path / "in.jsonl", [raw(i, f"Ball {i} is red.") for i in range(90)])
+    with pytest.raises(ZeroDivisionError):
+        judge([file], tmp_path / "out", JudgeStepSettings("m:Mine", health_check=False, concurrency=8))
 
 
 def test_judge_step_accepts_custom_judge(tmp_path, monkeypatch):
