@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An RL dataset of your own: the package's, with a system message in front of every prompt.
 
-bash examples/quickstart/rl.sh data.custom_cls.path="$PWD/examples/extend/my_dataset.py" \
+OUT=outputs/my_dataset bash examples/quickstart/rl.sh data.custom_cls.path="$PWD/examples/extend/my_dataset.py" \
       data.custom_cls.name=WithSystemMessage
 """
 

@@ -4,7 +4,7 @@
 Measure it on the package's 80 labelled cases, then train with it:
 
     PYTHONPATH=examples/extend verl-p2r judge-eval my_judge:WordsJudge --kwargs '{least: 2}'
-    PYTHONPATH=examples/extend bash examples/quickstart/rl.sh \
+    PYTHONPATH=examples/extend OUT=outputs/my_judge bash examples/quickstart/rl.sh \
       algorithm.p2r.judge.name=my_judge:WordsJudge +algorithm.p2r.judge.kwargs.least=2
 """
 

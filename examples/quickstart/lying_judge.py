@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A judge that says Yes to everything, to see that a run notices it.
 
-    PYTHONPATH=examples/quickstart bash examples/quickstart/rl.sh algorithm.p2r.judge.name=lying_judge:LyingJudge
+    PYTHONPATH=examples/quickstart OUT=outputs/lying_judge bash examples/quickstart/rl.sh \
+      algorithm.p2r.judge.name=lying_judge:LyingJudge
 
 From step 5 on, `p2r/judge/one_sided` is 1 and the log warns.
 """

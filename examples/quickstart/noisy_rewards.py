@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A reward manager that is wrong on purpose: it flips a share of the verdicts and of the answers' accuracies.
 
-    bash examples/quickstart/rl.sh reward.reward_manager.source=importlib \
+    OUT=outputs/noisy bash examples/quickstart/rl.sh reward.reward_manager.source=importlib \
       reward.reward_manager.module.path=examples/quickstart/noisy_rewards.py \
       reward.reward_manager.name=NoisyRewards +trainer.flipped.verdicts=0.3 +trainer.flipped.answers=0.0
 
