@@ -36,6 +36,11 @@ def test_the_lines_by_hand():
     assert score_lines(INFOS["reward"], INFOS) == LINES
 
 
+def test_a_soft_reward_shows_the_probability():
+    info = {"perception_reward": 1.7, "perception_accuracy": 0.7, "reasoning_reward": 1.0, "acc": 0.0}
+    assert score_line(2.7, info) == "2.70 = perception 1.70 (judge: P(Yes) = 0.70) + reasoning 1.00 (answer: 0.00)"
+
+
 def test_rows_of_another_reward_manager_show_their_score():
     assert score_line(0.5, {"perception_reward": None, "acc": 0.5}) == "0.50"
     assert score_lines([0.5, 1.0], {"reward": [0.5, 1.0], "perception_reward": [1.0]}) == ["0.50", "1.00"]

@@ -8,8 +8,6 @@ its loggers accept.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-VERDICTS = {1.0: "Yes", 0.0: "No", None: "no verdict"}
-
 
 def score_lines(scores: Sequence[float], columns: Mapping[str, Sequence[Any]]) -> list[str]:
     """Describe the rewards of responses.
@@ -39,7 +37,15 @@ def score_line(score: float, info: Mapping[str, Any]) -> str:
     """
     if info.get("perception_reward") is None or info.get("reasoning_reward") is None:
         return f"{score:.2f}"
+    verdict = _verdict(info.get("perception_accuracy"))
     return (
-        f"{score:.2f} = perception {info['perception_reward']:.2f} (judge: {VERDICTS[info.get('perception_accuracy')]})"
+        f"{score:.2f} = perception {info['perception_reward']:.2f} (judge: {verdict})"
         f" + reasoning {info['reasoning_reward']:.2f} (answer: {info['acc']:.2f})"
     )
+
+
+def _verdict(accuracy: float | None) -> str:
+    """Return a judge's verdict in words; with a soft reward it is P(Yes)."""
+    if accuracy is None:
+        return "no verdict"
+    return {1.0: "Yes", 0.0: "No"}.get(accuracy, f"P(Yes) = {accuracy:.2f}")
