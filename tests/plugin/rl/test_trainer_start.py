@@ -39,9 +39,10 @@ pytestmark = pytest.mark.slow  # a server for each test, and imports of verl
         ),
         (
             ["algorithm.adv_estimator=grpo", "algorithm.p2r.cross_credit=0.5"],
-            "adv_estimator is 'grpo', verl's own.*neither.*set algorithm.adv_estimator=pa_grpo, or cross_credit=0",
+            "adv_estimator is 'grpo', verl's own.*none of.*set algorithm.adv_estimator=pa_grpo, or cross_credit=0",
         ),
         (["algorithm.adv_estimator=grpo", "algorithm.p2r.separate=True"], "adv_estimator is 'grpo', verl's own"),
+        (["algorithm.adv_estimator=grpo", "algorithm.p2r.segment_weighting=segment"], "segment_weighting=token"),
         (["algorithm.p2r.judge.name=oracle"], "'oracle' is unknown: use one of .*facts.*module:Class"),
         (["algorithm.p2r.judge.name=no.such:Judge"], "cannot be imported"),
         (["+algorithm.p2r.judge.kwargs.url=x"], "kwargs does not fit judge 'facts'.*it takes"),

@@ -85,10 +85,12 @@ def check_config(config: DictConfig) -> P2RSettings:
             "function (the manager does not call it), or set reward.reward_model.enable=False"
         )
     estimator = config.algorithm.adv_estimator
-    if estimator in [known.value for known in AdvantageEstimator] and (settings.cross_credit or settings.separate):
+    ours = settings.cross_credit or settings.separate or settings.segment_weighting != "token"
+    if ours and estimator in [known.value for known in AdvantageEstimator]:
         raise ValueError(
-            f"algorithm.adv_estimator is {estimator!r}, verl's own, which reads neither algorithm.p2r.cross_credit nor "
-            "algorithm.p2r.separate: set algorithm.adv_estimator=pa_grpo, or cross_credit=0 and separate=null"
+            f"algorithm.adv_estimator is {estimator!r}, verl's own, which reads none of algorithm.p2r.cross_credit, "
+            "separate and segment_weighting: set algorithm.adv_estimator=pa_grpo, or cross_credit=0, separate=null and "
+            "segment_weighting=token"
         )
     filter_groups = config.algorithm.get("filter_groups") or {}
     if filter_groups.get("enable") and filter_groups.get("metric") != "both_rewards":
