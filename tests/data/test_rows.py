@@ -78,6 +78,8 @@ def test_media_are_found_where_the_dataset_puts_them():
     assert Row.from_columns(columns()).media == ()  # a placeholder in the text names no file
     unreadable = [{"role": "user", "content": [{"type": "video", "video": 7}, clip]}]
     assert Row.from_columns(columns(raw_prompt=unreadable)).media == (clip,)
+    fetched = {"type": "video", "video": "http://host/a.mp4", "allow_urls": True}  # as from `data.p2r.allow_urls`
+    assert Row.from_columns(columns(raw_prompt=[{"role": "user", "content": [fetched]}])).media == (fetched,)
 
 
 @pytest.mark.parametrize(

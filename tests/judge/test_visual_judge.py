@@ -18,6 +18,7 @@ from vision_answer import frames_of
 from verl_p2r.judge import JudgeRequest, check_judge, default_template, get_judge, sent_media
 from verl_p2r.judge.registry import signature_of
 from verl_p2r.judge.visual_judge import NOTHING_TO_SEE, VisualJudge
+from verl_p2r.media.deadline import MediaError
 from verl_p2r.media.decode import fetch_video
 from verl_p2r.media.frame_cache import FrameCache
 from verl_p2r.media.rules import TRAINING
@@ -93,6 +94,28 @@ def test_the_frames_are_those_that_the_policy_sees(make_clip, tmp_path):
     _, (body,) = asked(request(video(clip)), frame_cache=str(tmp_path / "frames"))
     assert body["media_io_kwargs"]["video"]["frames_indices"] == [int(i) for i in metadata["frames_indices"]]
     assert {round(float(frame.mean())) for frame in frames_of(body)} == {99}
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_medium_behind_a_url_is_fetched_once_for_a_group(make_clip, tmp_path, kind):
+    """If the run allows URLs; it has no place in the cache on disk, because what is behind a URL may change."""
+    Image.new("RGB", (112, 112), (200, 30, 30)).save(tmp_path / "a.png")
+    file = {"image": tmp_path / "a.png", "video": make_clip(8, 4)}[kind].read_bytes()
+
+    async def main():
+        async with (
+            ScriptedServer(lambda head, body: http(file)) as media,
+            ScriptedServer(lambda head, body: http(completion(YES))) as server,
+        ):
+            element = {"type": kind, kind: f"http://127.0.0.1:{media.port}/a", "allow_urls": True}
+            judge = VisualJudge("m", server.base_url, frame_cache=str(tmp_path / "frames"))
+            verdicts = await asyncio.gather(*(judge.judge(request(element)) for _ in range(4)))
+            await judge.aclose()
+            return verdicts, len(media.heads)
+
+    verdicts, fetched = asyncio.run(main())
+    assert [verdict.value for verdict in verdicts] == [True] * 4
+    assert fetched == 1
 
 
 def test_a_picture_and_two_videos_in_their_order(make_clip, tmp_path):
@@ -209,5 +232,5 @@ def test_media_of_several_event_loops(make_clip):
         first, second = pool.map(lambda _: asyncio.run(media.parts([element])), range(2))
     assert first == second
     missing = video(Path("/no/such.mp4"))
-    with pytest.raises(OSError, match="such"):
+    with pytest.raises(MediaError, match="no such file"):
         asyncio.run(media.parts([missing]))

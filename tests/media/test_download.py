@@ -90,7 +90,7 @@ def test_urls_that_are_allowed_are_fetched(server, path):
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("/away", "redirects to another host, localhost"),
+        ("/away", "redirects to another host or scheme: use the address it leads to, http://localhost:"),
         ("/round", "redirects more than 5 times"),
         ("/gone", "cannot be fetched .*404"),
     ],

@@ -101,6 +101,15 @@ def read_element(value: Any, kind: str, field: str, sources: MediaSources = ANYW
     return element
 
 
+def read_made_element(part: Mapping[str, Any], kind: str, field: str) -> dict[str, Any]:
+    """Read an element that `read_element` has made; a URL that was allowed then still is.
+
+    Raises:
+        RowError: the part is not such an element.
+    """
+    return read_element(part, kind, field, MediaSources(allow_urls=part.get("allow_urls") is True))
+
+
 def names_medium(part: Mapping[str, Any], kind: str) -> bool:
     """Return whether a content part names its medium; `{"type": "image"}` alone stands for one in the columns."""
     return any(not is_unset(plain(part.get(name))) for name in _NAMES[kind])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verl_p2r.accuracy import is_problem_type, problem_types
-from verl_p2r.data.elements import kind_of, names_medium, read_element
+from verl_p2r.data.elements import kind_of, names_medium, read_made_element
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.fields import options_of
 from verl_p2r.data.values import is_unset, plain, read_text, shown
@@ -134,7 +134,7 @@ def _media_of(columns: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
             kind = kind_of(part) if isinstance(part, Mapping) else None
             if kind is not None and names_medium(part, kind):
                 with suppress(RowError):
-                    media.append(read_element(part, kind, "raw_prompt"))
+                    media.append(read_made_element(part, kind, "raw_prompt"))
     return tuple(media)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.progress import track
 
 from verl_p2r.cpus import available_cpus
-from verl_p2r.data.elements import ANYWHERE, MediaSources, kind_of, read_element
+from verl_p2r.data.elements import kind_of, read_made_element
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.rejects import RejectedRow, Screening
 from verl_p2r.media.local_files import is_local_file
@@ -25,11 +25,9 @@ from verl_p2r.media.plan import (
     ImagePlan,
     MediaError,
     RulesError,
-    VideoInfo,
     VideoPlan,
     VisionSpec,
-    plan_image,
-    plan_video,
+    plan_element,
     prompt_tokens,
 )
 from verl_p2r.media.probe import probe_element
@@ -97,12 +95,8 @@ def media_in(messages: Iterable[Mapping[str, Any]], fields: Mapping[str, str]) -
         for part in content if isinstance(content, list) else ():
             kind = kind_of(part)
             if kind is not None and kind in fields:
-                sources = _FETCHED if part.get("allow_urls") is True else ANYWHERE
-                media.append(RowMedium(fields[kind], read_element(part, kind, fields[kind], sources)))
+                media.append(RowMedium(fields[kind], read_made_element(part, kind, fields[kind])))
     return tuple(media)
-
-
-_FETCHED = MediaSources(allow_urls=True)
 
 
 def check_modalities(
@@ -201,7 +195,7 @@ class _Probes:
         for medium in media:
             key = _key_of(medium.element)
             if key is not None and key not in self.started:
-                self.started[key] = self.pool.submit(_probe, medium.element)
+                self.started[key] = self.pool.submit(probe_element, medium.element)
 
     def plan(self, medium: RowMedium, spec: VisionSpec | None) -> VideoPlan | ImagePlan | None:
         """Return frames and tokens of a medium; None for an unknown family.
@@ -218,7 +212,7 @@ class _Probes:
                 info = self.started[key].result()
             if spec is None:
                 return None
-            return (plan_video if "video" in element else plan_image)(element, info, spec)
+            return plan_element(element, info, spec)
         except RulesError as error:
             raise RowError(
                 medium.field, "sampling rules", f"field {medium.field}: {error}", medium=_path_of(element)
@@ -227,16 +221,6 @@ class _Probes:
             path = _path_of(element)
             what = str(error) if isinstance(error, MediaError) else f"{type(error).__name__}: {error}"
             raise RowError(medium.field, _reason(path, what), f"field {medium.field}: {what}", medium=path) from error
-
-
-def _probe(element: Mapping[str, Any]) -> VideoInfo | tuple[int, int]:
-    try:
-        return probe_element(element)
-    except MediaError:
-        raise
-    except Exception as error:  # decoders may raise anything on damaged files
-        path = _path_of(element) or "the medium"
-        raise MediaError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _fault_of(sample: Sample, probes: _Probes, limit: Limit) -> RowError | None:

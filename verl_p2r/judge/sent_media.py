@@ -67,11 +67,21 @@ class SentMedia:
         return parts, fields
 
     async def _one(self, element: dict[str, Any], video_as: VideoAs) -> MediaParts:
-        key = f"{video_as} {FrameCache.key(element, self._patch_size)}"
+        key = f"{video_as} {self._key(element)}"
         future = self._made.get(key)
         if future is None or (future.done() and future.exception() is not None):
             future = self._made[key] = self._threads.submit(self._read, element, video_as)
         return await asyncio.shield(asyncio.wrap_future(future))  # one caller's cancellation leaves the others alone
+
+    def _key(self, element: Mapping[str, Any]) -> str:
+        try:
+            return FrameCache.key(element, self._patch_size)
+        except (
+            OSError,
+            TypeError,
+            ValueError,
+        ):  # a URL, or no such file: reading it has the better message
+            return json.dumps(element, default=str)
 
     def _read(self, element: dict[str, Any], video_as: VideoAs) -> MediaParts:
         return element_parts(element, video_as=video_as, patch_size=self._patch_size, cache=self._cache)

@@ -13,7 +13,8 @@ by default). Frames are resized as they are decoded, so memory depends on the re
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -30,6 +31,9 @@ from verl_p2r.media.probe import probe_file, probe_frame_list
 from verl_p2r.media.sampling import check_taken, sample_frames, video_metadata
 from verl_p2r.media.source import MediaFile, name_of, resolve
 from verl_p2r.media.source import local_path as local_path
+
+if TYPE_CHECKING:
+    from verl_p2r.media.frame_cache import FrameCache
 
 READER = "pyav"
 
@@ -95,6 +99,34 @@ def fetch_video(element: Mapping[str, Any], patch_size: int) -> tuple[torch.Tens
     video, metadata, _ = reader(dict(element))
     size = frame_size(element, len(video), (video.shape[-2], video.shape[-1]), patch_size)
     return torchvision_ops.resize(video, *size), metadata
+
+
+def cached_video(
+    element: Mapping[str, Any], patch_size: int, cache: "FrameCache | None"
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Take a video from a cache, or read it by `fetch_video` and keep it there.
+
+    Args:
+        element: as for `fetch_video`. A video that has no key, such as one behind a URL, is read each time.
+        patch_size: as for `fetch_video`.
+        cache: the cache; None without one.
+
+    Returns:
+        As `fetch_video`.
+
+    Raises:
+        MediaError: as `fetch_video`.
+    """
+    key = None
+    if cache:
+        with suppress(OSError, TypeError, ValueError):  # for a missing file the reader has the better message
+            key = cache.key(element, patch_size)
+    if cache and key and (found := cache.get(key)) is not None:
+        return found
+    frames, metadata = fetch_video(element, patch_size)
+    if cache and key:
+        cache.put(key, frames, metadata)
+    return frames, metadata
 
 
 def decode_chosen(

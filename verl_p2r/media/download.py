@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Downloads media behind URLs, if the user allows it; no other module reads media from a network.
 
-A redirect to another host is not followed, because it could point into the local network.
+A redirect to another host or scheme is not followed, because it could point into the local network.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ def download(url: str, deadline: Deadline) -> bytes:
         deadline: for the whole download.
 
     Raises:
-        MediaError: it cannot be fetched in time, is larger than `MAX_BYTES`, or redirects to another host.
+        MediaError: it cannot be fetched in time, is larger than `MAX_BYTES`, or redirects to another host or scheme.
     """
     with ThreadPoolExecutor(1) as pool:  # the caller's thread may already run an event loop
         return pool.submit(asyncio.run, _download(url, deadline)).result()
@@ -56,7 +56,7 @@ async def _download(url: str, deadline: Deadline) -> bytes:
 def _redirected(url: str, location: str) -> str:
     target = urljoin(url, location)
     if urlsplit(url)[:2] != urlsplit(target)[:2]:
-        raise MediaError(f"{url}: redirects to another host, {urlsplit(target).netloc}: use the address it leads to")
+        raise MediaError(f"{url}: redirects to another host or scheme: use the address it leads to, {target}")
     return target
 
 

@@ -57,13 +57,9 @@ def element_parts(
 
 
 def _video_parts(element: dict[str, Any], video_as: VideoAs, patch_size: int, cache: "FrameCache | None") -> MediaParts:
-    from verl_p2r.media.decode import fetch_video  # imports torch, 0.2 GB
+    from verl_p2r.media.decode import cached_video  # imports torch, 0.2 GB
 
-    key = cache.key(element, patch_size) if cache else ""
-    found = cache.get(key) if cache else None
-    video, metadata = found or fetch_video(element, patch_size)
-    if cache and found is None:
-        cache.put(key, video, metadata)
+    video, metadata = cached_video(element, patch_size, cache)
     frames = video.permute(0, 2, 3, 1).contiguous().numpy()
     indices, fps = metadata["frames_indices"], metadata["fps"]
     if video_as == "images":

@@ -86,7 +86,9 @@ def test_screening_decodes_nothing_and_result_is_cached(load, clips, tmp_path, m
     rows = [video_row(clips), text_row(), roles("user")]
     for reader in ("fetch_video", "fetch_image"):
         monkeypatch.setattr(vision_process, reader, None)
-    settings = {"max_reject_share": 0.5, "screen_cache": str(tmp_path / "screenings")}
+    template = tmp_path / "template.txt"
+    template.write_text("{question}")
+    settings = {"max_reject_share": 0.5, "screen_cache": str(tmp_path / "screenings"), "prompt_template": str(template)}
     first = load(rows, p2r=settings)
     monkeypatch.setattr(sft_dataset, "screen", None)
 
@@ -97,6 +99,9 @@ def test_screening_decodes_nothing_and_result_is_cached(load, clips, tmp_path, m
     assert len(first) == len(again()) == 2
     with pytest.raises(TypeError):  # another setting, another screening
         again(max_length=501)
+    template.write_text("{question} Think.")
+    with pytest.raises(TypeError):  # another prompt
+        again()
 
 
 def test_a_file_that_disappears_after_screening_is_named(load, make_clip):

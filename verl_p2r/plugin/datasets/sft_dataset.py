@@ -37,7 +37,6 @@ from verl_p2r.plugin.datasets.special_tokens import SpecialTokens
 from verl_p2r.plugin.media.media_cache import CacheSettings, cache_settings, sources_in
 from verl_p2r.plugin.media.position_ids import qwen_position_ids
 from verl_p2r.settings import merge
-from verl_p2r.sizes import GIB
 from verl_p2r.template import parse_response, perception_end
 
 install_reader()
@@ -222,7 +221,7 @@ class P2RSFTDataset(MultiTurnSFTDataset):
             (self.messages_key, self.image_key, self.video_key, self.max_length, self.process_aware),
             (
                 self.settings.sources,
-                self.settings.prompt_template,
+                PromptTemplate.load(self.settings.prompt_template),
                 self.media,
                 spec,
                 dict(self.apply_chat_template_kwargs),
@@ -342,4 +341,4 @@ def _unbound(processor: Any) -> Any:
 @lru_cache(maxsize=1)
 def _frame_cache(settings: CacheSettings) -> FrameCache | None:
     """Return the frame cache of this process; each worker of the data loader has its own."""
-    return FrameCache(settings.directory, int(settings.disk_gib * GIB)) if settings.directory else None
+    return settings.open_disk()

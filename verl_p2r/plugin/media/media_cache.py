@@ -12,7 +12,6 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import methodcaller
@@ -23,7 +22,7 @@ from PIL import Image, ImageOps
 from torch.utils.weak import WeakIdKeyDictionary
 
 from verl_p2r.cpus import available_cpus
-from verl_p2r.media.decode import fetch_video, install_reader
+from verl_p2r.media.decode import cached_video, install_reader
 from verl_p2r.media.frame_cache import FrameCache
 from verl_p2r.media.images import fetch_image
 from verl_p2r.settings import merge
@@ -66,16 +65,7 @@ class Source:
         element = self._element()
         if self.kind == "image":
             return fetch_image(element, self.patch_size)
-        key = None
-        if disk:
-            with suppress(OSError, TypeError, ValueError):  # for a missing file the reader has the better message
-                key = disk.key(element, self.patch_size)
-        if disk and key and (found := disk.get(key)) is not None:
-            return found
-        frames, metadata = fetch_video(element, self.patch_size)
-        if disk and key:
-            disk.put(key, frames, metadata)
-        return frames, metadata
+        return cached_video(element, self.patch_size, disk)
 
     def _element(self) -> dict[str, Any]:
         element: dict[str, Any] = json.loads(self.element)
