@@ -36,7 +36,10 @@ def leftovers(folder: Path = FOLDER, processes: Path = PROCESSES, settled: float
     """
     segments = {}
     for path in folder.iterdir():
-        status = path.lstat()
+        try:
+            status = path.lstat()
+        except FileNotFoundError:  # removed since it was listed
+            continue
         if path.is_file() and status.st_uid == os.getuid() and time.time() - status.st_mtime > settled:
             segments[str(path)] = status.st_blocks * 512
     for process in processes.iterdir():

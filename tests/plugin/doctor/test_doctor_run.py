@@ -122,6 +122,11 @@ MODEL_FAULTS = {
         "model_type 'llama'",
         "qwen2_5_vl",
     ),
+    "damaged index": (
+        lambda model: (model / "model.safetensors.index.json").write_text('{"weight_m'),
+        "has no readable model.safetensors.index.json",
+        "download or save the model again",
+    ),
     "damaged config": (lambda model: (model / "config.json").write_text("{"), "cannot be read", "again"),
 }
 
@@ -206,6 +211,20 @@ def test_a_judge_that_answers_is_fine_and_a_silent_one_is_a_fault(rl, judge_serv
 def test_the_judge_is_not_asked_where_no_run_would_ask_it(rl):
     ours = ["p2r/judge=openai", "algorithm.p2r.judge.kwargs.model=judge"]
     assert not list(check_judge_answers(rl(*ours, "algorithm.p2r.perception.enabled=False")))
+
+
+def test_a_model_that_verl_serves_is_not_asked_before_the_run(rl):
+    members = "{text:{name:verl},facts:{name:facts}}"
+    judge = ["p2r/judge=all", "~algorithm.p2r.judge.kwargs.members", f"+algorithm.p2r.judge.kwargs.members={members}"]
+    (finding,) = check_judge_answers(rl(*judge))
+    assert (finding.found, finding.remedy) == ("verl serves it during the run", "")
+
+
+def test_keeping_all_checkpoints_is_a_warning(rl):
+    (finding,) = check_checkpoints(rl("trainer.max_actor_ckpt_to_keep=null", "trainer.save_freq=5"))
+    assert "all checkpoints of" in finding.found
+    assert "set trainer.max_actor_ckpt_to_keep" in finding.remedy
+    assert not finding.fatal
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_a_fault(rl, monkeypatch, model):

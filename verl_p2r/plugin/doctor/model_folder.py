@@ -82,7 +82,10 @@ def _missing(folder: Path, has_processor: bool) -> tuple[list[str], str]:
         inside = "; in a checkpoint of verl it is the folder huggingface, or merge its shards with verl.model_merger"
         return ["config.json"], "give the model's own folder" + (inside if shards else "")
     for index in folder.glob(SHARDS):
-        named = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        try:
+            named = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):  # a download that was cut off
+            return [f"readable {index.name}"], again
         if lost := [name for name in named if not (folder / name).is_file()]:
             return lost, again
     if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):

@@ -20,6 +20,7 @@ from verl_p2r.plugin.doctor.model_folder import check_model, find_model
 from verl_p2r.plugin.plan.from_config import plan_of
 from verl_p2r.plugin.plan.launches import Launch
 from verl_p2r.plugin.plan.tokens import Options, listed, samples
+from verl_p2r.plugin.rl.verl_judge import asks_verl
 from verl_p2r.settings import P2RSettings
 from verl_p2r.sizes import GIB
 
@@ -97,10 +98,15 @@ def check_checkpoints(launch: Launch) -> Iterator[Finding]:
     """Check that the disk holds the checkpoints that a run keeps, and the one that it writes meanwhile."""
     folder = Path(launch.config.trainer.default_local_dir).expanduser()
     try:
-        size, kept = checkpoint_bytes(launch, plan_of(launch, Options(rows=0)).job), _kept(launch)
+        size = checkpoint_bytes(launch, plan_of(launch, Options(rows=0)).job)
     except ValueError:  # the model is not here, which is reported already, or `verl-p2r plan` says what is wrong
         return
+    kept = launch.config.trainer.get(_limit(launch)) or (None if _saves(launch) else 1)
     disk = disk_of("checkpoints of the run", folder, "trainer.default_local_dir")
+    if kept is None:
+        found = f"{disk.free / GIB:.0f} GiB free in {folder}; all checkpoints of {size / GIB:.1f} GiB are kept"
+        yield Finding(f"disk: {disk.use}", found, f"set trainer.{_limit(launch)}, if that is too many", fatal=False)
+        return
     needed = size * (kept + 1)
     remedy = f"keep fewer, save less (checkpoint.save_contents), or choose another disk with {disk.setting}"
     found = f"{disk.free / GIB:.0f} GiB free in {folder}; {kept} + 1 of {size / GIB:.1f} GiB"
@@ -115,10 +121,15 @@ def checkpoint_bytes(launch: Launch, job: Job) -> float:
     return sum(size for name, size in parts.items() if name in saved)
 
 
-def _kept(launch: Launch) -> int:
-    """Return how many checkpoints a run keeps; at least 1."""
-    trainer = launch.config.trainer
-    return trainer.get("max_actor_ckpt_to_keep" if launch.trains_rl else "max_ckpt_to_keep") or 1
+def _saves(launch: Launch) -> bool:
+    """Return whether a run saves checkpoints before its end; in SFT, `save_freq` may be `after_each_epoch`."""
+    every = launch.config.trainer.save_freq
+    return not isinstance(every, int) or every > 0
+
+
+def _limit(launch: Launch) -> str:
+    """Return the name of the setting that limits how many checkpoints a run keeps."""
+    return "max_actor_ckpt_to_keep" if launch.trains_rl else "max_ckpt_to_keep"
 
 
 def check_judge_answers(launch: Launch) -> Iterator[Finding]:
@@ -127,7 +138,7 @@ def check_judge_answers(launch: Launch) -> Iterator[Finding]:
     name = settings.judge.name
     if not settings.perception.enabled:
         return
-    if name == "verl":
+    if asks_verl(settings):
         yield Finding("judge", "verl serves it during the run")
         return
     try:
@@ -147,7 +158,7 @@ def check_judge_answers(launch: Launch) -> Iterator[Finding]:
 async def _ask(judge: Any, name: str) -> None:
     """Ask as a run does at its start; raise if the judge cannot be reached or gives a wrong verdict."""
     try:
-        if isinstance(judge, OpenAIJudge):
+        if hasattr(judge, "reach"):
             await judge.reach()
         await check_judge(judge, name)
     finally:
