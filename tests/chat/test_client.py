@@ -299,6 +299,22 @@ def test_unreachable_proxy_is_named(monkeypatch):
     asyncio.run(main())
 
 
+def test_reach_does_not_repeat_what_stays_wrong(monkeypatch):
+    async def main():
+        async with ScriptedServer(lambda head, body: http(b"", "407 Proxy Authentication Required")) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1"))
+            client = ChatClient("m", ["http://one.example/v1", "http://two.example/v1"])
+            with pytest.raises(Unanswered) as caught:
+                await client.reach()
+            await client.aclose()
+            return str(caught.value), len(proxy.bodies)
+
+    message, asked = asyncio.run(main())
+    assert "407" in message
+    assert "start the server" not in message
+    assert asked == 2
+
+
 def test_404_from_url_without_path_suggests_v1():
     async def main():
         async with ScriptedServer(lambda head, body: http(b"{}", "404 Not Found")) as server:

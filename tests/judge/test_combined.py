@@ -16,8 +16,8 @@ REQUEST = JudgeRequest("Which?", "A", "a red ball", row="row 3")
 class Says:
     """Answers what it is built with; an exception is raised."""
 
-    def __init__(self, value=None, probability=None, error=None, source="judge"):
-        self.verdict = Verdict(value, f"I say {value}", source, 1, 10, 2, probability=probability)
+    def __init__(self, value=None, probability=None, error=None, source="judge", **more):
+        self.verdict = Verdict(value, f"I say {value}", source, 1, 10, 2, probability=probability, **more)
         self.error, self.gives_probabilities = error, probability is not None
         self.closed = 0
 
@@ -109,6 +109,17 @@ def test_what_a_verdict_cost_is_the_sum():
     assert asyncio.run(get_judge("all", members=members(kept, {"value": True})).judge(REQUEST)).source == "judge"
 
 
+def test_why_there_is_no_verdict_is_the_members_reason():
+    yes, refused, odd = {"value": True}, {"status": 401}, {"useless": True}
+    for name, given, expected in (
+        ("all", (yes, refused), (None, 401, False)),
+        ("all", (yes, odd), (None, None, True)),
+        ("any", (yes, refused, odd), (True, None, False)),
+    ):
+        verdict = asyncio.run(get_judge(name, members=members(*given)).judge(REQUEST))
+        assert (verdict.value, verdict.status, verdict.useless) == expected
+
+
 def test_only_judges_that_all_give_probabilities_give_one():
     soft, hard = {"value": True, "probability": 0.7}, {"value": True}
     assert get_judge("all", members=members(soft, soft)).gives_probabilities
@@ -198,5 +209,5 @@ def test_thresholds_that_cannot_be_used(threshold):
 def test_the_names_of_all_judges_at_any_depth():
     inner = {"members": {"a": {"name": "verl"}, "b": {"name": "facts"}, "broken": 3}}
     tree = {"members": {"c": {"name": "any", "kwargs": inner}, "d": {"name": "openai"}}}
-    assert list(named_judges("all", tree)) == ["all", "any", "verl", "facts", "openai"]
-    assert list(named_judges("openai", {"members": None})) == ["openai"]
+    assert [name for name, _ in named_judges("all", tree)] == ["all", "any", "verl", "facts", "openai"]
+    assert list(named_judges("openai", {"members": None})) == [("openai", {"members": None})]

@@ -259,6 +259,13 @@ def test_invalid_judge_options_are_refused_without_showing_key(kwargs, message):
     assert KEY not in str(caught.value)
 
 
+def test_judge_names_a_template_that_is_not_utf8(tmp_path):
+    template = tmp_path / "template.txt"
+    template.write_bytes("é {question} {solution} {observation}".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"template_file .*template\.txt is not UTF-8"):
+        OpenAIJudge("m", "http://localhost:8000/v1", template_file=str(template))
+
+
 def test_judge_refuses_incomplete_template_at_construction(tmp_path):
     template = tmp_path / "template.txt"
     template.write_text("{question} {solution}")

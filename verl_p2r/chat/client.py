@@ -144,30 +144,33 @@ class ChatClient:
         raise Unanswered(self.redacted(why), retries, last.status, last.useless, last.filtered)
 
     async def reach(self) -> None:
-        """Check that at least one server is reachable before any work begins; takes ten seconds at most.
+        """Check that at least one server is reachable before any work begins; takes 20 seconds at most.
 
         Raises:
             Unanswered: No server is reachable. Any HTTP response counts as reachable.
         """
-        errors: list[str] = []
         for attempt in range(_REACHES):
-            for route in self._routes:
-                try:
-                    return await self._reach(route)
-                except Failure as error:
-                    errors.append(str(error))
+            failures = await asyncio.gather(*(self._reach(route) for route in self._routes))
+            if None in failures:
+                return
+            errors = [failure for failure in failures if failure is not None]
+            if not any(error.again for error in errors):  # a wrong key or certificate stays wrong
+                raise Unanswered(self.redacted(str(errors[-1])))
             if attempt < _REACHES - 1:
                 await asyncio.sleep(_REACH_S)
-        raise Unanswered(self.redacted(f"{errors[-1]}: start the server, or correct its URL; nothing was asked"))
+        again = next(error for error in reversed(errors) if error.again)
+        raise Unanswered(self.redacted(f"{again}: start the server, or correct its URL; nothing was asked"))
 
-    async def _reach(self, route: Route) -> None:
+    async def _reach(self, route: Route) -> Failure | None:
+        """Return why a server cannot be reached; None if it can."""
         http, timeout = self._session().http, aiohttp.ClientTimeout(_REACH_S)
         try:
             async with http.get(route.address.models, timeout=timeout, **self._key.options(route)) as response:
                 if response.status == 407 and route.proxy:
-                    raise refusal(route, 407, "", "", "", {})
+                    return refusal(route, 407, "", "", "", {})
+                return None
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-            raise lost(route, error, _REACH_S) from None
+            return lost(route, error, _REACH_S)
 
     def redacted(self, text: str) -> str:
         """Return a text without the key."""

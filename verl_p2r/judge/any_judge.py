@@ -8,7 +8,7 @@ from verl_p2r.judge.protocol import Verdict
 
 
 class AnyJudge(CombinedJudge):
-    """Accepts what at least one member accepts, for example facts where the row lists them, or else a model [ours].
+    """Accepts what at least one member accepts, for example the row's facts or a model [ours].
 
     A single Yes decides. Without a Yes, a member without a verdict leaves the observation without one. P(Yes) is the
     highest of the members'.

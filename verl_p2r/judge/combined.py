@@ -121,6 +121,7 @@ class CombinedJudge(ABC):
         given = await asyncio.gather(*(self._member(label, request, method) for label in self.members))
         verdicts = dict(zip(self.members, given, strict=True))
         value, probability = self.decide(verdicts)
+        unknown = [verdict for verdict in given if value is None and verdict.value is None]
         return Verdict(
             value,
             "; ".join(f"{label}: {_WORDS[verdict.value]}, {verdict.reason}" for label, verdict in verdicts.items()),
@@ -128,6 +129,8 @@ class CombinedJudge(ABC):
             retries=sum(verdict.retries for verdict in given),
             prompt_tokens=sum(verdict.prompt_tokens for verdict in given),
             completion_tokens=sum(verdict.completion_tokens for verdict in given),
+            status=next((verdict.status for verdict in unknown if verdict.status), None),
+            useless=any(verdict.useless for verdict in unknown),
             seconds=max((verdict.seconds for verdict in given), default=0.0),
             probability=None if value is None else probability,
             members=tuple((label, verdict.value) for label, verdict in verdicts.items()),
@@ -157,17 +160,18 @@ def known(probabilities: Sequence[float | None]) -> list[float] | None:
     return given if len(given) == len(probabilities) else None
 
 
-def named_judges(name: str, kwargs: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a judge's registered name and the names of the judges that it asks, at any depth.
+def named_judges(name: str, kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the names and options of a judge and of the judges that it asks, at any depth.
 
     Args:
         name: The value of `algorithm.p2r.judge.name`.
         kwargs: The value of `algorithm.p2r.judge.kwargs`.
 
-    >>> list(named_judges("all", {"members": {"a": {"name": "facts"}, "b": {"name": "openai", "kwargs": {}}}}))
-    ['all', 'facts', 'openai']
+    >>> members = {"a": {"name": "facts"}, "b": {"name": "openai", "kwargs": {"model": "m"}}}
+    >>> list(named_judges("all", {"members": members}))[1:]
+    [('facts', {}), ('openai', {'model': 'm'})]
     """
-    yield name
+    yield name, kwargs
     members = kwargs.get("members")
     asked = list(members.values()) if isinstance(members, Mapping) else []
     for member in [*asked, kwargs.get("compare_with")]:

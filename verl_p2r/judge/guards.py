@@ -11,17 +11,14 @@ from verl_p2r.judge.answer_only import states_only_the_answer
 from verl_p2r.judge.facts import words
 from verl_p2r.judge.protocol import Judge, JudgeRequest, Verdict
 from verl_p2r.settings import JudgeGuards
+from verl_p2r.visible import INVISIBLE
 
 MAX_OBSERVATION = 8000
 """The most characters of an observation that a judge sees; the paper's length band ends at 320 tokens [ours]."""
 
-# Characters that a reader does not see: controls, soft hyphen, zero-width and bidirectional marks, fillers, variation
-# selectors, tag characters and private use; and lone surrogates, which UTF-8 cannot encode. This removes emoji joiners.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
-    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\ue000-\uf8ff"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff]+"
-)
+# What a reader does not see, the control characters that count as white space, and lone surrogates, which UTF-8 cannot
+# encode. This removes emoji joiners.
+_INVISIBLE = re.compile(rf"[{INVISIBLE}\x0b\x0c\x1c-\x1f\ud800-\udfff]+")
 _LINE_ENDS = re.compile("\r\n?|[\x85\u2028\u2029]")
 _BRACKETS = str.maketrans("<>＜＞﹤﹥⟨⟩〈〉〈〉˂˃᚜᚛❮❯ᐸᐳ◁▷❬❭⦑⦒⧼⧽", "‹›" * 14)
 # Special tokens in square brackets: [INST] (Mistral), [gMASK] (GLM), [UNUSED_TOKEN_145] (InternLM), [|user|] (EXAONE),

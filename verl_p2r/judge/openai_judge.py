@@ -109,9 +109,7 @@ class OpenAIJudge:
         self.model, self.base_urls = model, self._client.base_urls
         self._single = SingleToken(self._client) if self.gives_probabilities else None
         name = self.prompt + ("_single_token" if self._single else "")
-        self._template = (
-            Path(template_file).expanduser().read_text("utf-8") if template_file else default_template(name)
-        )
+        self._template = _read_template(template_file) if template_file else default_template(name)
         self._max_observation_chars = max_observation_chars
         build_judge_prompt(JudgeRequest("", "", ""), self._template)  # raises if the template lacks a placeholder
         fingerprint = [PROMPT_VERSION, self._template, max_observation_chars, self._client.body]
@@ -189,3 +187,10 @@ class OpenAIJudge:
             data = text.encode("utf-8", "surrogatepass")
             digest.update(b"%d " % len(data) + data)
         return digest.digest()
+
+
+def _read_template(file: str) -> str:
+    try:
+        return Path(file).expanduser().read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the judge's template_file {file} is not UTF-8 ({error}): save it as UTF-8") from error

@@ -2,9 +2,10 @@
 """The entry point `verl.plugins`, which verl loads in every process that imports it.
 
 verl swallows exceptions of a plugin, and it loads plugins in processes that do not need them (vLLM workers, reward
-workers). This module therefore does not import verl, nor torch except on the CPU platform. It only registers import
-hooks: when verl imports one of its modules, one of ours is imported and registers with verl's registry. An error in one
-of ours then surfaces where verl imports the registry.
+workers). This module therefore imports neither verl nor torch, except torch on the CPU platform, and both where a
+trainer looks for an accelerator (`no_gpu`). It only registers import hooks: when verl imports one of its modules, one
+of ours is imported and registers with verl's registry. An error in one of ours then surfaces where verl imports the
+registry.
 
 | when verl imports                              | we register                                               |
 |------------------------------------------------|-----------------------------------------------------------|

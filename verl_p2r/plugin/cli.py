@@ -153,7 +153,7 @@ def _cases_for(name: str, options: dict[str, Any], path: Path | None, folder: st
     from verl_p2r.judge.combined import named_judges
     from verl_p2r.judge.evaluation import load_cases
 
-    if path is None and "visual" in named_judges(name, options):
+    if path is None and "visual" in dict(named_judges(name, options)):
         from verl_p2r.judge.visual_cases import write_cases
 
         path = write_cases(Path(folder))

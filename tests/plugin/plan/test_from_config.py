@@ -8,6 +8,7 @@ from statistics import median
 import make_data
 import pytest
 from example_scripts import CASES, SMALL_CARDS, START, call
+from omegaconf import OmegaConf
 from qwen_vl_utils import process_vision_info
 from typer.testing import CliRunner
 from verl.trainer.ppo.utils import create_rl_dataset
@@ -17,10 +18,12 @@ from verl.utils.tokenizer import build_multimodal_processor_inputs
 from verl_p2r.media.plan import VisionSpec
 from verl_p2r.planner import GPUS, PHASES, Assumed, SecondAnswers, count, faults, memory, step_time, total
 from verl_p2r.plugin.cli import app
+from verl_p2r.plugin.plan import from_config
 from verl_p2r.plugin.plan.from_config import Options, plan_of
 from verl_p2r.plugin.plan.launches import launch_of, read
 from verl_p2r.plugin.plan.report import amount
 from verl_p2r.plugin.plan.tokens import samples
+from verl_p2r.settings import P2RSettings
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +173,21 @@ def test_plan_uses_settings_of_each_script(plans):
     baseline = next(case for case in CASES if case.env.get("ABLATION") == "grpo")
     assert plans(baseline).job.judge is None
     assert plans(baseline).job.second_answers is None
+
+
+def test_every_model_judge_is_called_and_the_slowest_one_counts():
+    sizes = {"data": {"train_batch_size": 4}, "actor_rollout_ref": {"rollout": {"n": 3}}, "reward": {"num_workers": 2}}
+
+    def judging(name, **kwargs):
+        settings = P2RSettings.from_mapping({"judge": {"name": name, "kwargs": kwargs}})
+        return from_config._judge(OmegaConf.create(sizes), settings)
+
+    one, two = ({"name": "openai", "kwargs": {"model": "m", "concurrency": most}} for most in (8, 4))
+    both = judging("all", members={"facts": {"name": "facts"}, "one": one, "two": two})
+    assert (both.calls, both.in_flight) == (2 * 12, 2 * 4 * 2)  # as long as 12 calls, 4 × 2 at a time
+    assert judging("self", compare_with=two).calls == 12
+    assert judging("self") is judging("facts") is None
+    assert judging("any", members={"facts": {"name": "facts"}, "self": {"name": "self"}}) is None
 
 
 @pytest.mark.parametrize("gpu", ["A100", "H100"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""verl's FSDP engine with what this project adds: see the four mixins.
+"""verl's FSDP engine with what this project adds: see the three mixins.
 
 In verl's registry an engine for a vendor takes precedence over one for a device, which is verl's own. The hook on
 verl's engine module imports this one; importing it earlier causes a circular import. Remove it when verl's engine reads

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pyarrow.parquet import read_metadata
 from verl.workers.config import FSDPEngineConfig, RolloutConfig
 
+from verl_p2r.judge.combined import named_judges
 from verl_p2r.judge.self_judge import AGENT_LOOP
 from verl_p2r.media.plan import VisionSpec
 from verl_p2r.planner import GPUS, Engine, Job, Judging, Lengths, Line, Rollout, SecondAnswers
@@ -203,10 +204,14 @@ def _rollout(rollout: RolloutConfig, shape: ModelShape, gpus: int) -> Rollout:
 
 
 def _judge(config: DictConfig, settings: P2RSettings) -> Judging | None:
-    if settings.judge.name in ("facts", "self") or not settings.perception.enabled:
+    """The calls of all model judges, each of which judges all responses, as many at a time as the slowest one takes."""
+    judges = named_judges(settings.judge.name, settings.judge.kwargs)
+    models = [options for name, options in judges if name not in ("facts", "self") and "members" not in options]
+    if not models or not settings.perception.enabled:
         return None
-    in_flight = settings.judge.kwargs.get("concurrency", 32) * config.reward.num_workers
-    return Judging(config.data.train_batch_size * config.actor_rollout_ref.rollout.n, in_flight)
+    rows = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+    in_flight = min(options.get("concurrency", 32) for options in models) * config.reward.num_workers
+    return Judging(rows * len(models), in_flight * len(models))
 
 
 def _second_answers(rollout: RolloutConfig, settings: P2RSettings) -> SecondAnswers | None:

@@ -44,7 +44,7 @@ def make_judge(config: DictConfig, settings: P2RSettings, reward_router_address:
 
 def asks_verl(settings: P2RSettings) -> bool:
     """Tell whether the judge, or another one that it asks, is a model that verl serves."""
-    return "verl" in named_judges(settings.judge.name, settings.judge.kwargs)
+    return "verl" in dict(named_judges(settings.judge.name, settings.judge.kwargs))
 
 
 def _with_address(
