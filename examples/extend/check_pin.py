@@ -14,12 +14,12 @@ from verl_p2r.plugin.hooks import Checked, check_hooks_in_fresh_process
 
 
 def waiting() -> dict[str, str]:
-    """Our files that a newer verl or vLLM makes unnecessary → when."""
+    """Our files that a newer verl or vLLM makes unnecessary → what can be removed when."""
     package = Path(verl_p2r.__file__).parent
     found = {}
     for path in sorted(package.rglob("*.py")):
         text = " ".join(path.read_text(encoding="utf-8").split())
-        if match := re.search(r"Remove (?:it|this)(?: module)? when ([^.\"]*)", text):
+        if match := re.search(r"Remove ([^.]{1,40}? when [^.\"]*)", text):
             found[str(path.relative_to(package))] = match[1]
     return found
 
@@ -35,8 +35,8 @@ def outcome(checked: list[Checked]) -> tuple[str, bool]:
 
 
 if __name__ == "__main__":
-    for file, when in waiting().items():
-        print(f"{file}: remove it when {when}")
+    for file, what in waiting().items():
+        print(f"{file}: remove {what}")
     text, good = outcome(check_hooks_in_fresh_process())
     print(text)
     sys.exit(not good)

@@ -157,6 +157,17 @@ def run(stage: Stage, log: Path, show: Callable[[int], None]) -> None:
         shutil.copytree(source, target)
 
 
+def _earlier_seconds(timings: Path) -> dict[str, float]:
+    """Read how long stages took that ran before; of a file that cannot be read, only that is lost."""
+    try:
+        return dict(json.loads(timings.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError):
+        _line(f"{timings} cannot be read and is written anew: only the time of the stages that ran before is lost")
+        return {}
+
+
 def _line(text: str) -> None:
     console.print(text, markup=False, highlight=False)
 
@@ -191,7 +202,7 @@ def main(
         console.print(f"[red]{out} holds a run with other arguments: {arguments.read_text()}[/]; choose another --out")
         raise typer.Exit(2)
     arguments.write_text(json.dumps(wanted))
-    seconds: dict[str, float] = json.loads(timings.read_text()) if timings.exists() else {}
+    seconds = _earlier_seconds(timings)
     done = out / "done"
     done.mkdir(exist_ok=True)
     columns = (
@@ -206,7 +217,8 @@ def main(
         name = stage.name.replace(" ", "_").lower()
         place = f"[{number}/{len(todo)}] {stage.name}"
         if (done / name).exists():
-            _line(f"{place}: finished earlier in {seconds[stage.name]:.0f} s")
+            took = f" in {seconds[stage.name]:.0f} s" if stage.name in seconds else ""
+            _line(f"{place}: finished earlier{took}")
             continue
         start, before = time.monotonic(), seconds.get(stage.name, 0.0)
         log = logs / f"{name}.log"
@@ -221,7 +233,9 @@ def main(
                 run(stage, log, show)
         finally:  # an interrupted stage keeps what it has taken so far
             seconds[stage.name] = round(before + time.monotonic() - start, 1)
-            timings.write_text(json.dumps(seconds))
+            partial = timings.with_suffix(".partial")
+            partial.write_text(json.dumps(seconds))
+            partial.replace(timings)
         (done / name).touch()
         _line(f"{place}: finished in {seconds[stage.name]:.0f} s")
     subprocess.run([sys.executable, str(HERE / "report.py"), str(out)], check=True)

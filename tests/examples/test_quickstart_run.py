@@ -48,6 +48,14 @@ def test_stage_without_steps_prints_progress_each_minute(run):
     assert lines == ["evaluation: running, 60 s", "evaluation: running, 125 s"]
 
 
+@pytest.mark.parametrize("text", ['{"data": 1', "7", ""])
+def test_damaged_timings_cost_only_the_times(run, tmp_path, text, capsys):
+    (tmp_path / "timings.json").write_text(text)
+    assert run._earlier_seconds(tmp_path / "timings.json") == {}
+    assert "cannot be read" in capsys.readouterr().out
+    assert run._earlier_seconds(tmp_path / "none.json") == {}
+
+
 def test_quickstart_output_to_file_names_start_and_end_of_each_stage(run, tmp_path):
     """The real command on a folder where every stage but one has finished; that one fails at once."""
     (tmp_path / "done").mkdir()
