@@ -119,7 +119,7 @@ def test_entry_points_add_problem_type_and_judge_without_import(install):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("no_such_module:scorer", r"problem type 'odd' cannot be imported from 'no_such_module:scorer': No module"),
+        ("no_such_module:scorer", r"problem type 'odd' cannot be imported from 'no_such_module:scorer': .*No module"),
         ("broken_module:missing", r"cannot be imported from 'broken_module:missing': .*write module:attribute"),
     ],
 )
@@ -140,6 +140,14 @@ def test_two_packages_cannot_share_a_name(install):
         install(name, f"[verl_p2r.problem_types]\nparity = {name}_module:parity\n")
     with pytest.raises(ValueError, match=r"'parity', which .* adds .* is taken by .*: rename it there, or uninstall"):
         problem_types()
+
+
+@pytest.mark.parametrize("text", ["x = y", "x = (", "{}['a']"])
+def test_any_error_in_an_extensions_module_is_named(tmp_path, monkeypatch, text):
+    (tmp_path / "broken_thing.py").write_text(text)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(ValueError, match=r"imported from 'broken_thing:Thing': (NameError|SyntaxError|KeyError)"):
+        get_judge("broken_thing:Thing")
 
 
 def test_failing_import_inside_entry_point_module_names_cause(tmp_path, monkeypatch):

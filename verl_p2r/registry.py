@@ -92,9 +92,10 @@ def import_path(path: str, where: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # the module of a user may raise anything
         raise ValueError(
-            f"{where} cannot be imported from {path!r}: {error}; write module:attribute, importable by every worker"
+            f"{where} cannot be imported from {path!r}: {type(error).__name__}: {error}; write module:attribute, "
+            "importable by every worker"
         ) from error
 
 

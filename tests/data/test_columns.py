@@ -219,6 +219,14 @@ def test_broken_line_in_records_file_is_one_bad_record(tmp_path):
     assert broken.reason == "unreadable record"
 
 
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file or directory"), (b"\xe9", "it is not UTF-8")])
+def test_a_template_that_cannot_be_read_is_named(tmp_path, content, why):
+    if content:
+        (tmp_path / "t.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"prompt template '.*t\.txt' cannot be read \({why}\): name a text file"):
+        PromptTemplate.load(str(tmp_path / "t.txt"))
+
+
 @pytest.mark.parametrize("problem_type", PROBLEM_TYPES)
 def test_default_template_asks_for_all_parts_and_answer_form(problem_type):
     template = PromptTemplate.load("process_aware")

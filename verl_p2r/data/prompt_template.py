@@ -68,9 +68,10 @@ class PromptTemplate:
         path = own if own.is_file() else Path(name).expanduser()
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ValueError(
-                f"prompt template {name!r} cannot be read ({error.strerror}): name a text file, or process_aware"
+                f"prompt template {name!r} cannot be read ({why}): name a text file, or process_aware"
             ) from error
         return cls.parse(text, f"prompt template {name}")
 
