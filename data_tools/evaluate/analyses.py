@@ -155,15 +155,9 @@ def report_command(
         if bool(runs) == bool(rollouts):
             raise ValueError("name outputs of `run`, or the rollouts of a training by --rollouts")
         if rollouts is not None:
-            for option, value in (
-                ("--media-root", media_root),
-                ("--prepared", prepared),
-                ("--tokenizer", tokenizer),
-                ("--trained-on", trained_on),
-                ("--verdicts", verdicts),
-            ):
-                if value:
-                    raise ValueError(f"{option} is about outputs of `run`: leave it out with --rollouts")
+            _refuse(
+                media_root=media_root, prepared=prepared, tokenizer=tokenizer, trained_on=trained_on, verdicts=verdicts
+            )
             own = Rollouts.read(rollouts)
             page = Report(
                 f"Rollouts of {own.folder.resolve().parent.name}",
@@ -186,3 +180,10 @@ def report_command(
             )
         size = write_report(page, out)
     say(f"{out}: {len(page.cards):,} replies, {size / (1 << 20):.1f} MiB; open it in a browser")
+
+
+def _refuse(**options: object) -> None:
+    """Refuse options that have no effect on the rollouts of a training."""
+    for name, value in options.items():
+        if value:
+            raise ValueError(f"--{name.replace('_', '-')} is about outputs of `run`: leave it out with --rollouts")
