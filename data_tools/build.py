@@ -61,6 +61,8 @@ class BuildSettings:
     export: ExportSettings = field(default_factory=ExportSettings)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.max_reject_share <= 1:
+            raise ValueError(f"max_reject_share is {self.max_reject_share}: give a share between 0 and 1")
         for name in ("media_root", "check_files", "max_reject_share"):
             if getattr(self.export, name) != getattr(ExportSettings(), name):
                 raise ValueError(f"export.{name} is set: set {name} at the top level, for all steps")

@@ -193,7 +193,7 @@ def test_ray_finishes_server_run_and_rejects_only_bad_records(world, config, bui
     rejects = {line["record"]: line for line in lines(world.folder / "begun" / "rejects.jsonl")}
     assert rejects.keys() == {"gone", "long"}
     assert rejects["gone"]["reason"] == "missing file"
-    assert rejects["long"]["reason"] == "no reply"
+    assert rejects["long"]["reason"] == "refused"
     assert "longer than the maximum model length" in rejects["long"]["message"]
     assert served(config) == before
 

@@ -75,9 +75,10 @@ def _determining(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     own = {name: value for name, value in kwargs.items() if name not in NOT_IN_FINGERPRINT}
     if file := own.get("template_file"):
         own["template"] = Path(file).expanduser().read_text("utf-8")
-    if members := own.get("members"):
+    if isinstance(members := own.get("members"), Mapping):
         own["members"] = {
-            label: {**member, "kwargs": _determining(member.get("kwargs") or {})} for label, member in members.items()
+            label: {**one, "kwargs": _determining(one.get("kwargs") or {})} if isinstance(one, Mapping) else one
+            for label, one in members.items()
         }
     return own
 

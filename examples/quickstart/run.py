@@ -164,7 +164,8 @@ def _earlier_seconds(timings: Path) -> dict[str, float]:
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError):
-        _line(f"{timings} cannot be read and will be replaced: only the time of the stages that ran before is lost")
+        _line(f"{timings} cannot be read and is removed: only the time of the stages that ran before is lost")
+        timings.unlink()
         return {}
 
 

@@ -156,7 +156,7 @@ def assert_same(left: Path, right: Path) -> None:
     ("changes", "message"),
     [
         ({"judge": {"kwargs": {"mdel": "x"}}}, "judge.kwargs does not fit judge 'openai'"),
-        ({"max_reject_share": 5}, "max_reject_share is 5"),
+        ({"export": {"val_share": 5}}, "val_share is 5"),
         ({"export": {"prompt_template": "nothing.txt"}}, "nothing.txt"),
     ],
 )
@@ -237,6 +237,7 @@ def test_example_build_config_equals_defaults():
         ("inputs: a.jsonl", "give a list of texts"),
         ("generate: {video_as: film}", r"generate\.video_as is 'film': use one of video, images"),
         ("verify: {min_accuracy: 2}", "min_accuracy is 2"),
+        ("max_reject_share: 5", "max_reject_share is 5: give a share between 0 and 1"),
         ("judge: {kwargs: 3}", "give a mapping"),
         ("inputs: [nowhere.jsonl]", "nowhere.jsonl does not exist"),
         ("[]", "give a mapping of settings"),

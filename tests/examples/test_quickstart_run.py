@@ -53,6 +53,7 @@ def test_damaged_timings_cost_only_the_times(run, tmp_path, text, capsys):
     (tmp_path / "timings.json").write_text(text)
     assert run._earlier_seconds(tmp_path / "timings.json") == {}
     assert "cannot be read" in capsys.readouterr().out
+    assert not (tmp_path / "timings.json").exists()  # the report, which reads it too, goes on without it
     assert run._earlier_seconds(tmp_path / "none.json") == {}
 
 

@@ -115,6 +115,8 @@ def test_why_there_is_no_verdict_is_the_members_reason():
         ("all", (yes, refused), (None, 401, False)),
         ("all", (yes, odd), (None, None, True)),
         ("any", (yes, refused, odd), (True, None, False)),
+        ("all", (refused, odd), (None, None, False)),  # they disagree about why
+        ("all", (refused, refused), (None, 401, False)),
     ):
         verdict = asyncio.run(get_judge(name, members=members(*given)).judge(REQUEST))
         assert (verdict.value, verdict.status, verdict.useless) == expected

@@ -154,7 +154,7 @@ class ChatClient:
             if None in failures:
                 return
             errors = [failure for failure in failures if failure is not None]
-            if not any(error.again for error in errors):  # a wrong key or certificate stays wrong
+            if not any(error.again for error in errors):  # a wrong certificate, or a proxy's refusal
                 raise Unanswered(self.redacted(str(errors[-1])))
             if attempt < _REACHES - 1:
                 await asyncio.sleep(_REACH_S)

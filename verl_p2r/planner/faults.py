@@ -104,5 +104,5 @@ def _judge_at_fault(job: Job, assumed: Assumed) -> Iterator[str]:
         yield (
             f"judge: {job.judge.calls} calls of {assumed.judge:g} s, {job.judge.in_flight} at a time, take "
             f"{judge_time(job, assumed):.0f} s, and a step waits {waits:.0f} s for them: if its servers can take it, "
-            f"allow {needed} at a time (concurrency in each model judge's kwargs × reward.num_workers)"
+            f"allow {needed} at a time, of all model judges together (concurrency in their kwargs × reward.num_workers)"
         )

@@ -112,7 +112,17 @@ def test_sufficiency_fails_when_items_have_no_reply(tmp_path, judge_server):
     assert "dropped, no observation: 1" in done.output
     assert "start again, which asks only the items without a reply" in done.output
     judge_server.control()
-    assert "4 kept" in invoke(*command, "--pass", "observation")
+    moved = (tmp_path / "prepared").rename(tmp_path / "elsewhere")
+    prepared = ["--prepared", moved / "mmvu"]
+    assert "4 kept" in invoke(*command, "--pass", "observation", *prepared)
+    assert "judge none" in invoke("mismatch", run, "--out", tmp_path / "mm", *prepared)
+
+
+def test_a_run_without_observations_has_a_sufficiency_of_zero(tmp_path, judge_server):
+    run = make_run(tmp_path, {"validation_0": "A"})
+    command = ["sufficiency", run, "--out", tmp_path / "s", "--model", "judge", "--base-url", judge_server.base_url]
+    assert "dropped, no observation: 1" in invoke(*command, "--pass", "observation")
+    assert json.loads((tmp_path / "s" / "sufficiency.json").read_text())["observation"]["mmvu"]["score"] == 0
 
 
 def test_observations_that_state_the_answer_are_counted(tmp_path):

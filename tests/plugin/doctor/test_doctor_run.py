@@ -217,14 +217,18 @@ def test_a_model_that_verl_serves_is_not_asked_before_the_run(rl):
     members = "{text:{name:verl},facts:{name:facts}}"
     judge = ["p2r/judge=all", "~algorithm.p2r.judge.kwargs.members", f"+algorithm.p2r.judge.kwargs.members={members}"]
     (finding,) = check_judge_answers(rl(*judge))
-    assert (finding.found, finding.remedy) == ("verl serves it during the run", "")
+    found = "all, which is checked when the run starts: verl serves a model during the run"
+    assert (finding.found, finding.remedy) == (found, "")
 
 
-def test_keeping_all_checkpoints_is_a_warning(rl):
+def test_keeping_all_checkpoints_is_a_warning(rl, monkeypatch):
     (finding,) = check_checkpoints(rl("trainer.max_actor_ckpt_to_keep=null", "trainer.save_freq=5"))
-    assert "all checkpoints of" in finding.found
+    assert "because all are kept" in finding.found
     assert "set trainer.max_actor_ckpt_to_keep" in finding.remedy
     assert not finding.fatal
+    monkeypatch.setattr(run, "disk_of", lambda use, folder, setting: Disk(use, folder, 1000, 2000, setting))
+    assert only_fault(check_checkpoints(rl("trainer.max_actor_ckpt_to_keep=null", "trainer.save_freq=5"))).fatal
+    assert "because all" not in only_fault(check_checkpoints(rl("trainer.save_freq=-1"))).found
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_a_fault(rl, monkeypatch, model):

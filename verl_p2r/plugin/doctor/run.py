@@ -101,16 +101,17 @@ def check_checkpoints(launch: Launch) -> Iterator[Finding]:
         size = checkpoint_bytes(launch, plan_of(launch, Options(rows=0)).job)
     except ValueError:  # the model is not here, which is reported already, or `verl-p2r plan` says what is wrong
         return
-    kept = launch.config.trainer.get(_limit(launch)) or (None if _saves(launch) else 1)
+    kept = launch.config.trainer.get(_limit(launch))
     disk = disk_of("checkpoints of the run", folder, "trainer.default_local_dir")
-    if kept is None:
-        found = f"{disk.free / GIB:.0f} GiB free in {folder}; all checkpoints of {size / GIB:.1f} GiB are kept"
-        yield Finding(f"disk: {disk.use}", found, f"set trainer.{_limit(launch)}, if that is too many", fatal=False)
-        return
-    needed = size * (kept + 1)
+    full = size * ((kept or 1) + 1) > disk.free
     remedy = f"keep fewer, save less (checkpoint.save_contents), or choose another disk with {disk.setting}"
-    found = f"{disk.free / GIB:.0f} GiB free in {folder}; {kept} + 1 of {size / GIB:.1f} GiB"
-    yield Finding(f"disk: {disk.use}", found, remedy if needed > disk.free else "")
+    found = f"{disk.free / GIB:.0f} GiB free in {folder}; {kept or 1} + 1 of {size / GIB:.1f} GiB"
+    unlimited = not kept and _saves(launch)
+    if unlimited:
+        found += ", and all others, because all are kept"
+    if unlimited and not full:
+        remedy = f"set trainer.{_limit(launch)}, if that is too many"
+    yield Finding(f"disk: {disk.use}", found, remedy if full or unlimited else "", fatal=full)
 
 
 def checkpoint_bytes(launch: Launch, job: Job) -> float:
@@ -139,7 +140,8 @@ def check_judge_answers(launch: Launch) -> Iterator[Finding]:
     if not settings.perception.enabled:
         return
     if asks_verl(settings):
-        yield Finding("judge", "verl serves it during the run")
+        combined = "" if name == "verl" else f"{name}, which is checked when the run starts: "
+        yield Finding("judge", f"{combined}verl serves a model during the run")
         return
     try:
         judge = get_judge(name, **settings.judge.kwargs)
