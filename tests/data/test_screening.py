@@ -12,6 +12,7 @@ from PIL import Image
 from verl_p2r.data import screening
 from verl_p2r.data.errors import RowError
 from verl_p2r.data.screening import Limit, RowMedium, Sample, media_in, screen
+from verl_p2r.media import probe
 from verl_p2r.media.families import QWEN2_5_VL
 from verl_p2r.media.plan import VideoInfo, VisionSpec
 
@@ -211,14 +212,14 @@ def test_each_file_is_probed_once_for_all_its_rows(clips, tmp_path, monkeypatch)
 
 
 def test_any_decoder_exception_rejects_only_that_file(clips, monkeypatch):
-    real = screening.probe_element
+    real = probe.probe_file
 
-    def failing(element):
-        if element["video"] == str(clips["odd"]):
+    def failing(file):
+        if file.name == str(clips["odd"]):
             raise ZeroDivisionError("fps")
-        return real(element)
+        return real(file)
 
-    monkeypatch.setattr(screening, "probe_element", failing)
+    monkeypatch.setattr(probe, "probe_file", failing)
     rows = [Sample(VIDEO, (video(clips[name]),)) for name in ("quick", "odd", "slow")]
     ((position, reason, message),) = found(rows)
     assert (position, reason) == (1, "unreadable file")
