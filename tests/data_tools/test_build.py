@@ -237,7 +237,7 @@ def test_example_build_config_equals_defaults():
         ("inputs: a.jsonl", "give a list of texts"),
         ("generate: {video_as: film}", r"generate\.video_as is 'film': use one of video, images"),
         ("verify: {min_accuracy: 2}", "min_accuracy is 2"),
-        ("max_reject_share: 5", "max_reject_share is 5: give a share between 0 and 1"),
+        ("max_reject_share: 5", r"max_reject_share is 5\.0: give a share between 0 and 1"),
         ("judge: {kwargs: 3}", "give a mapping"),
         ("inputs: [nowhere.jsonl]", "nowhere.jsonl does not exist"),
         ("[]", "give a mapping of settings"),

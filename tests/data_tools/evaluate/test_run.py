@@ -172,7 +172,7 @@ def test_moved_or_changed_inputs_are_detected(tmp_path, judge_server):
 
 
 def test_a_run_has_only_its_own_items_among_several_prepared_benchmarks(tmp_path):
-    replies = {"validation_0": "A", "001-1": "A"}  # of an item of each
+    replies = {"validation_0": "A", "001-1": "A"}  # one item each
     runs = [make_run(tmp_path, replies, f"run_{name}", name) for name in NAMES]
     own = [[record["problem_id"] for record in read_run(run).records] for run in runs]
     assert all(own)

@@ -242,5 +242,5 @@ def test_judge_step_accepts_custom_judge(tmp_path, monkeypatch):
     monkeypatch.setattr("data_tools.steps.judge.get_judge", lambda *names, **kwargs: Mine())
     file = write_lines(tmp_path / "in.jsonl", [raw(i, f"Ball {i} is {'red' if i else 'blue'}.") for i in range(3)])
     assert judge([file], tmp_path / "out", JudgeStepSettings("m:Mine")).written == 2
-    for members in (["a"], {"a": "b"}):  # an option of its own that has the name of a combined judge's
+    for members in (["a"], {"a": "b"}):  # this judge's own option, named like that of a combined one
         assert judge([file], tmp_path / "out", JudgeStepSettings("m:Mine", {"members": members})).written == 2
