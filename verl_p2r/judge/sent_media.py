@@ -76,11 +76,8 @@ class SentMedia:
     def _key(self, element: Mapping[str, Any]) -> str:
         try:
             return FrameCache.key(element, self._patch_size)
-        except (
-            OSError,
-            TypeError,
-            ValueError,
-        ):  # a URL, or no such file: reading it has the better message
+        except (OSError, TypeError, ValueError):
+            # It is a URL, or there is no such file, and reading it has the better message.
             return json.dumps(element, default=str)
 
     def _read(self, element: dict[str, Any], video_as: VideoAs) -> MediaParts:
